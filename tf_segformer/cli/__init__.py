@@ -1,0 +1,63 @@
+"""The command line `tf-segformer`: one subcommand a user story, each imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from tf_segformer import __version__
+from tf_segformer.errors import SegformerError
+
+COMMANDS = {
+    "predict": ("tf_segformer.cli.predict:predict", "Segment photographs: class map, coloured overlay, class shares."),
+    "info": ("tf_segformer.cli.info:info", "Describe a model: parameters, GMACs, labels, origin."),
+    "convert": ("tf_segformer.cli.convert:convert", "Move weights between PyTorch, Hugging Face and Keras."),
+    "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),
+    "train": ("tf_segformer.cli.train:train", "Train or fine-tune on a labelled dataset."),
+    "export": ("tf_segformer.cli.export:export", "Write a SavedModel, LiteRT or ONNX file."),
+    "serving-config": ("tf_segformer.cli.serving_config:serving_config", "Write what TF Serving needs beside a model."),
+    "doctor": ("tf_segformer.cli.doctor:doctor", "Print versions, devices and settings of this installation."),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists the subcommands without importing them, so that `--help` answers at once."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Imports the module of one subcommand."""
+        if name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[name][0].partition(":")
+        return getattr(import_module(module), function)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table of subcommands from their summaries."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: tf-segformer predict photo.jpg",
+)
+@click.version_option(__version__, prog_name="tf-segformer")
+def cli() -> None:
+    """SegFormer in Keras 3: segment pictures, train, convert weights, export and serve."""
+
+
+def main() -> None:
+    """Runs the command line; an error that a user can mend is one line on stderr and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not about the user's picture
+    try:
+        cli(standalone_mode=True)
+    except (SegformerError, OSError) as error:
+        click.echo(f"tf-segformer: {error}", err=True)
+        sys.exit(2)
