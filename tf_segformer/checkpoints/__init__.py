@@ -1,0 +1,1 @@
+"""Checkpoints: bytes to named arrays, names to names, arrays to Keras models and back."""

@@ -1,0 +1,264 @@
+"""Finds the files of a pretrained model: in a folder, embedded in the package, or on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tf_segformer.errors import CheckpointError
+
+EMBEDDED_FOLDER = Path(__file__).parent / "pretrained"
+
+# In the order of preference. Only the first that exists is fetched.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "tf_model.h5",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that come with the package.
+
+    Returns:
+        Sorted names, each accepted by every `from_pretrained`.
+
+    Example:
+        >>> all(isinstance(name, str) for name in embedded_models())
+        True
+    """
+    return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
+
+
+def find_file(
+    name_or_path: str | Path,
+    file_names: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path | None:
+    """Finds the first of some files that a pretrained model has.
+
+    Args:
+        name_or_path: A folder, a file in it, the name of an embedded model, or a Hub id "owner/name".
+        file_names: Names of the files, the preferred one first. Nothing else is downloaded.
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        token: Access token of the Hub; True takes the stored one.
+        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        local_files_only: Take files from the cache only, never from the network.
+
+    Returns:
+        The path of the first file that exists, or None where the model has none of them.
+
+    Raises:
+        CheckpointError: Where there is no such folder, embedded model or repository, or the Hub is out of reach.
+
+    Example:
+        >>> find_file(EMBEDDED_FOLDER.parent, ["no_such_file.json"]) is None
+        True
+    """
+    folder = _local_folder(name_or_path)
+    if folder is not None:
+        return next((folder / name for name in file_names if (folder / name).is_file()), None)
+    return _find_on_hub(str(name_or_path), file_names, revision, token, cache_dir, local_files_only)
+
+
+def resolve_file(
+    name_or_path: str | Path,
+    file_name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Finds one file of a pretrained model, which must have it.
+
+    Args:
+        name_or_path: A folder, a file in it, the name of an embedded model, or a Hub id "owner/name".
+        file_name: Name of the file, such as "config.json".
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        token: Access token of the Hub; True takes the stored one.
+        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        local_files_only: Take the file from the cache only, never from the network.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        CheckpointError: Where the model or the file is missing, or the Hub is out of reach.
+
+    Example:
+        >>> resolve_file(EMBEDDED_FOLDER.parent, "hub.py").name
+        'hub.py'
+    """
+    path = find_file(
+        name_or_path,
+        [file_name],
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    if path is None:
+        raise CheckpointError(f"{name_or_path}: there is no {file_name} in it")
+    return path
+
+
+def resolve_weights(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Finds the weights of a pretrained model: safetensors before h5 before bin.
+
+    Args:
+        name_or_path: A weight file, a folder, the name of an embedded model, or a Hub id "owner/name".
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        token: Access token of the Hub; True takes the stored one.
+        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        local_files_only: Take the file from the cache only, never from the network.
+
+    Returns:
+        The path of the weight file, or of the index of a sharded one, whose shards then lie beside it.
+
+    Raises:
+        CheckpointError: Where the model is missing, has no supported file, or the Hub is out of reach.
+
+    Example:
+        >>> resolve_weights(EMBEDDED_FOLDER.parent / "hub.py").name
+        'hub.py'
+    """
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+    path = find_file(name_or_path, WEIGHT_FILES, **options)
+    if path is None:
+        raise CheckpointError(f"{name_or_path}: no supported weight file in it, looked for {', '.join(WEIGHT_FILES)}")
+    if path.name.endswith(".index.json") and _local_folder(name_or_path) is None:
+        for shard in shard_names(path):
+            resolve_file(name_or_path, shard, **options)
+    return path
+
+
+def shard_names(index: Path) -> list[str]:
+    """Names of the files that the index of a sharded checkpoint points to.
+
+    Args:
+        index: A "*.index.json" in the Hub's format.
+
+    Returns:
+        Sorted file names, each a plain name without a folder.
+
+    Raises:
+        CheckpointError: For an unreadable index, and for names that lead out of its folder.
+
+    Example:
+        >>> import json, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     index = Path(folder, "model.safetensors.index.json")
+        ...     _ = index.write_text(json.dumps({"weight_map": {"classifier.bias": "a.safetensors"}}))
+        ...     shard_names(index)
+        ['a.safetensors']
+    """
+    import json
+
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index}: not the index of a sharded checkpoint: {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise CheckpointError(f"{index}: refused a shard that is no plain file name: {str(name)[:100]!r}")
+    return sorted(names)
+
+
+def _local_folder(name_or_path: str | Path) -> Path | None:
+    """The folder on this machine that a name stands for, if any; a file stands for its folder."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return path.parent
+    return EMBEDDED_FOLDER / str(name_or_path) if str(name_or_path) in embedded_models() else None
+
+
+def _find_on_hub(
+    hub_id: str,
+    file_names: Sequence[str],
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Path | None:
+    """The first of some files that a Hub repository has, downloaded or from the cache."""
+    if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+        known = ", ".join(embedded_models()) or "none"
+        raise CheckpointError(
+            f"{hub_id!r}: no such file or folder, no embedded model (there are: {known}), no Hub id 'owner/name'"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    unreachable = None
+    for name in file_names:
+        # Once the Hub has proved out of reach, the other names are looked up in the cache without another wait.
+        offline = local_files_only or unreachable is not None
+        try:
+            return Path(
+                hf_hub_download(
+                    hub_id, name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=offline
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            unreachable = unreachable or error
+        except GatedRepoError as error:
+            raise CheckpointError(
+                f"{hub_id}: a gated repository: accept its terms on the Hub, then pass token="
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"{hub_id}: no such folder here and no such repository on the Hub (a private one needs token=)"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise CheckpointError(f"{hub_id}: the repository has no revision {revision!r}") from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {_first_line(error)}") from error
+    if unreachable is None:
+        return None
+    wanted = " or ".join(file_names)
+    if local_files_only:
+        raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
+    raise CheckpointError(
+        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {_first_line(unreachable)}"
+    ) from unreachable
+
+
+def _first_line(error: Exception) -> str:
+    """An error of the Hub's client without the advice of several lines that follows it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
