@@ -34,7 +34,7 @@ _HOME_OF_NAME = {
     "optimization": "tf_segformer.training.optimization",
 }
 
-__all__ = sorted(_HOME_OF_NAME)  # noqa: PLE0605  (ruff cannot see through sorted)
+__all__ = sorted(_HOME_OF_NAME)
 
 
 def __getattr__(name: str) -> Any:

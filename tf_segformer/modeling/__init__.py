@@ -1,0 +1,1 @@
+"""The networks, in keras.ops alone: they run on the TensorFlow, JAX and torch backends."""

@@ -1,0 +1,517 @@
+"""The layers of the Mix Transformer encoder, channels last: (B, H, W, C) in, (B, H, W, C) out.
+
+Source: Xie et al. 2021, "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
+https://arxiv.org/abs/2105.15203, section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+PACKAGE = "tf_segformer"
+
+
+def exact_gelu(x: Any) -> Any:
+    """GELU by the error function, spelled so that every export format has its operators.
+
+    Args:
+        x: Floating point tensor of any shape.
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+def _tanh_gelu(x: Any) -> Any:
+    """GELU by its tanh approximation."""
+    return ops.gelu(x, approximate=True)
+
+
+# Hugging Face's names of activations.
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu": exact_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": ops.relu,
+    "silu": ops.silu,
+    "swish": ops.silu,
+}
+
+
+def normal_initializer(standard_deviation: float) -> keras.initializers.Initializer:
+    """A fresh normal initializer: a shared one would give every layer the same numbers."""
+    return keras.initializers.RandomNormal(stddev=standard_deviation)
+
+
+def interpolation_matrix(size_out: Any, size_in: Any) -> Any:
+    """The matrix of bilinear (half-pixel) interpolation along one axis.
+
+    Args:
+        size_out: Length after resizing, an int or a scalar tensor.
+        size_in: Length before resizing, likewise.
+
+    Returns:
+        float32 matrix (size_out, size_in) whose rows sum to one.
+
+    Example:
+        >>> interpolation_matrix(4, 2).shape
+        (4, 2)
+    """
+    ratio = ops.cast(size_in, "float32") / ops.cast(size_out, "float32")
+    source = (ops.cast(ops.arange(size_out), "float32") + 0.5) * ratio - 0.5  # (size_out,)
+    source = ops.clip(source, 0.0, ops.cast(size_in, "float32") - 1.0)
+    columns = ops.cast(ops.arange(size_in), "float32")  # (size_in,)
+    return ops.relu(1.0 - ops.abs(source[:, None] - columns[None, :]))
+
+
+def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
+    """Bilinear resize (half-pixel centres, no antialiasing), equal to torch's `interpolate` at every size.
+
+    Two small matrix products in float32: `tf.image.resize` gives wrong values under XLA for some sizes, and a wrong
+    gradient there in half precision.
+
+    Args:
+        x: Feature maps (B, H, W, C), any floating dtype.
+        height: Height of the result in pixels, an int or a scalar tensor.
+        width: Width of the result in pixels, likewise.
+
+    Returns:
+        float32 tensor (B, height, width, C).
+
+    Example:
+        >>> resize_bilinear(keras.ops.ones((1, 2, 3, 4)), 8, 12).shape
+        (1, 8, 12, 4)
+    """
+    x = ops.cast(x, "float32")
+    rows, columns = ops.shape(x)[1:3]
+    x = ops.einsum("oh,bhwc->bowc", interpolation_matrix(height, rows), x)
+    return ops.einsum("pw,bowc->bopc", interpolation_matrix(width, columns), x)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class DropPath(keras.layers.Layer):
+    """Stochastic depth: drops the whole residual branch of a picture during training.
+
+    Args:
+        rate: Probability of dropping, in [0, 1).
+
+    Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382.
+
+    Example:
+        >>> DropPath(0.1)(keras.ops.ones((2, 4, 4, 8)), training=True).shape
+        (2, 4, 4, 8)
+    """
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed_generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Keeps or drops the branch of each picture, scaled so that its expectation stays."""
+        if not training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask_shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        draw = keras.random.uniform(mask_shape, dtype="float32", seed=self.seed_generator)
+        return x * ops.cast(ops.floor(draw + keep) / keep, x.dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the result: that of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class OverlapPatchEmbedding(keras.layers.Layer):
+    """Overlapping patch embedding: a strided convolution over a symmetrically padded map, then a layer norm.
+
+    Args:
+        hidden_size: Channels of the result.
+        patch_size: Kernel size; the map is padded by `patch_size // 2` zeros on every side, as in torch.
+        stride: Stride of the convolution.
+        epsilon: Epsilon of the layer norm.
+        initializer_range: Standard deviation of the initial kernel.
+
+    Source: Xie et al. 2021, section 3.1, "Overlapped Patch Merging".
+
+    Example:
+        >>> OverlapPatchEmbedding(32, patch_size=7, stride=4)(keras.ops.ones((1, 64, 96, 3))).shape
+        (1, 16, 24, 32)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        patch_size: int,
+        stride: int,
+        epsilon: float = 1e-5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.patch_size = patch_size
+        self.stride = stride
+        self.epsilon = epsilon
+        self.initializer_range = initializer_range
+        self.projection = keras.layers.Conv2D(
+            hidden_size,
+            patch_size,
+            strides=stride,
+            padding="valid",
+            data_format="channels_last",
+            kernel_initializer=normal_initializer(initializer_range),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.layer_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights for maps of `input_shape[-1]` channels."""
+        self.projection.build((None, None, None, input_shape[-1]))
+        self.layer_norm.build((None, None, None, self.hidden_size))
+
+    def call(self, x: Any) -> Any:
+        """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), hidden_size) for odd patch sizes."""
+        margin = self.patch_size // 2
+        x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        return self.layer_norm(self.projection(x))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the result, without running the layer."""
+        reach = 2 * (self.patch_size // 2) - self.patch_size
+        sides = [None if side is None else (side + reach) // self.stride + 1 for side in input_shape[1:3]]
+        return (input_shape[0], *sides, self.hidden_size)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        names = ("hidden_size", "patch_size", "stride", "epsilon", "initializer_range")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _softmax(scores: Any) -> Any:
+    """Softmax over the keys; Keras warns where there is one key, as on the smallest pictures."""
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+
+
+def attention_output_spec(x: Any, dtype: str, num_heads: int, return_attention: bool) -> Any:
+    """What a layer of attention gives back: the map, and where asked for its probabilities."""
+    outputs = keras.KerasTensor(x.shape, dtype=dtype)
+    return (
+        (outputs, keras.KerasTensor((x.shape[0], num_heads, None, None), dtype=dtype)) if return_attention else outputs
+    )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class EfficientSelfAttention(keras.layers.Layer):
+    """Self-attention of every position over keys and values taken at a reduced resolution.
+
+    Args:
+        hidden_size: Channels, divisible by `num_heads`.
+        num_heads: Attention heads.
+        sequence_reduction: Ratio R by which a strided convolution shrinks both sides of the map before keys and
+            values are projected; 1 for none.
+        dropout: Rate of dropout on the attention probabilities, in [0, 1).
+        epsilon: Epsilon of the layer norm after the reduction.
+        initializer_range: Standard deviation of the initial kernels.
+
+    Source: Xie et al. 2021, section 3.1, "Efficient Self-Attention", equation 2.
+
+    Example:
+        >>> EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape
+        (1, 8, 12, 64)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        sequence_reduction: int = 1,
+        dropout: float = 0.0,
+        epsilon: float = 1e-5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size={hidden_size} is not divisible by num_heads={num_heads}")
+        self.hidden_size = hidden_size
+        self.num_heads = num_heads
+        self.sequence_reduction_ratio = sequence_reduction
+        self.dropout_rate = dropout
+        self.epsilon = epsilon
+        self.initializer_range = initializer_range
+        self.query, self.key, self.value, self.output_dense = (
+            keras.layers.Dense(
+                hidden_size,
+                kernel_initializer=normal_initializer(initializer_range),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name in ("query", "key", "value", "output_dense")
+        )
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        if sequence_reduction > 1:
+            self.sequence_reduction = keras.layers.Conv2D(
+                hidden_size,
+                sequence_reduction,
+                strides=sequence_reduction,
+                padding="valid",
+                data_format="channels_last",
+                kernel_initializer=normal_initializer(initializer_range),
+                dtype=self.dtype_policy,
+                name="sequence_reduction",
+            )
+            self.layer_norm = keras.layers.LayerNormalization(
+                epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm"
+            )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights."""
+        map_shape = (None, None, None, self.hidden_size)
+        for layer in (self.query, self.key, self.value, self.output_dense):
+            layer.build(map_shape)
+        if self.sequence_reduction_ratio > 1:
+            self.sequence_reduction.build(map_shape)
+            self.layer_norm.build(map_shape)
+
+    def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
+        reduced = self._reduce(x)  # (B, H', W', C)
+        query = self._split_heads(self.query(x))  # (B, heads, H*W, C/heads)
+        key = self._split_heads(self.key(reduced))  # (B, heads, H'*W', C/heads)
+        value = self._split_heads(self.value(reduced))
+        scale = (self.hidden_size // self.num_heads) ** -0.5
+        scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, H*W, H'*W')
+        probabilities = ops.cast(_softmax(ops.cast(scores, "float32")), self.compute_dtype)
+        context = ops.matmul(self.dropout(probabilities, training=training), value)
+        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), ops.shape(x))  # (B, H, W, C)
+        outputs = self.output_dense(context)
+        return (outputs, probabilities) if return_attention else outputs
+
+    def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """Shapes and dtypes of the result, without running the layer."""
+        return attention_output_spec(x, self.compute_dtype, self.num_heads, return_attention)
+
+    def _reduce(self, x: Any) -> Any:
+        """Shrinks the map for keys and values; one smaller than the ratio is padded so that one key is left."""
+        ratio = self.sequence_reduction_ratio
+        if ratio == 1:
+            return x
+        height, width = ops.shape(x)[1:3]
+        missing = [
+            max(ratio - side, 0) if isinstance(side, int) else ops.maximum(ratio - side, 0) for side in (height, width)
+        ]
+        x = ops.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        return self.layer_norm(self.sequence_reduction(x))
+
+    def _split_heads(self, x: Any) -> Any:
+        """(B, H, W, C) -> (B, heads, H*W, C/heads)."""
+        batch = ops.shape(x)[0]
+        x = ops.reshape(x, (batch, -1, self.num_heads, self.hidden_size // self.num_heads))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_size": self.hidden_size,
+            "num_heads": self.num_heads,
+            "sequence_reduction": self.sequence_reduction_ratio,
+            "dropout": self.dropout_rate,
+            "epsilon": self.epsilon,
+            "initializer_range": self.initializer_range,
+        }
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class MixFeedForward(keras.layers.Layer):
+    """Feed-forward network with a 3x3 depthwise convolution, which tells positions apart.
+
+    Args:
+        hidden_size: Channels in and out.
+        mlp_ratio: Width of the inner layer over `hidden_size`.
+        activation: A name of `ACTIVATION_FUNCTIONS`; "gelu" is the exact one.
+        dropout: Rate of dropout after the activation and after the result, in [0, 1).
+        initializer_range: Standard deviation of the initial kernels.
+
+    Source: Xie et al. 2021, section 3.1, "Mix-FFN", equation 3.
+
+    Example:
+        >>> MixFeedForward(32)(keras.ops.ones((1, 8, 12, 32))).shape
+        (1, 8, 12, 32)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        mlp_ratio: float = 4,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.mlp_ratio = mlp_ratio
+        self.activation = activation
+        self.dropout_rate = dropout
+        self.initializer_range = initializer_range
+        self.inner_size = int(hidden_size * mlp_ratio)
+        self.dense_1, self.dense_2 = (
+            keras.layers.Dense(
+                units,
+                kernel_initializer=normal_initializer(initializer_range),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for units, name in ((self.inner_size, "dense_1"), (hidden_size, "dense_2"))
+        )
+        self.depthwise_convolution = keras.layers.DepthwiseConv2D(
+            3,
+            padding="same",
+            data_format="channels_last",
+            depthwise_initializer=normal_initializer(initializer_range),
+            dtype=self.dtype_policy,
+            name="depthwise_convolution",
+        )
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights."""
+        self.dense_1.build((None, None, None, self.hidden_size))
+        self.depthwise_convolution.build((None, None, None, self.inner_size))
+        self.dense_2.build((None, None, None, self.inner_size))
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        x = self.depthwise_convolution(self.dense_1(x))  # (B, H, W, mlp_ratio * C)
+        x = ACTIVATION_FUNCTIONS[self.activation](x)
+        x = self.dense_2(self.dropout(x, training=training))
+        return self.dropout(x, training=training)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the result: that of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_size": self.hidden_size,
+            "mlp_ratio": self.mlp_ratio,
+            "activation": self.activation,
+            "dropout": self.dropout_rate,
+            "initializer_range": self.initializer_range,
+        }
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class TransformerBlock(keras.layers.Layer):
+    """One block of a stage: attention and feed-forward network, each behind a layer norm and beside a residual.
+
+    Args:
+        hidden_size: Channels.
+        num_heads: Attention heads.
+        sequence_reduction: Reduction ratio of keys and values.
+        mlp_ratio: Width of the feed-forward network over `hidden_size`.
+        activation: Activation of the feed-forward network.
+        dropout: Dropout after attention and in the feed-forward network, in [0, 1).
+        attention_dropout: Dropout of the attention probabilities, in [0, 1).
+        drop_path: Probability that training drops a residual branch of a picture, in [0, 1).
+        embedding_norm_epsilon: Epsilon of the layer norm after the sequence reduction.
+        block_norm_epsilon: Epsilon of the block's two layer norms.
+        initializer_range: Standard deviation of the initial kernels.
+
+    Source: Xie et al. 2021, section 3.1 and figure 2.
+
+    Example:
+        >>> TransformerBlock(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape
+        (1, 8, 12, 64)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        sequence_reduction: int = 1,
+        mlp_ratio: float = 4,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        embedding_norm_epsilon: float = 1e-5,
+        block_norm_epsilon: float = 1e-5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.arguments = {
+            "hidden_size": hidden_size,
+            "num_heads": num_heads,
+            "sequence_reduction": sequence_reduction,
+            "mlp_ratio": mlp_ratio,
+            "activation": activation,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "drop_path": drop_path,
+            "embedding_norm_epsilon": embedding_norm_epsilon,
+            "block_norm_epsilon": block_norm_epsilon,
+            "initializer_range": initializer_range,
+        }
+        policy = self.dtype_policy
+        self.layer_norm_1, self.layer_norm_2 = (
+            keras.layers.LayerNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
+            for name in ("layer_norm_1", "layer_norm_2")
+        )
+        self.attention = EfficientSelfAttention(
+            hidden_size,
+            num_heads,
+            sequence_reduction,
+            dropout=attention_dropout,
+            epsilon=embedding_norm_epsilon,
+            initializer_range=initializer_range,
+            dtype=policy,
+            name="attention",
+        )
+        self.mlp = MixFeedForward(
+            hidden_size, mlp_ratio, activation, dropout, initializer_range, dtype=policy, name="mlp"
+        )
+        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.drop_path = DropPath(drop_path, dtype=policy, name="drop_path")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights."""
+        map_shape = (None, None, None, self.hidden_size)
+        for layer in (self.layer_norm_1, self.attention, self.layer_norm_2, self.mlp):
+            layer.build(map_shape)
+
+    def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
+        attended = self.attention(self.layer_norm_1(x), training=training, return_attention=return_attention)
+        attended, probabilities = attended if return_attention else (attended, None)
+        attended = self.dropout(attended, training=training)
+        x = x + self.drop_path(attended, training=training)
+        transformed = self.mlp(self.layer_norm_2(x), training=training)
+        x = x + self.drop_path(transformed, training=training)
+        return (x, probabilities) if return_attention else x
+
+    def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """Shapes and dtypes of the result, without running the layer."""
+        return attention_output_spec(x, self.compute_dtype, self.arguments["num_heads"], return_attention)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), **self.arguments}

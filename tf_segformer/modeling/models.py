@@ -1,0 +1,365 @@
+"""The three functional models: encoder, image classifier, semantic segmenter.
+
+Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203; names and outputs follow Hugging Face transformers
+(Apache-2.0), channels last.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tf_segformer.configuration import SegformerConfig
+from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
+from tf_segformer.modeling.layers import PACKAGE, OverlapPatchEmbedding, TransformerBlock, normal_initializer
+
+
+class PretrainedModel(keras.Model):
+    """What the three models share: their configuration, and the ways to and from checkpoints.
+
+    The room `checkpoints` knows this one, not the other way round: its functions are imported when a method is called.
+    """
+
+    def _remember(self, config: SegformerConfig, dtype: Any, outputs: dict[str, bool]) -> None:
+        """Keeps what `get_config` gives back; called once the functional model stands."""
+        self.config = config
+        self.output_options = outputs
+        self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Runs the model on pictures (B, H, W, C), or on a dictionary that holds them as `pixel_values`."""
+        if isinstance(inputs, dict):
+            if "pixel_values" not in inputs:
+                raise ValueError(f"the model takes 'pixel_values'; the dictionary has {sorted(inputs)}")
+            inputs = inputs["pixel_values"]
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON."""
+        return {
+            "config": self.config.to_dict(),
+            **self.output_options,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> PretrainedModel:
+        """Builds the model that `get_config` described."""
+        arguments = dict(config)
+        architecture = SegformerConfig.from_dict(arguments.pop("config"))
+        if isinstance(arguments.get("dtype"), dict):
+            arguments["dtype"] = keras.dtype_policies.deserialize(arguments["dtype"])
+        return cls(architecture, **arguments)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> PretrainedModel:
+        """Builds the model of a checkpoint and fills in its weights.
+
+        Args:
+            name_or_path: A folder, a checkpoint file, the name of an embedded model ("camvid-b0") or a Hub id
+                "owner/name".
+            **options: `num_labels`, `id2label` and other fields of the configuration to change; with
+                `ignore_mismatched_sizes=True` a head of another size is drawn anew, which a warning says;
+                `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the constructor's
+                `output_hidden_states`, `output_attentions`, `dtype` and `name`.
+
+        Returns:
+            The model with the checkpoint's weights.
+
+        Raises:
+            CheckpointError: Listing every tensor that is missing, unexpected or misshapen, or saying why the
+                checkpoint cannot be found or read. Nothing is loaded in part.
+
+        Example:
+            >>> model = SegformerForSemanticSegmentation.from_pretrained("camvid-b0")
+            >>> model.config.num_labels
+            11
+        """
+        from tf_segformer.checkpoints.pretrained import load_pretrained
+
+        return load_pretrained(cls, name_or_path, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors under Hugging Face's names: PyTorch loads them back.
+
+        Args:
+            folder: The folder to write to; made where it is missing. A run that is killed leaves what was there.
+        """
+        from tf_segformer.checkpoints.pretrained import save_pretrained
+
+        save_pretrained(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads weights, configuration and a model card to the Hugging Face Hub.
+
+        Args:
+            repo_id: "owner/name" of the repository, made where it is missing.
+            **options: `processor`, `token`, `private`, `commit_message` and the fields of the model card.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: Where the Hub refuses or cannot be reached.
+        """
+        from tf_segformer.checkpoints.pretrained import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SegformerModel(PretrainedModel):
+    """The hierarchical Mix Transformer encoder.
+
+    Args:
+        config: The architecture.
+        output_hidden_states: Whether to give the feature map of every stage as well.
+        output_attentions: Whether to give the attention probabilities of every block as well.
+        dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
+        name: Name of the model.
+
+    Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives the last stage's map
+    (B, H/32, W/32, C), rounded up. With either option the output is a dictionary: `last_hidden_state`,
+    `hidden_states` (a list with one (B, H_i, W_i, C_i) a stage), `attentions` (a list with one
+    (B, heads, H_i*W_i, reduced) a block).
+
+    Source: Xie et al. 2021, section 3.1.
+
+    Example:
+        >>> model = SegformerModel(SegformerConfig.from_variant("b0"))
+        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        (1, 2, 3, 256)
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        dtype: Any = None,
+        name: str | None = "segformer",
+        **kwargs: Any,
+    ) -> None:
+        # === Layers ===
+        stages = range(config.num_encoder_blocks)
+        patch_embeddings = [
+            OverlapPatchEmbedding(
+                config.hidden_sizes[stage],
+                config.patch_sizes[stage],
+                config.strides[stage],
+                epsilon=config.embedding_norm_eps,
+                initializer_range=config.initializer_range,
+                dtype=dtype,
+                name=f"patch_embedding_{stage}",
+            )
+            for stage in stages
+        ]
+        drop_paths = iter(_drop_path_rates(config))
+        blocks = [
+            [
+                TransformerBlock(
+                    config.hidden_sizes[stage],
+                    config.num_attention_heads[stage],
+                    config.sr_ratios[stage],
+                    mlp_ratio=config.mlp_ratios[stage],
+                    activation=config.hidden_act,
+                    dropout=config.hidden_dropout_prob,
+                    attention_dropout=config.attention_probs_dropout_prob,
+                    drop_path=next(drop_paths),
+                    embedding_norm_epsilon=config.embedding_norm_eps,
+                    block_norm_epsilon=config.block_norm_eps,
+                    initializer_range=config.initializer_range,
+                    dtype=dtype,
+                    name=f"block_{stage}_{block}",
+                )
+                for block in range(config.depths[stage])
+            ]
+            for stage in stages
+        ]
+        stage_norms = [
+            keras.layers.LayerNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
+            for stage in stages
+        ]
+
+        # === Functional model ===
+        pixel_values = keras.Input((None, None, config.num_channels), dtype="float32", name="pixel_values")
+        x = pixel_values
+        hidden_states, attentions = [], []
+        for stage in stages:
+            x = patch_embeddings[stage](x)
+            for block in blocks[stage]:
+                if output_attentions:
+                    x, attention = block(x, return_attention=True)
+                    attentions.append(attention)
+                else:
+                    x = block(x)
+            x = stage_norms[stage](x)  # (B, H_i, W_i, C_i)
+            hidden_states.append(x)
+        outputs = {"last_hidden_state": x}
+        super().__init__(
+            inputs=pixel_values,
+            outputs=_select_outputs(
+                outputs,
+                {"hidden_states": hidden_states} if output_hidden_states else {},
+                {"attentions": attentions} if output_attentions else {},
+            ),
+            name=name,
+            **kwargs,
+        )
+
+        # === Config ===
+        self._remember(
+            config,
+            dtype,
+            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
+        )
+
+
+def _drop_path_rates(config: SegformerConfig) -> list[float]:
+    """Rates that grow linearly from 0 over all blocks of all stages."""
+    count = sum(config.depths)
+    return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
+
+
+def _select_outputs(*groups: dict[str, Any]) -> Any:
+    """The one tensor where only one was asked for, a dictionary otherwise."""
+    outputs = {name: value for group in groups for name, value in group.items()}
+    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SegformerForImageClassification(PretrainedModel):
+    """The encoder with a linear classifier on the mean of its last map.
+
+    Args:
+        config: The architecture; `num_labels` sets the classes.
+        output_hidden_states: Whether to give the feature map of every stage as well.
+        output_attentions: Whether to give the attention probabilities of every block as well.
+        dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
+        name: Name of the model.
+
+    Takes `pixel_values` (B, H, W, num_channels), float32, and gives float32 logits (B, num_labels); with either option
+    a dictionary of `logits`, `hidden_states` and `attentions` as in `SegformerModel`.
+
+    Source: Xie et al. 2021, section 4.1 (pre-training on ImageNet-1k).
+
+    Example:
+        >>> model = SegformerForImageClassification(SegformerConfig.from_variant("b0", num_labels=10))
+        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        (1, 10)
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        dtype: Any = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # === Layers ===
+        encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
+        pool = keras.layers.GlobalAveragePooling2D("channels_last", dtype="float32", name="pool")
+        classifier = keras.layers.Dense(
+            config.num_labels,
+            kernel_initializer=normal_initializer(config.initializer_range),
+            dtype="float32",
+            name="classifier",
+        )
+
+        # === Functional model ===
+        pixel_values = encoder.input
+        features = encoder(pixel_values)
+        logits = classifier(pool(features["last_hidden_state"]))  # (B, num_labels)
+        super().__init__(
+            inputs=pixel_values,
+            outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
+            name=name,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.segformer = encoder
+        self._remember(
+            config,
+            dtype,
+            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
+        )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SegformerForSemanticSegmentation(PretrainedModel):
+    """The encoder with the all-MLP decode head.
+
+    Args:
+        config: The architecture; `num_labels` sets the classes, `decode_head_type` the head.
+        output_hidden_states: Whether to give the feature map of every stage as well.
+        output_attentions: Whether to give the attention probabilities of every block as well.
+        dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
+        name: Name of the model.
+
+    Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives float32 logits
+    (B, ceil(H/4), ceil(W/4), num_labels), neither resized nor normalized; with either option a dictionary of `logits`,
+    `hidden_states` and `attentions` as in `SegformerModel`.
+
+    Source: Xie et al. 2021, section 3.
+
+    Example:
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig.from_variant("b0", num_labels=19))
+        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        (1, 16, 24, 19)
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        dtype: Any = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # === Layers ===
+        encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
+        decode_head = DECODE_HEAD_CLASSES[config.decode_head_type](
+            config.num_labels,
+            config.decoder_hidden_size,
+            dropout=config.classifier_dropout_prob,
+            initializer_range=config.initializer_range,
+            dtype=dtype,
+            name="decode_head",
+        )
+
+        # === Functional model ===
+        pixel_values = encoder.input
+        features = encoder(pixel_values)
+        logits = decode_head(features["hidden_states"])  # (B, ceil(H/4), ceil(W/4), num_labels)
+        super().__init__(
+            inputs=pixel_values,
+            outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
+            name=name,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.segformer = encoder
+        self.decode_head = decode_head
+        self._remember(
+            config,
+            dtype,
+            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
+        )
+
+
+def _task_outputs(logits: Any, features: dict[str, Any], hidden_states: bool, attentions: bool) -> Any:
+    """The logits, and what was asked for beside them."""
+    return _select_outputs(
+        {"logits": logits},
+        {"hidden_states": features["hidden_states"]} if hidden_states else {},
+        {"attentions": features["attentions"]} if attentions else {},
+    )
