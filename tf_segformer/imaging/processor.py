@@ -1,0 +1,422 @@
+"""SegformerImageProcessor: pictures and segmentation maps to the arrays that the model takes, and logits back to maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tf_segformer.errors import CheckpointError
+from tf_segformer.imaging import transforms
+from tf_segformer.imaging.files import to_rgb
+from tf_segformer.imaging.postprocess import class_map_from_logits
+
+CONFIG_NAME = "preprocessor_config.json"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_NEAREST = int(Image.Resampling.NEAREST)
+_OLD_SPELLINGS = {"reduce_labels": "do_reduce_labels"}
+_TYPE_FIELDS = ("image_processor_type", "feature_extractor_type")
+
+
+@dataclass
+class SegformerImageProcessor:
+    """Prepares pictures for SegFormer, bit for bit as the Pillow-based processor of transformers 4.49.
+
+    Everything that processor accepts gives the same bytes here. Beyond it, pictures that it refuses are taken:
+    grayscale, palette, RGBA and 16-bit Pillow pictures become RGB (see `imaging.files.to_rgb`), and arrays (H, W)
+    count as grayscale; pass `input_data_format` to have the channels as they are. One difference: the channels of a
+    Pillow picture are always its last axis, while the original takes a picture 1 or 3 pixels high for channels first.
+
+    Args:
+        do_resize: Resize pictures and segmentation maps to `size`.
+        size: Target size: {"height": int, "width": int}, one int for a square, or (height, width).
+        resample: Pillow's filter for pictures: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
+            Segmentation maps are always resized with nearest.
+        do_rescale: Multiply pixel values by `rescale_factor`.
+        rescale_factor: Factor, 1/255 for 8-bit pictures.
+        do_normalize: Subtract `image_mean` and divide by `image_std`.
+        image_mean: Mean of each channel after rescaling, or one number; None is ImageNet's.
+        image_std: Standard deviation of each channel, or one number, not 0; None is ImageNet's.
+        do_reduce_labels: Turn label 0 of segmentation maps into 255 (ignored) and lower the others by one (ADE20K).
+        apply_exif_orientation: Turn Pillow pictures as their EXIF tag says. Off by default: the original ignores it.
+        extra: Fields of a preprocessor_config.json that this class does not know; written back by `to_dict`.
+
+    Raises:
+        ValueError: A field is out of range; the message names it and its value.
+
+    Source: `SegformerImageProcessor` of Hugging Face transformers 4.49 (behaviour and field names).
+
+    Example:
+        >>> processor = SegformerImageProcessor(size=64)
+        >>> processor(Image.new("RGB", (100, 80)))["pixel_values"].shape
+        (1, 64, 64, 3)
+    """
+
+    do_resize: bool = True
+    size: Mapping[str, int] | int | Sequence[int] = 512
+    resample: int = 2
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: float | Sequence[float] | None = None
+    image_std: float | Sequence[float] | None = None
+    do_reduce_labels: bool = False
+    apply_exif_orientation: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.size = _as_size(self.size)
+        if self.resample not in range(6):
+            raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, but is {self.resample!r}.")
+        self.resample = int(self.resample)
+        if not _is_finite(self.rescale_factor):
+            raise ValueError(f"rescale_factor must be a finite number, but is {self.rescale_factor!r}.")
+        self.image_mean = _as_channel_values("image_mean", IMAGENET_MEAN if self.image_mean is None else self.image_mean)
+        self.image_std = _as_channel_values("image_std", IMAGENET_STD if self.image_std is None else self.image_std)
+        if np.any(np.equal(self.image_std, 0)):
+            raise ValueError(f"image_std must not hold 0, but is {self.image_std!r}.")
+
+    def __call__(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        *,
+        return_tensors: str | None = "np",
+        data_format: str = transforms.CHANNELS_LAST,
+        input_data_format: str | None = None,
+        **overrides: Any,
+    ) -> dict[str, Any]:
+        """Prepares one picture or a batch, and their segmentation maps.
+
+        Args:
+            images: A Pillow picture, an array or tensor (H, W, C) or (C, H, W), a batch of arrays with one more axis,
+                or a list of them; whole numbers in [0, 255], or floats in [0, 1] with `do_rescale=False`.
+            segmentation_maps: Class indices for each picture: Pillow pictures or arrays (H, W).
+            return_tensors: "np" stacks the batch, "tf", "pt" and "jax" make a tensor of it, None leaves lists, which
+                pictures of different sizes need when `do_resize` is off.
+            data_format: Layout of the result: "channels_last" (what the models take) or "channels_first".
+            input_data_format: Layout of `images`; None infers it: an axis of 1 or 3 entries, the first one if in doubt.
+            **overrides: Any field of the processor, for this call only.
+
+        Returns:
+            {"pixel_values": (B, H, W, C), "labels": (B, H, W) int32, where maps are given}. Pixel values are float32;
+            with rescaling and normalization off they keep the picture's own type.
+
+        Raises:
+            ValueError: Something that is not a picture, values out of range, or batches that do not fit together.
+
+        Example:
+            >>> batch = SegformerImageProcessor(size=32)(np.zeros((2, 40, 50, 3), np.uint8), np.ones((2, 40, 50), int))
+            >>> batch["pixel_values"].shape, batch["labels"].shape
+            ((2, 32, 32, 3), (2, 32, 32))
+        """
+        settings = self._with(overrides)
+        for name, layout in (("data_format", data_format), ("input_data_format", input_data_format or data_format)):
+            if layout not in transforms.LAYOUTS:
+                raise ValueError(f"{name} must be one of {', '.join(transforms.LAYOUTS)}, but is {layout!r}.")
+        pictures = _as_list(images, axes=3)
+        prepared = [settings._prepare_image(picture, data_format, input_data_format) for picture in pictures]
+        batch = {"pixel_values": prepared}
+        if segmentation_maps is not None:
+            maps = _as_list(segmentation_maps, axes=2)
+            if len(maps) != len(pictures):
+                raise ValueError(f"There are {len(pictures)} images but {len(maps)} segmentation maps.")
+            batch["labels"] = [settings._prepare_map(labels, input_data_format) for labels in maps]
+        return {name: _collate(arrays, name, return_tensors) for name, arrays in batch.items()}
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[np.ndarray]:
+        """Turns logits into class maps: bilinear resize, then the class with the largest logit.
+
+        Args:
+            outputs: Logits (B, h, w, num_labels) as array or tensor, or the model's dictionary with "logits".
+            target_sizes: (height, width) for each picture; None keeps the size of the logits.
+
+        Returns:
+            One class map (H, W) int32 for each picture.
+
+        Raises:
+            ValueError: Logits without four axes, or another number of target sizes than of pictures.
+
+        Example:
+            >>> logits = np.zeros((1, 8, 8, 3), np.float32)
+            >>> SegformerImageProcessor().post_process_semantic_segmentation(logits, [(30, 40)])[0].shape
+            (30, 40)
+        """
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+        logits = transforms.to_array(logits)
+        if logits.ndim != 4:
+            raise ValueError(f"Logits must be (batch, height, width, num_labels), but their shape is {logits.shape}.")
+        if target_sizes is None:
+            target_sizes = [logits.shape[1:3]] * len(logits)
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"There are {len(logits)} predictions but {len(target_sizes)} target sizes.")
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        return [class_map_from_logits(one, size) for one, size in zip(logits, sizes, strict=True)]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> SegformerImageProcessor:
+        """Reads the preprocessor_config.json of a folder, an embedded model or a Hub repository.
+
+        Args:
+            name_or_path: Folder, file, name of an embedded model, or Hub id.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token of the Hub.
+            cache_dir: Where downloads are kept.
+            local_files_only: Do not go to the network.
+            **overrides: Fields that replace those of the file.
+
+        Returns:
+            The processor.
+
+        Raises:
+            CheckpointError: The file is missing, not JSON, or holds a field out of range.
+
+        Example:
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     _ = SegformerImageProcessor(size=640).save_pretrained(folder)
+            ...     SegformerImageProcessor.from_pretrained(folder).size
+            {'height': 640, 'width': 640}
+        """
+        from tf_segformer.hub import resolve_file
+
+        path = resolve_file(
+            name_or_path,
+            CONFIG_NAME,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(fields, dict):
+                raise ValueError("it holds no JSON object")
+            return cls.from_dict({**fields, **overrides})
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not a usable image processor configuration: {error}") from error
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Writes preprocessor_config.json, which transformers reads too.
+
+        Args:
+            folder: Where to write it; made if missing.
+
+        Returns:
+            Path of the file.
+
+        Example:
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     SegformerImageProcessor().save_pretrained(folder).name
+            'preprocessor_config.json'
+        """
+        path = Path(folder) / CONFIG_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", encoding="utf-8", delete=False) as aside:
+            aside.write(text)
+        os.replace(aside.name, path)
+        return path
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> SegformerImageProcessor:
+        """Makes a processor of the fields of a preprocessor_config.json.
+
+        Args:
+            fields: Its content; old spellings (`reduce_labels`, `feature_extractor_type`, an int `size`) are
+                understood, unknown fields are kept in `extra`.
+
+        Returns:
+            The processor.
+
+        Raises:
+            ValueError: A field is out of range.
+
+        Example:
+            >>> SegformerImageProcessor.from_dict({"size": 512, "reduce_labels": True}).do_reduce_labels
+            True
+        """
+        fields = {_OLD_SPELLINGS.get(name, name): value for name, value in fields.items() if name not in _TYPE_FIELDS}
+        known = {one.name for one in dataclasses.fields(cls)} - {"extra"}
+        extra = {name: value for name, value in fields.items() if name not in known}
+        return cls(**{name: value for name, value in fields.items() if name in known}, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives the fields as preprocessor_config.json holds them.
+
+        Returns:
+            Fields under the Hub's names, `extra` among them; `apply_exif_orientation` only where it is on.
+
+        Example:
+            >>> SegformerImageProcessor().to_dict()["image_processor_type"]
+            'SegformerImageProcessor'
+        """
+        fields = dataclasses.asdict(self)
+        extra = fields.pop("extra")
+        if not fields["apply_exif_orientation"]:
+            del fields["apply_exif_orientation"]  # no field of the Hub's
+        return {**extra, **fields, "image_processor_type": "SegformerImageProcessor"}
+
+    def _with(self, overrides: Mapping[str, Any]) -> SegformerImageProcessor:
+        """Returns a processor with some fields replaced; None keeps a field."""
+        named = {_OLD_SPELLINGS.get(name, name): value for name, value in overrides.items() if value is not None}
+        unknown = set(named) - {one.name for one in dataclasses.fields(self)}
+        if unknown:
+            raise TypeError(f"The processor has no field {', '.join(sorted(unknown))}.")
+        return dataclasses.replace(self, **named) if named else self
+
+    def _prepare_image(self, image: Any, data_format: str, input_data_format: str | None) -> np.ndarray:
+        """Resizes, rescales and normalizes one picture."""
+        array, layout = self._as_channels(image, input_data_format)
+        if array.size == 0:
+            raise ValueError(f"The picture is empty: its shape is {array.shape}.")
+        if self.do_rescale and transforms.looks_rescaled(array):
+            warnings.warn(
+                "It looks like you are trying to rescale already rescaled images. If the input"
+                " images have pixel values between 0 and 1, set `do_rescale=False` to avoid rescaling them again.",
+                stacklevel=3,
+            )
+        if self.do_resize:
+            array = transforms.resize(array, (self.size["height"], self.size["width"]), self.resample, layout)
+        if self.do_rescale:
+            array = transforms.rescale(array, self.rescale_factor)
+        if self.do_normalize:
+            array = transforms.normalize(array, self.image_mean, self.image_std, layout)
+        return transforms.change_layout(array, layout, data_format)
+
+    def _as_channels(self, image: Any, input_data_format: str | None) -> tuple[np.ndarray, str]:
+        """Returns a picture as an array with channels, and where they are."""
+        if isinstance(image, Image.Image):
+            if self.apply_exif_orientation:
+                image = ImageOps.exif_transpose(image)
+            if input_data_format is None:
+                return np.asarray(to_rgb(image)), transforms.CHANNELS_LAST
+        array = transforms.to_array(image)
+        if input_data_format is not None:
+            return array, input_data_format
+        if array.ndim == 2:
+            return np.repeat(array[..., None], 3, axis=-1), transforms.CHANNELS_LAST
+        return array, transforms.infer_layout(array)
+
+    def _prepare_map(self, labels: Any, input_data_format: str | None) -> np.ndarray:
+        """Reduces the labels of one segmentation map and resizes it with nearest."""
+        array = transforms.to_array(labels)
+        if array.ndim == 2:
+            array, layout = array[None], transforms.CHANNELS_FIRST
+        else:
+            layout = input_data_format or transforms.infer_layout(array, channel_counts=(1,))
+        if self.do_reduce_labels:
+            array = transforms.reduce_labels(array)
+        if self.do_resize:
+            array = transforms.resize(array, (self.size["height"], self.size["width"]), _NEAREST, layout)
+        array = transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
+        if array.shape[-1] != 1:
+            raise ValueError(f"A segmentation map needs one channel, but its shape is {array.shape}.")
+        return array[..., 0].astype(np.int32)
+
+
+def _as_size(size: Mapping[str, int] | int | Sequence[int]) -> dict[str, int]:
+    """Reads every spelling of the target size."""
+    if isinstance(size, Integral):
+        size = (size, size)
+    if not isinstance(size, Mapping) and isinstance(size, Sequence) and len(size) == 2:
+        size = {"height": size[0], "width": size[1]}
+    if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
+        raise ValueError(f'size must be {{"height": int, "width": int}}, one int or (height, width), but is {size!r}.')
+    if not all(isinstance(side, Integral) and side > 0 for side in size.values()):
+        raise ValueError(f"size must hold whole numbers of at least 1, but is {dict(size)!r}.")
+    return {name: int(size[name]) for name in ("height", "width")}
+
+
+def _as_channel_values(name: str, values: float | Sequence[float]) -> float | list[float]:
+    """Reads one number or one number a channel."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if _is_finite(values):
+        return float(values)
+    if isinstance(values, Sequence) and len(values) > 0 and all(map(_is_finite, values)):
+        return [float(value) for value in values]
+    raise ValueError(f"{name} must be a finite number or a list of them, one a channel, but is {values!r}.")
+
+
+def _is_finite(value: Any) -> bool:
+    """Tells whether a value is a finite real number."""
+    return isinstance(value, Real) and bool(np.isfinite(value))
+
+
+def _as_list(images: Any, axes: int) -> list[Any]:
+    """Returns a list of single pictures, where one of them has `axes` axes (or one less, or Pillow's own type)."""
+    if isinstance(images, (list, tuple)):
+        if len(images) == 0:
+            raise ValueError("There is no picture in the list.")
+        return list(images)
+    if isinstance(images, Image.Image):
+        return [images]
+    array = transforms.to_array(images)
+    if array.ndim == axes + 1:
+        return list(array)
+    if array.ndim == axes or (axes == 3 and array.ndim == 2):
+        return [array]
+    raise ValueError(f"Expected an array of {axes} axes, or {axes + 1} for a batch, but its shape is {array.shape}.")
+
+
+def _collate(arrays: list[np.ndarray], name: str, kind: str | None) -> Any:
+    """Stacks the arrays of a batch and hands them to a framework."""
+    if kind is None:
+        return arrays
+    if kind not in _TENSOR_MAKERS:
+        raise ValueError(f"return_tensors must be None or one of {', '.join(_TENSOR_MAKERS)}, but is {kind!r}.")
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name}: pictures of different shapes cannot be stacked: {shapes}. Set do_resize=True, pass "
+            "return_tensors=None for lists, or prepare them one at a time."
+        )
+    return _TENSOR_MAKERS[kind](np.stack(arrays))
+
+
+def _to_tensorflow(array: np.ndarray) -> Any:
+    """Makes a TensorFlow tensor."""
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(array)
+
+
+def _to_torch(array: np.ndarray) -> Any:
+    """Makes a torch tensor."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _to_jax(array: np.ndarray) -> Any:
+    """Makes a JAX array."""
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+_TENSOR_MAKERS = {"np": lambda array: array, "tf": _to_tensorflow, "pt": _to_torch, "jax": _to_jax}

@@ -1,0 +1,155 @@
+"""Resize, rescale and normalize one array exactly as the Pillow-based processors of transformers 4 do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CHANNELS_FIRST = "channels_first"
+CHANNELS_LAST = "channels_last"
+LAYOUTS = (CHANNELS_FIRST, CHANNELS_LAST)
+
+
+def to_array(image: Any) -> np.ndarray:
+    """Returns a Pillow picture, array or tensor of any framework as a NumPy array."""
+    if isinstance(image, np.ndarray):
+        return image
+    if hasattr(image, "detach"):  # a torch tensor, which may need gradients or live on a GPU
+        image = image.detach().cpu()
+    if isinstance(image, Image.Image) or hasattr(image, "__array__"):
+        return np.asarray(image)
+    raise ValueError(
+        f"Expected a PIL picture, an array or a tensor, but got {type(image).__name__}. "
+        "Open files and bytes with tf_segformer.imaging.files.open_image first."
+    )
+
+
+def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> str:
+    """Tells where the channels of an (.., .., ..) array are; ambiguous shapes count as channels first, with a warning.
+
+    Args:
+        array: Picture with three axes.
+        channel_counts: Numbers of channels that a picture may have.
+
+    Returns:
+        "channels_first" or "channels_last".
+
+    Raises:
+        ValueError: Neither the first nor the last axis can hold the channels.
+    """
+    if array.ndim != 3:
+        raise ValueError(f"A picture needs three axes (height, width, channels), but the shape is {array.shape}.")
+    first = array.shape[0] in channel_counts
+    last = array.shape[2] in channel_counts
+    if first and last:
+        warnings.warn(
+            f"The channel dimension is ambiguous. Got image shape {array.shape}. Assuming channels are the first "
+            "dimension; pass input_data_format to say otherwise.",
+            stacklevel=2,
+        )
+    if not first and not last:
+        raise ValueError(
+            f"Cannot tell the channels of a picture of shape {array.shape}: neither its first nor its last axis has "
+            f"{' or '.join(map(str, channel_counts))} entries. Pass input_data_format, or convert the picture to RGB."
+        )
+    return CHANNELS_FIRST if first else CHANNELS_LAST
+
+
+def change_layout(array: np.ndarray, layout: str, target: str) -> np.ndarray:
+    """Moves the channel axis of a three-axis array from one layout to the other."""
+    if layout == target or array.ndim != 3:
+        return array
+    return array.transpose(2, 0, 1) if target == CHANNELS_FIRST else array.transpose(1, 2, 0)
+
+
+def looks_rescaled(array: np.ndarray) -> bool:
+    """Tells whether the values of a picture lie in [0, 1] already (an 8-bit picture never counts)."""
+    return array.dtype != np.uint8 and bool(array.min() >= 0 and array.max() <= 1)
+
+
+def rescale(array: np.ndarray, factor: float) -> np.ndarray:
+    """Multiplies in float64 and rounds once to float32."""
+    return (array.astype(np.float64) * factor).astype(np.float32)
+
+
+def normalize(
+    array: np.ndarray, mean: float | Sequence[float], std: float | Sequence[float], layout: str
+) -> np.ndarray:
+    """Computes `(array - mean) / std` per channel, in float32 unless the array has another floating type."""
+    if not np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)
+    channels = array.shape[0 if layout == CHANNELS_FIRST else -1]
+    mean, std = (
+        _per_channel(values, channels, name, array.dtype) for name, values in (("image_mean", mean), ("image_std", std))
+    )
+    if layout == CHANNELS_FIRST:
+        mean, std = mean[:, None, None], std[:, None, None]
+    return (array - mean) / std
+
+
+def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str) -> np.ndarray:
+    """Resizes through an 8-bit Pillow picture, as transformers 4 does.
+
+    Args:
+        array: Picture in `layout`, or (H, W); uint8, whole numbers in [0, 255], or floats in [0, 1].
+        size: Target (height, width).
+        resample: Pillow's number of the filter.
+        layout: Where the channels of `array` are, and will be.
+
+    Returns:
+        uint8 picture, or float32 in [0, 1] where the input was fractional.
+
+    Raises:
+        ValueError: Values that do not fit in 8 bits, or a number of channels that Pillow cannot hold.
+    """
+    picture = change_layout(array, layout, CHANNELS_LAST)
+    if picture.ndim == 3 and picture.shape[-1] == 1:
+        picture = picture[..., 0]
+    fractional = _is_fractional(picture)
+    if fractional:
+        picture = rescale(picture, 255)
+    try:
+        image = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8)))
+    except TypeError as error:
+        raise ValueError(
+            f"Pillow cannot resize a picture of shape {array.shape} ({layout}): it takes 1 to 4 channels. "
+            "Resize it beforehand and pass do_resize=False."
+        ) from error
+    resized = np.array(image.resize((size[1], size[0]), resample=resample))  # (height, width[, channels])
+    if resized.ndim == 2:
+        resized = resized[..., None]
+    resized = change_layout(resized, CHANNELS_LAST, layout)
+    return rescale(resized, 1 / 255) if fractional else resized
+
+
+def reduce_labels(labels: np.ndarray) -> np.ndarray:
+    """Turns label 0 into 255 (ignored) and lowers the others by one; 255 stays. Returns int64."""
+    labels = labels.astype(np.int64)
+    return np.where((labels == 0) | (labels == 255), 255, labels - 1)
+
+
+def _per_channel(values: float | Sequence[float], channels: int, name: str, dtype: np.dtype) -> np.ndarray:
+    """Returns one value for each channel."""
+    if not isinstance(values, Sequence):
+        values = [values] * channels
+    if len(values) != channels:
+        raise ValueError(f"{name} has {len(values)} values, but the picture has {channels} channels.")
+    return np.array(values, dtype=dtype)
+
+
+def _is_fractional(picture: np.ndarray) -> bool:
+    """Tells whether a picture holds floats in [0, 1] that must be scaled to fit in 8 bits."""
+    if picture.dtype == np.uint8:
+        return False
+    whole = np.allclose(picture, picture.astype(int))
+    upper = 255 if whole else 1
+    if not (np.all(picture >= 0) and np.all(picture <= upper)):
+        raise ValueError(
+            f"A picture of {'whole numbers' if whole else 'floats'} to be resized must lie in [0, {upper}], but its "
+            f"values reach from {picture.min()} to {picture.max()}. Scale it first, or pass do_resize=False."
+        )
+    return not whole
