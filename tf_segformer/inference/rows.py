@@ -1,0 +1,168 @@
+"""Logits a few rows at a time: resized, averaged over windows, never held at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+STRIP_BYTES = 32 * 2**20  # float32 logits of one strip; a strip and its few temporaries stay near 150 MB
+
+
+class RowSource(Protocol):
+    """Something that yields the logits of a picture by rows, from top to bottom."""
+
+    size: tuple[int, int]
+    num_classes: int
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """The (last - first, width, num_classes) float32 logits of rows first to last - 1."""
+
+
+class LogitRows:
+    """Rows of one array of logits.
+
+    Args:
+        logits: (h, w, K) float32.
+    """
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.size = (logits.shape[0], logits.shape[1])
+        self.num_classes = logits.shape[2]
+        self._logits = logits
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """A view of the rows asked for."""
+        return self._logits[first:last]
+
+
+class ResizedRows:
+    """Rows of another source, resized bilinearly with half-pixel centres (torch's align_corners=False).
+
+    Args:
+        source: What to resize.
+        size: (H, W) to resize to.
+    """
+
+    def __init__(self, source: RowSource, size: tuple[int, int]) -> None:
+        self.size = size
+        self.num_classes = source.num_classes
+        self._source = source
+        self._vertical = _interpolation(source.size[0], size[0])
+        self._horizontal = _interpolation(source.size[1], size[1])
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Reads only the source rows that these rows need."""
+        if self.size == self._source.size:
+            return self._source.rows(first, last)
+        lower, upper, weight = (each[first:last] for each in self._vertical)
+        start = int(lower[0])
+        needed = self._source.rows(start, int(upper[-1]) + 1)  # (few, w, K)
+        widened = _blend(needed, *self._horizontal, axis=1)  # (few, W, K): across first, while the rows are few
+        return _blend(widened, lower - start, upper - start, weight, axis=0)  # (last - first, W, K)
+
+
+class WindowRows:
+    """The average of overlapping windows' logits, each first resized to its window as in mmsegmentation.
+
+    A row of windows is computed when the first of its rows is read and dropped when the last was, so that only the
+    small logits of the windows in touch are held. Rows must therefore be read from top to bottom.
+
+    Args:
+        size: (H, W) of the picture.
+        window: (height, width) of a window; clipped to the picture.
+        stride: (vertical, horizontal) step between windows.
+        predict: From the (top, left, height, width) boxes of a row of windows to their (h, w, K) logits.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        window: tuple[int, int],
+        stride: tuple[int, int],
+        predict: Callable[[Sequence[tuple[int, int, int, int]]], Sequence[np.ndarray]],
+    ) -> None:
+        self.size = size
+        self._window = (min(window[0], size[0]), min(window[1], size[1]))
+        self._predict = predict
+        self._tops, self._lefts = (window_starts(*each) for each in zip(size, self._window, stride, strict=True))
+        self._windows_over_row = _coverage(size[0], self._window[0], self._tops)
+        self._windows_over_column = _coverage(size[1], self._window[1], self._lefts)
+        self._computed: dict[int, list[ResizedRows]] = {}
+        self._computed[0] = self._compute(0)
+        self.num_classes = self._computed[0][0].num_classes
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Sums the windows that touch these rows and divides by their number at each pixel."""
+        height, width = self._window
+        self._computed = {top: windows for top, windows in self._computed.items() if top + height > first}
+        total = np.zeros((last - first, self.size[1], self.num_classes), np.float32)
+        for top in self._tops:
+            begin, end = max(first, top), min(last, top + height)
+            if begin >= end:
+                continue
+            if top not in self._computed:
+                self._computed[top] = self._compute(top)
+            for left, window in zip(self._lefts, self._computed[top], strict=True):
+                total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top)
+        count = self._windows_over_row[first:last, None] * self._windows_over_column
+        total /= count[..., None]
+        return total
+
+    def _compute(self, top: int) -> list[ResizedRows]:
+        """The windows that begin at one row, from left to right."""
+        logits = self._predict([(top, left, *self._window) for left in self._lefts])
+        return [ResizedRows(LogitRows(each), self._window) for each in logits]
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one side; the last is shifted inside, as in mmsegmentation.
+
+    Args:
+        length: Pixels of the side.
+        window: Pixels of a window, at most `length`.
+        stride: Step between windows, at most `window`.
+
+    Returns:
+        First pixels of the windows, ascending; together the windows cover the side.
+
+    Example:
+        >>> window_starts(100, 40, 25)
+        [0, 25, 50, 60]
+    """
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [min(index * stride, length - window) for index in range(count)]
+
+
+def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int]]:
+    """Pairs (first, last) of rows from top to bottom whose logits fill at most STRIP_BYTES (or one row)."""
+    step = max(1, STRIP_BYTES // (width * num_classes * 4))
+    for first in range(0, height, step):
+        yield first, min(first + step, height)
+
+
+def _interpolation(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each target pixel along a side: its two source pixels and the weight of the second."""
+    position = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
+    position = np.clip(position, 0, source - 1)
+    lower = np.floor(position).astype(np.intp)
+    return lower, np.minimum(lower + 1, source - 1), (position - lower).astype(np.float32)
+
+
+def _blend(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    """Weighted mean of two source pixels for each target pixel along an axis of (h, w, K) values."""
+    below = values.take(lower, axis=axis)
+    blended = values.take(upper, axis=axis)
+    blended -= below
+    blended *= weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    blended += below
+    return blended
+
+
+def _coverage(length: int, window: int, starts: Sequence[int]) -> np.ndarray:
+    """Number of windows over each pixel of a side, float32."""
+    count = np.zeros(length, np.float32)
+    for start in starts:
+        count[start : start + window] += 1
+    return count
