@@ -84,7 +84,9 @@ class SegformerImageProcessor:
         self.resample = int(self.resample)
         if not _is_finite(self.rescale_factor):
             raise ValueError(f"rescale_factor must be a finite number, but is {self.rescale_factor!r}.")
-        self.image_mean = _as_channel_values("image_mean", IMAGENET_MEAN if self.image_mean is None else self.image_mean)
+        self.image_mean = _as_channel_values(
+            "image_mean", IMAGENET_MEAN if self.image_mean is None else self.image_mean
+        )
         self.image_std = _as_channel_values("image_std", IMAGENET_STD if self.image_std is None else self.image_std)
         if np.any(np.equal(self.image_std, 0)):
             raise ValueError(f"image_std must not hold 0, but is {self.image_std!r}.")
