@@ -1,4 +1,4 @@
-"""SegformerImageProcessor: pictures and segmentation maps to the arrays that the model takes, and logits back to maps."""
+"""SegformerImageProcessor: pictures and segmentation maps to the model's arrays, and logits back to class maps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,90 @@
+"""Text, legends and frames for the pictures of `visualize`: sizes follow from measured text, so nothing is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER = (255, 255, 255)
+INK = (32, 32, 32)
+FRAME = (128, 128, 128)
+
+Entry = tuple[tuple[int, int, int], str, str]
+"""One line of a legend: colour, name, and the text at the right."""
+
+
+def font_for(height: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own scalable font, in a size that can be read beside a picture of this height (pixels)."""
+    return ImageFont.load_default(max(13, round(height / 32)))
+
+
+def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Width of a text and height of a line with accents and descenders, in pixels."""
+    ascent, descent = font.getmetrics()
+    return round(font.getlength(text)) + 1, ascent + descent
+
+
+def beside(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Puts pictures side by side, aligned at the top."""
+    canvas = Image.new(
+        "RGB",
+        (sum(one.width for one in pictures) + gap * (len(pictures) - 1), max(one.height for one in pictures)),
+        PAPER,
+    )
+    left = 0
+    for one in pictures:
+        canvas.paste(one, (left, 0))
+        left += one.width + gap
+    return canvas
+
+
+def column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Puts pictures below one another, aligned at the left."""
+    canvas = Image.new(
+        "RGB",
+        (max(one.width for one in pictures), sum(one.height for one in pictures) + gap * (len(pictures) - 1)),
+        PAPER,
+    )
+    top = 0
+    for one in pictures:
+        canvas.paste(one, (0, top))
+        top += one.height + gap
+    return canvas
+
+
+def label_strip(picture: Image.Image, title: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Adds a heading above a picture; a heading wider than the picture widens the result."""
+    width, line = text_size(title, font)
+    pad = max(2, line // 4)
+    canvas = Image.new("RGB", (max(picture.width, width + 2 * pad), picture.height + line + 2 * pad), PAPER)
+    ImageDraw.Draw(canvas).text((pad, pad), title, INK, font)
+    canvas.paste(picture, (0, line + 2 * pad))
+    return canvas
+
+
+def legend_panel(entries: Sequence[Entry], font: ImageFont.FreeTypeFont, height: int) -> Image.Image:
+    """Draws a legend in as many columns as its entries need at the given height."""
+    line = round(text_size("", font)[1] * 1.35)
+    pad = line // 2
+    rows = max(1, (height - 2 * pad) // line)
+    columns = [entries[start : start + rows] for start in range(0, len(entries), rows)] or [[]]
+    return beside([_legend_column(part, font, line, pad, height) for part in columns], gap=0)
+
+
+def _legend_column(
+    entries: Sequence[Entry], font: ImageFont.FreeTypeFont, line: int, pad: int, height: int
+) -> Image.Image:
+    """Draws one column: swatches, names, and numbers aligned at the right."""
+    name_width = max((text_size(name, font)[0] for _, name, _ in entries), default=0)
+    number_width = max((text_size(number, font)[0] for _, _, number in entries), default=0)
+    swatch = round(line * 0.7)
+    right = pad + swatch + pad // 2 + name_width + pad + number_width
+    panel = Image.new("RGB", (right + pad, max(height, line * len(entries) + 2 * pad)), PAPER)
+    draw = ImageDraw.Draw(panel)
+    for row, (color, name, number) in enumerate(entries):
+        middle = pad + row * line + line // 2
+        draw.rectangle((pad, middle - swatch // 2, pad + swatch, middle + swatch // 2), fill=color, outline=FRAME)
+        draw.text((pad + swatch + pad // 2, middle), name, INK, font, anchor="lm")
+        draw.text((right, middle), number, INK, font, anchor="rm")
+    return panel

@@ -1,0 +1,272 @@
+"""Pictures of class maps: overlay with legend, comparison with the truth, errors, boundaries, confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from tf_segformer.imaging.drawing import PAPER, beside, column, font_for, label_strip, legend_panel
+from tf_segformer.imaging.labels import IGNORED_COLOR, palette_for
+from tf_segformer.imaging.postprocess import class_shares
+
+_RIGHT = (214, 214, 214)
+_WRONG = (213, 64, 0)
+_SMALLEST_SIDE = 240  # smaller pictures are enlarged by a whole factor, so that their pixels can be seen
+
+
+def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """Paints each pixel in its class's colour.
+
+    Args:
+        class_map: Class indices (H, W); those outside the palette (255, for one) become black.
+        palette: Colours (K, 3), uint8, as from `labels.palette_for`.
+
+    Returns:
+        RGB picture of the same size.
+
+    Example:
+        >>> colorize(np.zeros((4, 6), int), palette_for("camvid")).getpixel((0, 0))
+        (128, 128, 128)
+    """
+    class_map = np.asarray(class_map)
+    known = (class_map >= 0) & (class_map < len(palette))
+    table = np.concatenate([palette, [IGNORED_COLOR]]).astype(np.uint8)
+    return Image.fromarray(table[np.where(known, class_map, len(palette))])
+
+
+def draw_overlay(
+    image: Image.Image | np.ndarray,
+    class_map: np.ndarray,
+    labels: Sequence[str],
+    *,
+    palette: np.ndarray | None = None,
+    alpha: float = 0.5,
+    legend: bool = True,
+) -> Image.Image:
+    """Lays the class colours over the picture, with a legend of the classes and their shares, largest first.
+
+    Args:
+        image: The picture, RGB, of the size of the class map.
+        class_map: Class indices (H, W).
+        labels: Class names.
+        palette: Colours (K, 3); None takes `palette_for(labels)`.
+        alpha: Weight of the colours, 0 (picture only) to 1 (colours only).
+        legend: Draw the legend at the right.
+
+    Returns:
+        RGB picture; without the legend of the size of the input (pictures below 240 pixels are enlarged).
+
+    Raises:
+        ValueError: Sizes that differ, or alpha out of range.
+
+    Example:
+        >>> draw_overlay(Image.new("RGB", (60, 40)), np.zeros((40, 60), int), ["sky"], legend=False).size
+        (60, 40)
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], but is {alpha}.")
+    palette = palette_for(labels) if palette is None else palette
+    picture = _checked(image, class_map)
+    blended = Image.blend(picture, colorize(class_map, palette), alpha)
+    if not legend:
+        return blended
+    return _with_legend(_enlarged(blended), [class_map], labels, palette)
+
+
+def draw_comparison(
+    image: Image.Image | np.ndarray,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    labels: Sequence[str],
+    *,
+    palette: np.ndarray | None = None,
+    ignore_index: int = 255,
+) -> Image.Image:
+    """Puts the picture, the prediction, the truth and the errors side by side, with one legend.
+
+    Args:
+        image: The picture, RGB, of the size of the maps.
+        prediction: Predicted class indices (H, W).
+        truth: True class indices (H, W).
+        labels: Class names.
+        palette: Colours (K, 3); None takes `palette_for(labels)`.
+        ignore_index: Label of the truth that counts neither as right nor as wrong; drawn black.
+
+    Returns:
+        RGB picture; the legend gives the shares in the prediction.
+
+    Raises:
+        ValueError: Sizes that differ.
+
+    Example:
+        >>> maps = np.zeros((40, 60), int)
+        >>> draw_comparison(Image.new("RGB", (60, 40)), maps, maps, ["sky"]).mode
+        'RGB'
+    """
+    palette = palette_for(labels) if palette is None else palette
+    picture = _checked(image, prediction)
+    _checked(image, truth)
+    wrong, counted = _errors(prediction, truth, ignore_index)
+    panels = {
+        "Picture": picture,
+        "Prediction": colorize(prediction, palette),
+        "Truth": colorize(truth, palette),
+        f"Errors ({_percent(wrong, counted)} of labelled pixels)": _paint_errors(
+            picture, prediction, truth, ignore_index
+        ),
+    }
+    panels = {title: _enlarged(panel) for title, panel in panels.items()}
+    height = next(iter(panels.values())).height
+    font = font_for(height)
+    titled = [label_strip(panel, title, font) for title, panel in panels.items()]
+    gap = max(4, font.size // 2)
+    grid = column([beside(titled[:2], gap), beside(titled[2:], gap)], gap)
+    return _with_legend(grid, [prediction, truth], labels, palette, font_height=height)
+
+
+def draw_error_map(
+    image: Image.Image | np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, ignore_index: int = 255
+) -> Image.Image:
+    """Marks the wrong pixels in orange over a pale picture; pixels that are not counted are black.
+
+    Args:
+        image: The picture, RGB, of the size of the maps.
+        prediction: Predicted class indices (H, W).
+        truth: True class indices (H, W).
+        ignore_index: Label of the truth that is not counted.
+
+    Returns:
+        RGB picture with the share of wrong pixels in its heading.
+
+    Raises:
+        ValueError: Sizes that differ.
+
+    Example:
+        >>> maps = np.zeros((300, 400), int)
+        >>> draw_error_map(Image.new("RGB", (400, 300)), maps, maps).width
+        400
+    """
+    picture = _checked(image, prediction)
+    _checked(image, truth)
+    painted = _enlarged(_paint_errors(picture, prediction, truth, ignore_index))
+    title = f"Wrong: {_percent(*_errors(prediction, truth, ignore_index))} of labelled pixels"
+    return label_strip(painted, title, font_for(painted.height))
+
+
+def draw_boundaries(
+    image: Image.Image | np.ndarray,
+    class_map: np.ndarray,
+    labels: Sequence[str],
+    *,
+    palette: np.ndarray | None = None,
+) -> Image.Image:
+    """Draws the outlines of the segments in their classes' colours, with a legend, and leaves the picture visible.
+
+    Args:
+        image: The picture, RGB, of the size of the class map.
+        class_map: Class indices (H, W).
+        labels: Class names.
+        palette: Colours (K, 3); None takes `palette_for(labels)`.
+
+    Returns:
+        RGB picture with the legend at its right.
+
+    Raises:
+        ValueError: Sizes that differ.
+
+    Example:
+        >>> draw_boundaries(Image.new("RGB", (300, 300)), np.eye(300, dtype=int), ["sky", "road"]).height
+        300
+    """
+    palette = palette_for(labels) if palette is None else palette
+    picture = np.asarray(_checked(image, class_map)).copy()
+    radius = max(1, round(min(class_map.shape) / 250))
+    colors = np.asarray(colorize(class_map, palette))
+    outer, inner = _near_boundary(class_map, radius + max(1, radius // 2)), _near_boundary(class_map, radius)
+    picture[outer] = 255  # a white rim keeps dark colours visible on dark ground
+    picture[inner] = colors[inner]
+    return _with_legend(_enlarged(Image.fromarray(picture)), [class_map], labels, palette)
+
+
+def _checked(image: Image.Image | np.ndarray, class_map: np.ndarray) -> Image.Image:
+    """Returns the picture in RGB if it has the class map's size."""
+    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
+    if np.ndim(class_map) != 2 or (picture.height, picture.width) != np.shape(class_map):
+        raise ValueError(
+            f"The picture has (height, width) {(picture.height, picture.width)}, but the map {np.shape(class_map)}."
+        )
+    return picture.convert("RGB")
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """Enlarges a small picture by a whole factor."""
+    factor = -(-_SMALLEST_SIDE // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _errors(prediction: np.ndarray, truth: np.ndarray, ignore_index: int) -> tuple[int, int]:
+    """Counts the wrong and the counted pixels."""
+    counted = truth != ignore_index
+    return int(np.count_nonzero((prediction != truth) & counted)), int(np.count_nonzero(counted))
+
+
+def _paint_errors(picture: Image.Image, prediction: np.ndarray, truth: np.ndarray, ignore_index: int) -> Image.Image:
+    """Paints wrong pixels over a pale copy of the picture."""
+    pale = np.asarray(
+        Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, PAPER), 0.6)
+    ).copy()
+    pale[(prediction != truth) & (truth != ignore_index)] = _WRONG
+    pale[truth == ignore_index] = IGNORED_COLOR
+    return Image.fromarray(pale)
+
+
+def _near_boundary(class_map: np.ndarray, radius: int) -> np.ndarray:
+    """Marks the pixels with another class at most `radius` rows or columns away."""
+    near = np.zeros(class_map.shape, bool)
+    for step in range(1, radius + 1):
+        for axis in (0, 1):
+            if step >= class_map.shape[axis]:
+                continue
+            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+            differs = class_map[tuple(ahead)] != class_map[tuple(behind)]
+            near[tuple(ahead)] |= differs
+            near[tuple(behind)] |= differs
+    return near
+
+
+def _with_legend(
+    picture: Image.Image,
+    class_maps: Sequence[np.ndarray],
+    labels: Sequence[str],
+    palette: np.ndarray,
+    font_height: int | None = None,
+) -> Image.Image:
+    """Adds a legend of the classes in the maps; the shares are those of the first map."""
+    shares = class_shares(class_maps[0], len(palette))[: len(palette)]
+    present = np.unique(np.concatenate([np.unique(one) for one in class_maps]))
+    present = present[(present >= 0) & (present < len(palette))]
+    order = sorted(present.tolist(), key=lambda index: (-shares[index], index))
+    entries = [(tuple(palette[index].tolist()), _name(labels, index), _share(shares[index])) for index in order]
+    if any(np.any((one < 0) | (one >= len(palette))) for one in class_maps):
+        entries.append((IGNORED_COLOR, "unlabelled", ""))
+    font = font_for(font_height or picture.height)
+    return beside([picture, legend_panel(entries, font, picture.height)], gap=0)
+
+
+def _name(labels: Sequence[str], index: int) -> str:
+    """Name of a class, or its number where it has none."""
+    name = str(labels[index]).strip() if index < len(labels) else f"class {index}"
+    return name if len(name) <= 40 else name[:39] + "..."
+
+
+def _share(share: float) -> str:
+    """Share of the picture as a short percentage."""
+    return "<0.1 %" if 0 < share < 0.001 else f"{share:.1%}".replace("%", " %")
+
+
+def _percent(part: int, whole: int) -> str:
+    """A part of a whole as a percentage."""
+    return _share(part / max(whole, 1))
