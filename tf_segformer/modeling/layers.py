@@ -49,51 +49,6 @@ def normal_initializer(standard_deviation: float) -> keras.initializers.Initiali
     return keras.initializers.RandomNormal(stddev=standard_deviation)
 
 
-def interpolation_matrix(size_out: Any, size_in: Any) -> Any:
-    """The matrix of bilinear (half-pixel) interpolation along one axis.
-
-    Args:
-        size_out: Length after resizing, an int or a scalar tensor.
-        size_in: Length before resizing, likewise.
-
-    Returns:
-        float32 matrix (size_out, size_in) whose rows sum to one.
-
-    Example:
-        >>> interpolation_matrix(4, 2).shape
-        (4, 2)
-    """
-    ratio = ops.cast(size_in, "float32") / ops.cast(size_out, "float32")
-    source = (ops.cast(ops.arange(size_out), "float32") + 0.5) * ratio - 0.5  # (size_out,)
-    source = ops.clip(source, 0.0, ops.cast(size_in, "float32") - 1.0)
-    columns = ops.cast(ops.arange(size_in), "float32")  # (size_in,)
-    return ops.relu(1.0 - ops.abs(source[:, None] - columns[None, :]))
-
-
-def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
-    """Bilinear resize (half-pixel centres, no antialiasing), equal to torch's `interpolate` at every size.
-
-    Two small matrix products in float32: `tf.image.resize` gives wrong values under XLA for some sizes, and a wrong
-    gradient there in half precision.
-
-    Args:
-        x: Feature maps (B, H, W, C), any floating dtype.
-        height: Height of the result in pixels, an int or a scalar tensor.
-        width: Width of the result in pixels, likewise.
-
-    Returns:
-        float32 tensor (B, height, width, C).
-
-    Example:
-        >>> resize_bilinear(keras.ops.ones((1, 2, 3, 4)), 8, 12).shape
-        (1, 8, 12, 4)
-    """
-    x = ops.cast(x, "float32")
-    rows, columns = ops.shape(x)[1:3]
-    x = ops.einsum("oh,bhwc->bowc", interpolation_matrix(height, rows), x)
-    return ops.einsum("pw,bowc->bopc", interpolation_matrix(width, columns), x)
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DropPath(keras.layers.Layer):
     """Stochastic depth: drops the whole residual branch of a picture during training.
