@@ -135,11 +135,55 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(index * stride, length - window) for index in range(count)]
 
 
+def class_map_from_rows(
+    views: Sequence[tuple[RowSource, bool]], return_scores: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Takes the most probable class of each pixel, strip by strip, averaged over several views of one picture.
+
+    One view is decided by its logits; of several the softmax probabilities are averaged, as in mmsegmentation.
+
+    Args:
+        views: Sources of equal size, each with whether it saw the picture mirrored (its rows are mirrored back).
+        return_scores: Whether to give the probability of the winning class as well.
+
+    Returns:
+        (H, W) int32 class map, and (H, W) float32 scores in (0, 1] or None.
+    """
+    source = views[0][0]
+    height, width = source.size
+    class_map = np.empty((height, width), np.int32)
+    scores = np.empty((height, width), np.float32) if return_scores else None
+    for first, last in strips(height, width, source.num_classes):
+        values = _combine(views, first, last, probabilities=return_scores or len(views) > 1)
+        class_map[first:last] = values.argmax(axis=-1)
+        if scores is not None:
+            scores[first:last] = values.max(axis=-1)
+    return class_map, scores
+
+
 def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int]]:
     """Pairs (first, last) of rows from top to bottom whose logits fill at most STRIP_BYTES (or one row)."""
     step = max(1, STRIP_BYTES // (width * num_classes * 4))
     for first in range(0, height, step):
         yield first, min(first + step, height)
+
+
+def _combine(views: Sequence[tuple[RowSource, bool]], first: int, last: int, probabilities: bool) -> np.ndarray:
+    """Logits of one view, or the mean probabilities of all, for a few rows."""
+    total = None
+    for source, mirrored in views:
+        values = source.rows(first, last)
+        values = values[:, ::-1] if mirrored else values
+        values = _softmax(values) if probabilities else values
+        total = values if total is None else total + values
+    return total / len(views) if len(views) > 1 else total
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials
 
 
 def _interpolation(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

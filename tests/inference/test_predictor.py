@@ -1,0 +1,317 @@
+"""Every mode equals its definition stated on whole arrays; any kind and number of pictures goes in, lazily."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_segformer.errors import ImageError
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.forward import forward_function
+from tf_segformer.inference.predictor import SegmentationPredictor
+
+CLASSES = 5
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A small nonlinear network with quarter-size logits that looks beyond its own patch."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, None, 3), name="pixel_values")
+    x = keras.layers.Conv2D(8, 7, strides=4, padding="same", activation="tanh", kernel_initializer="he_normal")(inputs)
+    x = keras.layers.Conv2D(8, 5, padding="same", activation="tanh", kernel_initializer="he_normal")(x)
+    return keras.Model(inputs, keras.layers.Conv2D(CLASSES, 1, kernel_initializer="he_normal")(x))
+
+
+@pytest.fixture(scope="module")
+def processor() -> SegformerImageProcessor:
+    return SegformerImageProcessor(size={"height": 64, "width": 96})
+
+
+def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colours, so that resizing keeps something."""
+    small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear with half-pixel centres as two matrices, in float64."""
+    for axis, target in enumerate(size):
+        source = logits.shape[axis]
+        position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+        weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(source)))  # (target, source)
+        logits = np.moveaxis(np.tensordot(weights, logits, axes=(1, axis)), 0, axis)
+    return logits
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _logits(model, processor, picture, size=None) -> np.ndarray:
+    """Processor and model on one picture, at a size of its own or at the picture's."""
+    options = {"do_resize": False} if size in (None, picture.shape[:2]) else {"size": size}
+    return keras.ops.convert_to_numpy(model(processor(picture, **options)["pixel_values"]))[0]
+
+
+def _assert_same_but_for_ties(class_map: np.ndarray, values: np.ndarray) -> None:
+    """The class map is the argmax, except where the two best values differ by rounding only."""
+    assert class_map.dtype == np.int32
+    assert class_map.shape == values.shape[:2]
+    best, second = np.sort(values, axis=-1)[..., -1], np.sort(values, axis=-1)[..., -2]
+    differs = class_map != values.argmax(-1)
+    assert np.all((best - second)[differs] < 1e-5)
+    assert differs.mean() < 1e-3
+
+
+def _only(results):
+    (result,) = list(results)
+    return result
+
+
+def test_resize_mode_equals_processor_model_and_post_processing(model, processor):
+    picture = _picture(75, 110)
+    result = _only(SegmentationPredictor(model, processor)(picture))
+    logits = model(processor(picture)["pixel_values"])
+    expected = processor.post_process_semantic_segmentation(keras.ops.convert_to_numpy(logits), [(75, 110)])[0]
+    np.testing.assert_array_equal(result.class_map, expected)
+
+
+def test_whole_mode_rounds_both_sides_up_to_32(model, processor):
+    picture = _picture(75, 110)
+    result = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(picture))
+    logits = _logits(model, processor, picture, size=(96, 128))
+    np.testing.assert_allclose(result.logits, logits, atol=1e-5)
+    _assert_same_but_for_ties(result.class_map, _resized(logits, (75, 110)))
+
+
+def test_one_window_equals_the_whole_picture(model, processor):
+    picture = _picture(64, 128)
+    whole = _only(SegmentationPredictor(model, processor, "whole")(picture))
+    for window in ((64, 128), 512):
+        slide = _only(SegmentationPredictor(model, processor, "slide", window=window)(picture))
+        assert np.mean(slide.class_map != whole.class_map) < 1e-3  # resized in strips: rounding may break a tie
+        np.testing.assert_array_equal(slide.class_map.shape, (64, 128))
+
+
+def _slide_logits(model, processor, picture, window, stride):
+    """The rule of mmsegmentation: sum of resized window logits over the number of windows."""
+    height, width = picture.shape[:2]
+    total, count = np.zeros((height, width, CLASSES)), np.zeros((height, width, 1))
+    for row in range(max(height - window[0] + stride[0] - 1, 0) // stride[0] + 1):
+        for column in range(max(width - window[1] + stride[1] - 1, 0) // stride[1] + 1):
+            bottom, right = min(row * stride[0] + window[0], height), min(column * stride[1] + window[1], width)
+            top, left = max(bottom - window[0], 0), max(right - window[1], 0)
+            crop = picture[top:bottom, left:right]
+            total[top:bottom, left:right] += _resized(_logits(model, processor, crop), crop.shape[:2])
+            count[top:bottom, left:right] += 1
+    return total / count
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [((75, 110), (32, 48), (20, 30)), ((75, 110), (64, 64), (48, 48)), ((40, 200), (64, 64), (16, 63))],
+    ids=str,
+)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_slide_mode_averages_the_logits_of_overlapping_windows(model, processor, size, window, stride, batch_size):
+    picture = _picture(*size)
+    predictor = SegmentationPredictor(
+        model, processor, "slide", window=window, stride=stride, batch_size=batch_size, return_scores=True
+    )
+    result = _only(predictor(picture))
+    logits = _slide_logits(model, processor, picture, window, stride)
+    _assert_same_but_for_ties(result.class_map, logits)
+    np.testing.assert_allclose(result.scores, _softmax(logits).max(-1), atol=1e-5)
+
+
+def test_windows_default_to_the_processors_size_and_three_quarters_of_it(model, processor):
+    predictor = SegmentationPredictor(model, processor, "slide")
+    assert (predictor.window, predictor.stride) == ((64, 96), (48, 72))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
+    picture = _picture(75, 110)
+    predictor = SegmentationPredictor(
+        model, processor, "multiscale", scales=(0.5, 1.0, 1.75), flip=flip, return_scores=True
+    )
+    result = _only(predictor(picture))
+    probabilities = []
+    for scale in (0.5, 1.0, 1.75):
+        view_size = tuple(int(np.ceil(side * scale / 32)) * 32 for side in (75, 110))
+        probabilities.append(_softmax(_resized(_logits(model, processor, picture, view_size), (75, 110))))
+        if flip:
+            mirrored = _resized(_logits(model, processor, picture[:, ::-1], view_size), (75, 110))
+            probabilities.append(_softmax(mirrored)[:, ::-1])
+    _assert_same_but_for_ties(result.class_map, np.mean(probabilities, axis=0))
+    np.testing.assert_allclose(result.scores, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
+
+
+def test_flip_is_on_in_multiscale_only(model, processor):
+    assert SegmentationPredictor(model, processor, "multiscale").flip
+    assert not SegmentationPredictor(model, processor, "whole").flip
+
+
+def test_multiscale_through_windows_slides_at_each_scale(model, processor):
+    picture = _picture(64, 96)
+    predictor = SegmentationPredictor(
+        model, processor, "multiscale", scales=(1.0, 2.0), window=48, stride=32, flip=False, return_scores=True
+    )
+    result = _only(predictor(picture))
+    enlarged = np.asarray(Image.fromarray(picture).resize((192, 128), Image.Resampling.BILINEAR))
+    views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (picture, enlarged)]
+    expected = np.mean([_softmax(_resized(each, (64, 96))) for each in views], axis=0)
+    _assert_same_but_for_ties(result.class_map, expected)
+    np.testing.assert_allclose(result.scores, expected.max(-1), atol=1e-5)
+
+
+def test_scores_are_the_probability_of_the_predicted_class(model, processor):
+    picture = _picture(75, 110)
+    result = _only(SegmentationPredictor(model, processor, return_scores=True)(picture))
+    logits = _logits(model, processor, picture, size=(64, 96))
+    np.testing.assert_allclose(result.scores, _softmax(_resized(logits, (75, 110))).max(-1), atol=1e-5)
+
+
+def test_every_kind_of_picture_gives_the_same_map(model, processor, tmp_path):
+    picture = _picture(50, 70)
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    encoded = io.BytesIO(path.read_bytes())
+    kinds = [path, str(path), encoded.getvalue(), Image.open(path), picture, picture.transpose(2, 0, 1), picture[None]]
+    predictor = SegmentationPredictor(model, processor)
+    results = [_only(predictor(kind)) for kind in kinds]
+    assert all(np.array_equal(result.class_map, results[0].class_map) for result in results)
+    assert [result.source for result in results[:3]] == [str(path), str(path), None]
+
+
+def test_grayscale_array_counts_as_a_picture(model, processor):
+    gray = _picture(50, 70)[..., 0]
+    predictor = SegmentationPredictor(model, processor)
+    np.testing.assert_array_equal(
+        _only(predictor(gray)).class_map, _only(predictor(np.repeat(gray[..., None], 3, -1))).class_map
+    )
+
+
+@pytest.mark.parametrize("mode", ["resize", "whole"])
+def test_batches_of_equal_sizes_give_what_single_pictures_give(model, processor, mode):
+    pictures = [_picture(*size, seed) for seed, size in enumerate([(50, 70), (60, 70), (50, 70), (90, 40), (33, 65)])]
+    together = list(SegmentationPredictor(model, processor, mode, batch_size=3)(pictures))
+    alone = [_only(SegmentationPredictor(model, processor, mode)(picture)) for picture in pictures]
+    assert [result.index for result in together] == [0, 1, 2, 3, 4]
+    for one, other in zip(together, alone, strict=True):
+        assert np.mean(one.class_map != other.class_map) < 1e-3  # another batch size may round a tie the other way
+
+
+def test_generator_is_read_as_results_are_asked_for(model, processor):
+    read = []
+
+    def pictures():
+        for index in range(1_000_000):
+            read.append(index)
+            yield _picture(40, 40)
+
+    results = SegmentationPredictor(model, processor, batch_size=2)(pictures())
+    assert read == []
+    assert [next(results).index for _ in range(3)] == [0, 1, 2]
+    assert len(read) <= 4
+
+
+def test_unreadable_files_are_skipped_and_listed(model, processor, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path in paths:
+        Image.fromarray(_picture(40, 40)).save(path)
+    paths[1].write_bytes(b"")
+    paths[3].unlink()
+    results = SegmentationPredictor(model, processor, batch_size=2)(paths, on_error="skip")
+    assert [result.index for result in results] == [0, 2, 4]
+    assert [(failure.index, failure.source) for failure in results.failures] == [(1, str(paths[1])), (3, str(paths[3]))]
+    with pytest.raises(ImageError, match=r"1\.png"):
+        list(SegmentationPredictor(model, processor)(paths))
+
+
+def test_error_of_the_callers_generator_is_not_swallowed(model, processor):
+    def pictures():
+        yield _picture(40, 40)
+        raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        list(SegmentationPredictor(model, processor)(pictures(), on_error="skip"))
+
+
+def test_shares_are_named_sorted_and_sum_to_one(model, processor):
+    labels = {index: f"thing {index}" for index in range(CLASSES)}
+    result = _only(SegmentationPredictor(model, processor, labels=labels)(_picture(50, 70)))
+    shares = result.shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    for index, name in labels.items():
+        assert shares.get(name, 0) == pytest.approx(np.mean(result.class_map == index))
+
+
+def test_dictionary_of_a_model_with_more_outputs_is_understood(model, processor):
+    with_states = keras.Model(model.input, {"logits": model.output, "hidden_states": [model.layers[1].output]})
+    picture = _picture(50, 70)
+    np.testing.assert_array_equal(
+        _only(SegmentationPredictor(with_states, processor)(picture)).class_map,
+        _only(SegmentationPredictor(model, processor)(picture)).class_map,
+    )
+
+
+def test_classifier_is_refused(processor):
+    inputs = keras.Input((None, None, 3))
+    classifier = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    with pytest.raises(ValueError, match="not logits"):
+        list(SegmentationPredictor(classifier, processor)(_picture(40, 40)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "tiles"}, "choose one of resize, whole, slide, multiscale"),
+        ({"window": 64}, "belongs to mode='slide'"),
+        ({"stride": 64}, "needs mode='slide'"),
+        ({"scales": (1.0,)}, "belong to mode='multiscale'"),
+        ({"mode": "multiscale", "scales": (0.0, 1.0)}, "above 0"),
+        ({"mode": "slide", "window": 64, "stride": 65}, "left out"),
+        ({"mode": "slide", "window": 0}, "whole number of pixels"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"mode": "slide", "return_logits": True}, "return_logits"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(model, processor, options, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationPredictor(model, processor, **options)
+
+
+def test_progress_bar_goes_to_stderr(model, processor, capsys):
+    list(SegmentationPredictor(model, processor, progress=True)([_picture(40, 40)] * 3))
+    captured = capsys.readouterr()
+    assert "3/3" in captured.err
+    assert captured.out == ""
+
+
+def test_no_progress_bar_where_there_is_no_terminal(model, processor, capsys):
+    list(SegmentationPredictor(model, processor)([_picture(40, 40)] * 3))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts the traces of a tf.function")
+def test_pictures_of_many_sizes_are_traced_once(model):
+    traces = []
+    inputs = keras.Input((None, None, 3))
+    counting = keras.layers.Lambda(lambda x: (traces.append(1), x)[1], output_shape=lambda shape: shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        forward = forward_function(keras.Model(inputs, counting(inputs)))
+    traces.clear()
+    for size in range(8, 20):
+        forward(np.zeros((1, size, 8, 3), np.float32))
+    assert len(traces) == 1

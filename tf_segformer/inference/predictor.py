@@ -1,0 +1,322 @@
+"""SegmentationPredictor: pictures of any kind and number in, one class map each out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike, fspath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tf_segformer.imaging import transforms
+from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.forward import forward_function
+from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
+from tf_segformer.inference.rows import LogitRows, ResizedRows, RowSource, WindowRows, class_map_from_rows
+
+MODES = ("resize", "whole", "slide", "multiscale")
+DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
+
+_TOTAL_STRIDE = 32  # of the encoder: "whole" rounds sides up to it
+
+_Size = tuple[int, int]
+
+
+class _Picture(NamedTuple):
+    """A picture that was read: position, path, and pixels (H, W, C)."""
+
+    index: int
+    source: str | None
+    pixels: np.ndarray
+
+    @property
+    def size(self) -> _Size:
+        return self.pixels.shape[:2]
+
+
+class SegmentationPredictor:
+    """Segments pictures of any size with a Keras model and an image processor.
+
+    Modes:
+        "resize": the picture is resized as the processor says, the logits to the picture.
+        "whole": the picture keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
+        "slide": windows of the picture at its own size, the last ones shifted inside; the logits of each window are
+            resized to the window, then averaged where windows overlap.
+        "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
+            seen through windows as in "slide".
+    Logits are resized bilinearly (half-pixel centres), a strip at a time: memory stays bounded for any picture.
+
+    Args:
+        model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits".
+        processor: Prepares the pictures.
+        mode: One of the modes above.
+        window: Side of the windows or (height, width), in pixels; by default the processor's size.
+        stride: Step between windows or (vertical, horizontal), at most the window; by default 3/4 of it.
+        scales: Scales of "multiscale", relative to the picture; by default 0.75, 1 and 1.25.
+        flip: Average the probabilities with those of the mirrored picture; by default in "multiscale" only.
+        batch_size: Neighbouring pictures of equal size, or windows of one, that go through the model at once.
+        labels: Class names by index; by default those of `model.config`, or "class 0", "class 1" and so on.
+        return_scores: Whether results carry the probability of the predicted class.
+        return_logits: Whether results carry the model's logits ("resize" and "whole" without flip).
+        progress: Whether to draw a progress bar; by default for several pictures on a terminal.
+
+    Raises:
+        ValueError: For an unknown mode, or an option out of range or of another mode.
+
+    Source: Xie et al. 2021, section 4.1 (sliding window on Cityscapes); the rules of mmsegmentation's test code.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 4, strides=4)])
+        >>> predictor = SegmentationPredictor(model, SegformerImageProcessor(size=64))
+        >>> [result.class_map.shape for result in predictor([np.zeros((90, 120, 3), np.uint8)])]
+        [(90, 120)]
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: SegformerImageProcessor,
+        mode: str = "resize",
+        *,
+        window: int | _Size | None = None,
+        stride: int | _Size | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
+        batch_size: int = 1,
+        labels: dict[int, str] | None = None,
+        return_scores: bool = False,
+        return_logits: bool = False,
+        progress: bool | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r} is unknown: choose one of {', '.join(MODES)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        self.model = model
+        self.processor = processor
+        self.mode = mode
+        self.flip = mode == "multiscale" if flip is None else flip
+        self.batch_size = batch_size
+        self.labels = labels
+        self.return_scores = return_scores
+        self.return_logits = return_logits
+        self.progress = progress
+        self.scales = _check_scales(scales, mode)
+        self.window, self.stride = _check_windows(window, stride, mode, processor)
+        self._averages = self.flip or mode in ("slide", "multiscale")
+        if return_logits and self._averages:
+            raise ValueError("return_logits needs mode 'resize' or 'whole' without flip: others average many logits")
+        self._forward = forward_function(model)
+
+    def __call__(self, images: Any, on_error: str = "raise") -> SegmentationResults:
+        """Segments one picture or many.
+
+        Args:
+            images: One or an iterable (a generator, too) of: path, encoded bytes, Pillow picture, array or tensor
+                (H, W), (H, W, C) or (C, H, W). An array with four axes is a batch.
+            on_error: "raise" stops at a picture that cannot be read; "skip" goes on and keeps it in `failures`.
+
+        Returns:
+            An iterator over one `SegmentationResult` for each readable picture, in order. Pictures are read and
+            segmented as the results are asked for, so that errors arise then too.
+
+        Raises:
+            ValueError: For an unknown `on_error`; while iterating, for an array that is no picture.
+            ImageError: While iterating, for a file that cannot be read.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
+        pictures = [images] if _is_one_picture(images) else images
+        total = len(pictures) if hasattr(pictures, "__len__") else None
+        failures: list[Failure] = []
+        results = self._segment(self._read(pictures, on_error, failures))
+        if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
+            results = _with_progress_bar(results, total, failures)
+        return SegmentationResults(results, failures)
+
+    def _read(self, pictures: Iterable[Any], on_error: str, failures: list[Failure]) -> Iterator[_Picture]:
+        """Opens the pictures one after the other; unreadable ones raise or are noted."""
+        for index, picture in enumerate(pictures):
+            source = fspath(picture) if isinstance(picture, (str, PathLike)) else None
+            try:
+                pixels = self._pixels(picture)
+            except (ValueError, OSError) as error:
+                if on_error == "raise":
+                    raise
+                failures.append(Failure(index, source, error))
+            else:
+                yield _Picture(index, source, pixels)
+
+    def _pixels(self, picture: Any) -> np.ndarray:
+        """A picture of any kind as (H, W, C)."""
+        if isinstance(picture, (str, PathLike, bytes, Image.Image)):
+            turned = self.processor.apply_exif_orientation
+            return np.asarray(open_image(picture, apply_exif_orientation=turned))
+        array = transforms.to_array(picture)
+        if array.size == 0:
+            raise ValueError(f"the picture is empty: its shape is {array.shape}")
+        if array.ndim == 2:
+            return np.repeat(array[..., None], 3, axis=-1)
+        channels = self.model.input_shape[-1]
+        layout = transforms.CHANNELS_LAST
+        if array.shape[-1] != channels:
+            layout = transforms.infer_layout(array, (channels,))
+        return transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
+
+    def _segment(self, pictures: Iterator[_Picture]) -> Iterator[SegmentationResult]:
+        """The results of pictures that were read, in order."""
+        if self._averages:
+            yield from map(self._segment_averaged, pictures)
+            return
+        for size, neighbours in itertools.groupby(pictures, key=lambda picture: self._view_sizes(picture.size)[0]):
+            while batch := list(itertools.islice(neighbours, self.batch_size)):
+                logits = self._logits([picture.pixels for picture in batch], size)
+                yield from (self._from_logits(*each) for each in zip(batch, logits, strict=True))
+
+    def _from_logits(self, picture: _Picture, logits: np.ndarray) -> SegmentationResult:
+        """The result of a picture that went through the model once."""
+        if self.return_scores:
+            class_map, scores = class_map_and_confidence(logits, picture.size)
+        else:
+            class_map, scores = class_map_from_logits(logits, picture.size), None
+        kept = logits if self.return_logits else None
+        return self._result(picture, class_map, logits.shape[-1], scores, kept)
+
+    def _segment_averaged(self, picture: _Picture) -> SegmentationResult:
+        """The result of a picture that the model sees in windows, at several scales or mirrored."""
+        views = [
+            (ResizedRows(self._rows(picture.pixels, size, mirrored), picture.size), mirrored)
+            for size in self._view_sizes(picture.size)
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
+        class_map, scores = class_map_from_rows(views, self.return_scores)
+        return self._result(picture, class_map, views[0][0].num_classes, scores)
+
+    def _rows(self, pixels: np.ndarray, size: _Size, mirrored: bool) -> RowSource:
+        """The logits of one view of a picture: of the whole, or averaged over windows."""
+        pixels = pixels[:, ::-1] if mirrored else pixels
+        if self.window is None:
+            return LogitRows(self._logits([pixels], size)[0])
+        if size != pixels.shape[:2]:
+            pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)
+
+        def predict(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
+            for first in range(0, len(boxes), self.batch_size):
+                crops = [
+                    pixels[top : top + height, left : left + width]
+                    for top, left, height, width in boxes[first : first + self.batch_size]
+                ]
+                yield from self._logits(crops, crops[0].shape[:2])
+
+        return WindowRows(size, self.window, self.stride, predict)
+
+    def _logits(self, pictures: Sequence[np.ndarray], size: _Size) -> np.ndarray:
+        """Prepares pictures of one kind at a size and runs the model: (B, h, w, K) float32."""
+        as_configured = self.mode == "resize" and self.processor.do_resize
+        batch = self.processor(
+            list(pictures),
+            input_data_format=transforms.CHANNELS_LAST,
+            do_resize=as_configured or any(picture.shape[:2] != size for picture in pictures),
+            size=size,
+        )
+        logits = self._forward(batch["pixel_values"])
+        if logits.ndim != 4:
+            raise ValueError(
+                f"the model gives an output of shape {logits.shape}, not logits (B, h, w, K) for each pixel"
+            )
+        return logits
+
+    def _view_sizes(self, size: _Size) -> list[_Size]:
+        """The sizes at which the model sees a picture of a given size."""
+        if self.mode == "resize" and self.processor.do_resize:
+            return [(self.processor.size["height"], self.processor.size["width"])]
+        if self.mode in ("resize", "slide"):
+            return [size]
+        return [tuple(_round_up(side * scale) for side in size) for scale in self.scales]
+
+    def _result(
+        self,
+        picture: _Picture,
+        class_map: np.ndarray,
+        num_classes: int,
+        scores: np.ndarray | None = None,
+        logits: np.ndarray | None = None,
+    ) -> SegmentationResult:
+        """Names the classes and where the picture came from."""
+        labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
+        labels = dict(labels or {index: f"class {index}" for index in range(num_classes)})
+        if len(labels) != num_classes:
+            raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
+        return SegmentationResult(picture.index, picture.source, class_map, labels, scores, logits)
+
+
+def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...]:
+    """The scales at which the picture is seen; 1 alone outside "multiscale"."""
+    if scales is not None and mode != "multiscale":
+        raise ValueError(f"scales={tuple(scales)} belong to mode='multiscale', not to {mode!r}")
+    if mode != "multiscale":
+        return (1.0,)
+    scales = tuple(DEFAULT_SCALES if scales is None else scales)
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales={scales} must be numbers above 0")
+    return scales
+
+
+def _check_windows(
+    window: int | _Size | None, stride: int | _Size | None, mode: str, processor: SegformerImageProcessor
+) -> tuple[_Size | None, _Size | None]:
+    """Window and stride as pairs, with their defaults; None where the mode sees the whole picture."""
+    if window is not None and mode not in ("slide", "multiscale"):
+        raise ValueError(f"window={window} belongs to mode='slide' or 'multiscale', not to {mode!r}")
+    if stride is not None and mode != "slide" and window is None:
+        raise ValueError(f"stride={stride} needs mode='slide', or mode='multiscale' with a window")
+    if mode != "slide" and window is None:
+        return None, None
+    sides = _as_pair("window", (processor.size["height"], processor.size["width"]) if window is None else window)
+    steps = _as_pair("stride", tuple(max(1, side * 3 // 4) for side in sides) if stride is None else stride)
+    if steps[0] > sides[0] or steps[1] > sides[1]:
+        raise ValueError(f"stride={steps} is larger than window={sides}: pixels between the windows would be left out")
+    return sides, steps
+
+
+def _as_pair(name: str, value: int | Sequence[int]) -> _Size:
+    """One number for both sides, or (vertical, horizontal)."""
+    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
+        raise ValueError(f"{name}={value!r} must be a whole number of pixels, or a pair of them")
+    return int(pair[0]), int(pair[1])
+
+
+def _round_up(length: float) -> int:
+    """The next multiple of the encoder's stride."""
+    return max(1, math.ceil(length / _TOTAL_STRIDE)) * _TOTAL_STRIDE
+
+
+def _is_one_picture(images: Any) -> bool:
+    """Whether this is one picture and not an iterable of them."""
+    if isinstance(images, (str, PathLike, bytes, Image.Image)):
+        return True
+    return getattr(images, "ndim", None) in (2, 3)
+
+
+def _with_progress_bar(
+    results: Iterator[SegmentationResult], total: int | None, failures: list[Failure]
+) -> Iterator[SegmentationResult]:
+    """Passes the results on and draws how many pictures are done, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("segmenting", total=total)
+        for done, result in enumerate(results, 1):
+            progress.update(task, completed=done + len(failures))
+            yield result
+        progress.update(task, completed=total)

@@ -1,0 +1,62 @@
+"""What the predictor gives: one result a picture, and the pictures that could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """What was predicted for one picture.
+
+    Args:
+        index: Position of the picture among those given.
+        source: Path of the picture as it was given, or None where it did not come from a file.
+        class_map: (H, W) int32, the class of each pixel of the picture.
+        labels: Class names by index.
+        scores: (H, W) float32, the probability of the predicted class, where it was asked for.
+        logits: (h, w, K) float32 as the model gave them, where they were asked for.
+    """
+
+    index: int
+    source: str | None
+    class_map: np.ndarray
+    labels: dict[int, str]
+    scores: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the picture by class name, the largest first; classes that do not occur are left out."""
+        counts = np.zeros(len(self.labels), np.int64)
+        for row in self.class_map:  # by rows: bincount copies what it counts to 64 bits
+            counts += np.bincount(row, minlength=len(self.labels))
+        present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
+        return {self.labels[int(index)]: float(counts[index] / self.class_map.size) for index in present}
+
+
+class Failure(NamedTuple):
+    """A picture that could not be read: its position, its path (or None) and why."""
+
+    index: int
+    source: str | None
+    error: Exception
+
+
+class SegmentationResults(Iterator[SegmentationResult]):
+    """The results in the order of the pictures, each computed when it is asked for; can be run through once.
+
+    Attributes:
+        failures: The pictures skipped so far (with `on_error="skip"`).
+    """
+
+    def __init__(self, results: Iterator[SegmentationResult], failures: list[Failure]) -> None:
+        self._results = results
+        self.failures = failures
+
+    def __next__(self) -> SegmentationResult:
+        return next(self._results)
