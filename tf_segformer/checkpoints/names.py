@@ -1,0 +1,169 @@
+"""From the names of a checkpoint to those of the Keras model and back: pure functions over the tables of families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from tf_segformer.checkpoints.families import FAMILIES
+from tf_segformer.errors import CheckpointError
+
+HEADS = ("decode_head/", "classifier/")
+
+_PLACEHOLDER = re.compile(r"\{(i|i\+1|3-i|j)\}")
+_TIMM_PVT = re.compile(r"stages\.\d+\.blocks\.\d+\.attn\.kv\..*")
+_NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+_LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
+_KERAS_LEAVES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+
+
+def is_norm(module: str) -> bool:
+    """Whether a module of the Keras model is a normalization.
+
+    Example:
+        >>> is_norm("stage_norm_0"), is_norm("decode_head/classifier")
+        (True, False)
+    """
+    return "norm" in module.rpartition("/")[2]
+
+
+def keras_names(family: str, name: str) -> tuple[str, ...] | None:
+    """The variables of the Keras model that a tensor of a checkpoint holds.
+
+    Args:
+        family: A key of `FAMILIES`.
+        name: The tensor's name in the file.
+
+    Returns:
+        One variable, or several whose rows the file stacks in this order; none for a tensor that no model uses;
+        None for a name that the family does not know.
+
+    Example:
+        >>> keras_names("nvlabs", "block1.0.attn.kv.bias")
+        ('block_0_0/attention/key/bias', 'block_0_0/attention/value/bias')
+    """
+    table = FAMILIES[family]
+    for pattern, replacement in table.respell:
+        name = re.sub(rf"^{pattern}$", replacement, name)
+    if any(re.fullmatch(pattern, name) for pattern in table.unused):
+        return ()
+    module, _, leaf = name.rpartition(".")
+    for prefix in table.prefixes:
+        if module.startswith(prefix):
+            for pattern, targets in _patterns(family):
+                match = pattern.fullmatch(module, len(prefix))
+                if match:
+                    found = [_keras_leaf(each, leaf, table.layout) for each in _expand(targets, match.groupdict())]
+                    return tuple(each for each in found if each) if all(found) else None
+    return None
+
+
+def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The names that a family gives to the variables of a Keras model.
+
+    Args:
+        family: A key of `FAMILIES` with PyTorch's layout.
+        variables: Names of the model's variables.
+
+    Returns:
+        Name in the file -> the variables that it holds, several where the family stacks them.
+
+    Raises:
+        CheckpointError: Where the family has no name for a variable.
+
+    Example:
+        >>> source_names("nvlabs", ["stage_norm_0/gamma"])
+        {'backbone.norm1.weight': ('stage_norm_0/gamma',)}
+    """
+    table, variables = FAMILIES[family], list(variables)
+    has_head = any(name.startswith(HEADS) for name in variables)
+    names: dict[str, tuple[str, ...]] = {}
+    for variable in variables:
+        module, _, leaf = variable.rpartition("/")
+        row = next(((template, targets) for template, targets in table.modules.items() if _fits(targets, module)), None)
+        if row is None:
+            raise CheckpointError(f"{table.title} has no name for {variable}: this decode head cannot be written so")
+        template, targets = row
+        stage_and_block = _template_pattern(_as_tuple(targets)[0]).fullmatch(module)
+        if stage_and_block is None:
+            continue  # a later part of a stacked tensor, named by its first
+        leaves = _NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES
+        torch_leaf = next(torch for torch, keras in leaves.items() if keras == leaf)
+        prefix = table.prefixes[0] if has_head and not module.startswith(("decode_head", "classifier")) else ""
+        parts = _expand(targets, stage_and_block.groupdict())
+        names[f"{prefix}{_fill(template, stage_and_block.groupdict())}.{torch_leaf}"] = tuple(
+            f"{part}/{leaf}" for part in parts
+        )
+    return names
+
+
+def recognise(names: Iterable[str]) -> str:
+    """The family that a set of names belongs to.
+
+    Args:
+        names: The names of a checkpoint's tensors.
+
+    Returns:
+        A key of `FAMILIES`.
+
+    Raises:
+        CheckpointError: For names of no family, with the first of them and the families that exist.
+
+    Example:
+        >>> recognise(["backbone.patch_embed1.proj.weight", "backbone.patch_embed1.proj.bias"])
+        'nvlabs'
+    """
+    names = sorted(names)
+    if any(_TIMM_PVT.fullmatch(name) for name in names):
+        raise CheckpointError("this is a PVTv2 of timm, a relative of SegFormer's encoder with other layers")
+    known = {family: sum(bool(keras_names(family, name)) for name in names) for family in FAMILIES}
+    best = max(known, key=known.__getitem__)
+    if 2 * known[best] <= len(names):
+        first = ", ".join(name[:80] for name in names[:5]) or "no tensor at all"
+        families = ", ".join(table.title for table in FAMILIES.values())
+        raise CheckpointError(f"not the names of a SegFormer ({first} ...); known families: {families}")
+    return best
+
+
+@cache
+def _patterns(family: str) -> tuple[tuple[re.Pattern[str], str | tuple[str, ...]], ...]:
+    """The table of a family with its templates compiled."""
+    return tuple((_template_pattern(template), targets) for template, targets in FAMILIES[family].modules.items())
+
+
+@cache
+def _template_pattern(template: str) -> re.Pattern[str]:
+    """A regular expression with the stage and block as groups named i, i1, r and j."""
+    pieces = _PLACEHOLDER.split(template)
+    groups = {"i": r"(?P<i>\d{1,3})", "i+1": r"(?P<i1>\d{1,3})", "3-i": r"(?P<r>[0-3])", "j": r"(?P<j>\d{1,3})"}
+    return re.compile("".join(groups[piece] if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))
+
+
+def _fill(template: str, groups: Mapping[str, str]) -> str:
+    """A template with the stage and block that a pattern found."""
+    if "i1" in groups:
+        stage = int(groups["i1"]) - 1
+    else:
+        stage = 3 - int(groups["r"]) if "r" in groups else int(groups.get("i", 0))
+    values = {"i": stage, "i+1": stage + 1, "3-i": 3 - stage, "j": groups.get("j")}
+    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), template)
+
+
+def _expand(targets: str | tuple[str, ...], groups: Mapping[str, str]) -> list[str]:
+    return [_fill(target, groups) for target in _as_tuple(targets)]
+
+
+def _fits(targets: str | tuple[str, ...], module: str) -> bool:
+    return any(_template_pattern(target).fullmatch(module) for target in _as_tuple(targets))
+
+
+def _as_tuple(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (targets,) if isinstance(targets, str) else targets
+
+
+def _keras_leaf(module: str, leaf: str, layout: str) -> str | None:
+    """The variable of a module that a leaf of the file is, or None for an unknown leaf."""
+    if layout == "torch":
+        leaf = (_NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES).get(leaf, "")
+    return f"{module}/{leaf}" if leaf in _KERAS_LEAVES else None

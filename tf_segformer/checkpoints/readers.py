@@ -1,0 +1,99 @@
+"""Reads any checkpoint file: what it is, its first bytes say, not its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
+from tf_segformer.checkpoints.torch_files import STREAM_MAGIC, read_torch_stream, read_torch_zip
+from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import shard_names
+
+_SAFETENSORS_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads names, shapes and meta data of a checkpoint; the tensors themselves are read when they are asked for.
+
+    Args:
+        path: A safetensors file, a PyTorch file, an h5 file, a `.keras` archive, or the index of a sharded checkpoint.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        CheckpointError: Naming the file and the reason, for anything unreadable, damaged or suspicious. Nothing in a
+            file is ever executed.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.numpy import save_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_file({"classifier.bias": np.zeros(3, "float32")}, f"{folder}/model.safetensors")
+        ...     read_checkpoint(f"{folder}/model.safetensors").tensors["classifier.bias"].shape
+        (3,)
+    """
+    path = Path(path)
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty; if it was being saved, save or download it again")
+    if head.startswith(b"PK\x03\x04"):
+        return read_torch_zip(path)
+    if head.startswith(STREAM_MAGIC):
+        return read_torch_stream(path)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    raise CheckpointError(f"{path}: neither safetensors, nor PyTorch, nor h5, nor Keras; it begins with {head[:8]!r}")
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    """A safetensors file, memory-mapped by its own library."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = safe_open(path, framework="numpy")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+        tensors = {
+            name: LazyTensor(
+                tuple(each.get_shape()),
+                _SAFETENSORS_DTYPES[each.get_dtype()],
+                lambda name=name: file.get_tensor(name),
+            )
+            for name, each in slices.items()
+        }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path}: numbers of type {error}, which no SegFormer uses") from error
+    return Checkpoint(path, tensors)
+
+
+def _read_shards(index: Path) -> Checkpoint:
+    """A sharded checkpoint: the shards that its index names, which must hold what the index says."""
+    tensors: dict[str, LazyTensor] = {}
+    for name in shard_names(index):
+        shard = index.parent / name
+        if not shard.is_file():
+            raise CheckpointError(f"{index}: its shard {name} is missing")
+        tensors.update(read_checkpoint(shard).tensors)
+    return Checkpoint(index, tensors)
