@@ -13,9 +13,12 @@ from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.inference import infer_config
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.checkpoints.tensors import Checkpoint
+from tf_segformer.checkpoints.upload import push_to_hub
 from tf_segformer.checkpoints.writers import write_folder
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.hub import find_file, resolve_weights
+
+__all__ = ["checkpoint_config", "load_pretrained", "push_to_hub", "save_pretrained"]
 
 if TYPE_CHECKING:
     import keras
