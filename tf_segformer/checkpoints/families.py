@@ -185,8 +185,13 @@ FAMILIES: Mapping[str, Family] = {
     "huggingface-tf": Family(
         "Hugging Face (TensorFlow)",
         {**_HUGGING_FACE_ENCODER, **_HUGGING_FACE_HEAD},
-        prefixes=("segformer.", ""),
         layout="keras",
+        # The layers around a weight come first, once or twice: "segformer.tf_segformer_model.segformer.encoder...".
+        respell=(
+            (r"(?:.*?\.)??(encoder\.(?:block|layer_norm|patch_embeddings)\..*)", r"\1"),
+            (r"(?:.*?\.)??(decode_head\.(?:linear_|batch_norm|classifier).*)", r"\1"),
+            (r"classifier\.(?:.*\.)?classifier\.(kernel|bias)", r"classifier.\1"),
+        ),
         fields=_HUGGING_FACE_EPSILONS,
     ),
     "nvlabs": Family(
@@ -208,10 +213,24 @@ FAMILIES: Mapping[str, Family] = {
         {**{f"encoder.{name}": module for name, module in _NVLABS_ENCODER.items()}, **_SMP_HEAD},
         fields=_NVLABS_EPSILONS,
     ),
+    "keras": Family(
+        "Keras (tf_segformer)",
+        {
+            module.replace("/", "."): module
+            for table in (_HUGGING_FACE_ENCODER, _HUGGING_FACE_HEAD, _MMSEG_HEAD)
+            for module in table.values()
+        },
+        prefixes=("segformer.", ""),
+        layout="keras",
+    ),
     "keras-hub": Family(
         "keras-hub",
         _KERAS_HUB,
         layout="keras",
+        respell=(
+            (r"(?:mi_t_backbone\.|seg_former_backbone\.)?(?:functional\.)?(.*)", r"\1"),
+            (r"(overlapping_patching_and_embedding|layer_normalization|dense)(\.[^_]*)", r"\1_0\2"),
+        ),
         fields={**_NVLABS_EPSILONS, "hidden_act": "gelu_pytorch_tanh"},
     ),
 }

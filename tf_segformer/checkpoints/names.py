@@ -13,9 +13,8 @@ HEADS = ("decode_head/", "classifier/")
 
 _PLACEHOLDER = re.compile(r"\{(i|i\+1|3-i|j)\}")
 _TIMM_PVT = re.compile(r"stages\.\d+\.blocks\.\d+\.attn\.kv\..*")
-_NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
-_KERAS_LEAVES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+_NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
 def is_norm(module: str) -> bool:
@@ -163,7 +162,11 @@ def _as_tuple(targets: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _keras_leaf(module: str, leaf: str, layout: str) -> str | None:
-    """The variable of a module that a leaf of the file is, or None for an unknown leaf."""
+    """The variable of a module that a leaf of the file is, by its name or by Keras' number; None for an unknown one."""
+    leaves = _NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES
     if layout == "torch":
-        leaf = (_NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES).get(leaf, "")
-    return f"{module}/{leaf}" if leaf in _KERAS_LEAVES else None
+        found = leaves.get(leaf)
+    else:
+        names = list(leaves.values())
+        found = names[int(leaf)] if leaf.isdecimal() and int(leaf) < len(names) else leaf if leaf in names else None
+    return f"{module}/{found}" if found else None

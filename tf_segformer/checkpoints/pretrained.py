@@ -16,6 +16,7 @@ from tf_segformer.checkpoints.tensors import Checkpoint
 from tf_segformer.checkpoints.upload import push_to_hub
 from tf_segformer.checkpoints.writers import write_folder
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
+from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import find_file, resolve_weights
 
 __all__ = ["checkpoint_config", "load_pretrained", "push_to_hub", "save_pretrained"]
@@ -85,7 +86,7 @@ def load_pretrained(
 
 
 def checkpoint_config(checkpoint: Checkpoint, translation: Translation, config_file: Path | None) -> SegformerConfig:
-    """The configuration of a checkpoint: that of its config.json, or what its tensors imply.
+    """The configuration of a checkpoint: its own, that of its config.json, or what its tensors imply.
 
     What the file does not state and the shapes do not show, such as epsilons, is that of the checkpoint's family.
 
@@ -100,6 +101,11 @@ def checkpoint_config(checkpoint: Checkpoint, translation: Translation, config_f
     Raises:
         CheckpointError: Where config.json is not usable, or is missing and the tensors do not tell enough.
     """
+    if checkpoint.config is not None:
+        try:
+            return SegformerConfig.from_dict(checkpoint.config)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint.path}: not a usable SegFormer configuration: {error}") from error
     if config_file is not None:
         config = SegformerConfig.from_pretrained(config_file)
         stated = json.loads(config_file.read_text(encoding="utf-8"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
+from tf_segformer.checkpoints.hdf5_files import HDF5_MAGIC, read_hdf5, read_keras_archive
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.checkpoints.torch_files import STREAM_MAGIC, read_torch_stream, read_torch_zip
 from tf_segformer.errors import CheckpointError
@@ -58,12 +60,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not head:
         raise CheckpointError(f"{path}: the file is empty; if it was being saved, save or download it again")
     if head.startswith(b"PK\x03\x04"):
-        return read_torch_zip(path)
+        return read_keras_archive(path) if _is_keras_archive(path) else read_torch_zip(path)
+    if head.startswith(HDF5_MAGIC):
+        return read_hdf5(path)
     if head.startswith(STREAM_MAGIC):
         return read_torch_stream(path)
     if head[8:9] == b"{":
         return _read_safetensors(path)
     raise CheckpointError(f"{path}: neither safetensors, nor PyTorch, nor h5, nor Keras; it begins with {head[:8]!r}")
+
+
+def _is_keras_archive(path: Path) -> bool:
+    """Whether a zip archive has the two entries of a `.keras` file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"config.json", "model.weights.h5"} <= set(archive.namelist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: a damaged zip archive: {error}") from error
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tf_segformer.checkpoints.archives import start_of_entry
 from tf_segformer.checkpoints.pickles import Rebuild, StandIn, read_pickle
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
@@ -82,7 +83,7 @@ def read_torch_zip(path: Path) -> Checkpoint:
         entry = entries.get(f"{root}data/{storage.key}")
         if entry is None:
             raise ValueError(f"the storage {storage.key[:100]!r} is missing")
-        return _start_of_entry(path, entry), entry.file_size
+        return start_of_entry(path, entry), entry.file_size
 
     return _assemble(path, described, locate)
 
@@ -198,17 +199,6 @@ def _lazy(path: Path, size: int, tensor: _Tensor, start: int, nbytes: int) -> La
         return np.lib.stride_tricks.as_strided(window, tensor.shape, strides, writeable=False)
 
     return LazyTensor(tensor.shape, storage.dtype, read)
-
-
-def _start_of_entry(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored zip entry begin, behind its local header."""
-    with path.open("rb") as file:
-        file.seek(entry.header_offset)
-        header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise ValueError(f"the zip entry {entry.filename[:100]!r} has no local header: truncated")
-    name_length, extra_length = struct.unpack("<HH", header[26:30])
-    return entry.header_offset + 30 + name_length + extra_length
 
 
 def _labels(described: Any) -> tuple[tuple[str, ...] | None, tuple[tuple[int, int, int], ...] | None]:
