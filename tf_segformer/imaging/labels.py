@@ -10,7 +10,7 @@ import numpy as np
 
 def _names(text: str) -> tuple[str, ...]:
     """Reads names that are parted by commas."""
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(" ".join(name.split()) for name in text.split(","))
 
 
 def _colors(text: str) -> np.ndarray:

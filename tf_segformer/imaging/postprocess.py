@@ -1,22 +1,52 @@
-"""Logits to class maps at any size in bounded memory, in NumPy alone."""
+"""Logits to class maps at any size, fast and in bounded memory, in NumPy alone.
+
+A bilinear resize mixes the four nearest logits of a pixel with weights that are positive and sum to one. Where one
+class is the largest in all four, it is the largest in every mix of them: such a cell of four neighbouring logits needs
+no interpolation at all. The pixels of the other cells, those along the boundaries of the classes, are interpolated a
+few thousand cells at a time, so that the resized logits of the whole picture never exist.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+
+_CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk: they stay in the processor's cache
+_THREADS = 2  # NumPy lets go of the interpreter lock in the products and the argmax
 
 
 def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | None = None) -> np.ndarray:
     """Resizes logits bilinearly and takes the class with the largest one, without holding the resized logits.
 
     Args:
-        logits: (h, w, num_labels) array of any floating type.
+        logits: (h, w, num_labels), any floating type.
         target_size: (height, width) of the class map; None keeps (h, w).
 
     Returns:
-        Class map (H, W), int32.
+        Class map (H, W), int32: what torch's `interpolate(mode="bilinear", align_corners=False)` and `argmax` give,
+        but for pixels where two classes are equal up to rounding.
+
+    Raises:
+        ValueError: Logits without three axes or with an empty one, or a target size below 1.
+
+    Example:
+        >>> class_map_from_logits(np.eye(4, dtype=np.float32)[None], (2, 8)).tolist()[0]
+        [0, 0, 1, 1, 2, 2, 3, 3]
     """
-    logits = np.asarray(logits)
-    return np.argmax(resize_logits(logits, target_size or logits.shape[:2]), axis=-1).astype(np.int32)
+    logits, target_size = _checked(logits, target_size)
+    winners = np.argmax(logits, axis=-1).astype(np.int32)  # (h, w)
+    if target_size == winners.shape:
+        return winners
+    grid = _Grid(winners.shape, target_size)
+    class_map = winners[grid.rows.low[:, None], grid.columns.low]  # (H, W)
+
+    def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
+        class_map[place] = np.argmax(values, axis=-1)
+
+    _visit(logits, grid, _is_mixed(winners), settle)
+    return class_map
 
 
 def class_map_and_confidence(
@@ -25,16 +55,30 @@ def class_map_and_confidence(
     """Class map as in `class_map_from_logits`, with the softmax probability of the winning class.
 
     Args:
-        logits: (h, w, num_labels) array of any floating type.
+        logits: (h, w, num_labels), any floating type.
         target_size: (height, width) of the maps; None keeps (h, w).
 
     Returns:
-        Class map (H, W) int32 and confidence (H, W) float32 in (0, 1].
+        Class map (H, W) int32, and confidence (H, W) float32 in (0, 1]: the probability from the resized logits.
+
+    Raises:
+        ValueError: As `class_map_from_logits`.
+
+    Example:
+        >>> class_map_and_confidence(np.zeros((2, 2, 4)), (3, 5))[1][0, 0]
+        np.float32(0.25)
     """
-    logits = np.asarray(logits)
-    resized = resize_logits(logits, target_size or logits.shape[:2])
-    peak = resized.max(axis=-1, keepdims=True)
-    return np.argmax(resized, axis=-1).astype(np.int32), 1 / np.exp(resized - peak).sum(axis=-1)
+    logits, target_size = _checked(logits, target_size)
+    class_map = np.empty(target_size, np.int32)
+    confidence = np.empty(target_size, np.float32)
+
+    def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
+        class_map[place] = np.argmax(values, axis=-1)
+        values -= values.max(axis=-1, keepdims=True)
+        confidence[place] = 1 / np.exp(values, out=values).sum(axis=-1)
+
+    _visit(logits, _Grid(logits.shape[:2], target_size), np.ones(logits.shape[:2], bool), settle)
+    return class_map, confidence
 
 
 def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | None = None) -> np.ndarray:
@@ -43,41 +87,94 @@ def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | Non
     Args:
         class_map: Class indices (H, W).
         num_labels: Number of classes.
-        ignore_index: Pixels with this value count neither above nor below the line.
+        ignore_index: Pixels with this value are left out, from the whole too.
 
     Returns:
-        Shares (num_labels,), float64, that sum to 1 (to 0 where every pixel is ignored).
+        Shares (num_labels,), float64; they sum to 1, or to 0 where every pixel is left out. Pixels of an index that
+        is no class count in the whole only.
+
+    Example:
+        >>> class_shares(np.array([[0, 2], [2, 255]]), 3, ignore_index=255).round(2).tolist()
+        [0.33, 0.0, 0.67]
     """
     values = np.asarray(class_map).ravel()
     if ignore_index is not None:
         values = values[values != ignore_index]
-    counts = np.bincount(values, minlength=num_labels)
-    return counts / max(counts.sum(), 1)
+    known = values[(values >= 0) & (values < num_labels)]
+    return np.bincount(known, minlength=num_labels) / max(values.size, 1)
 
 
-def resize_logits(logits: np.ndarray, target_size: tuple[int, int]) -> np.ndarray:
-    """Resizes logits bilinearly (half-pixel centres, as torch's align_corners=False), in one piece.
+class _Axis:
+    """How the pixels of one axis lie between the logits: pixel p mixes logits low[p] and low[p] + 1."""
 
-    Args:
-        logits: (h, w, num_labels) array of any floating type.
-        target_size: (height, width) of the result.
-
-    Returns:
-        Resized logits (H, W, num_labels), float32.
-    """
-    logits = np.asarray(logits, np.float32)
-    for axis, size in enumerate(target_size):
-        if size == logits.shape[axis]:
-            continue
-        low, high, weight = _interpolation(logits.shape[axis], size)
-        weight = weight.reshape((-1, 1) if axis == 1 else (-1, 1, 1))
-        below = np.take(logits, low, axis=axis)
-        logits = below + weight * (np.take(logits, high, axis=axis) - below)
-    return logits
+    def __init__(self, size: int, target: int) -> None:
+        position = (np.arange(target) + 0.5) * (size / target) - 0.5
+        position = np.clip(position, 0, size - 1)
+        self.low = position.astype(np.intp)
+        self.weight = (position - self.low).astype(np.float32)  # of logit low + 1
+        self.first = np.searchsorted(self.low, np.arange(size))  # first pixel of each cell
+        self.count = np.diff(np.append(self.first, target))  # pixels of each cell
 
 
-def _interpolation(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower neighbour, upper neighbour and weight of the upper one for each target position."""
-    position = np.maximum((np.arange(target, dtype=np.float32) + 0.5) * np.float32(size / target) - 0.5, 0)
-    low = np.minimum(position.astype(np.int32), size - 1)
-    return low, np.minimum(low + 1, size - 1), (position - low).astype(np.float32)
+class _Grid:
+    """How the pixels of a picture lie between the logits."""
+
+    def __init__(self, size: tuple[int, int], target: tuple[int, int]) -> None:
+        self.rows = _Axis(size[0], target[0])
+        self.columns = _Axis(size[1], target[1])
+
+
+def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns contiguous float32 logits and the target size."""
+    logits = np.ascontiguousarray(logits, dtype=np.float32)
+    if logits.ndim != 3 or logits.size == 0:
+        raise ValueError(f"Logits must be (height, width, num_labels), none of them 0, but are {logits.shape}.")
+    target_size = logits.shape[:2] if target_size is None else tuple(int(side) for side in target_size)
+    if len(target_size) != 2 or min(target_size) < 1:
+        raise ValueError(f"The target size must be (height, width), at least 1 each, but is {target_size}.")
+    return logits, target_size
+
+
+def _is_mixed(winners: np.ndarray) -> np.ndarray:
+    """Marks the cells (h, w) whose four logits have different winners; cell (i, j) reaches to (i + 1, j + 1)."""
+    down = np.concatenate([winners[1:], winners[-1:]])
+    right, diagonal = (np.concatenate([one[:, 1:], one[:, -1:]], axis=1) for one in (winners, down))
+    return (winners != down) | (winners != right) | (winners != diagonal)
+
+
+def _visit(
+    logits: np.ndarray,
+    grid: _Grid,
+    cells: np.ndarray,
+    settle: Callable[[np.ndarray, tuple[np.ndarray, np.ndarray]], None],
+) -> None:
+    """Interpolates the marked cells chunk by chunk; `settle` gets values (n, P, Q, K) and their pixels' indices."""
+
+    def interpolate(chunk: tuple[np.ndarray, np.ndarray]) -> None:
+        i, j = chunk
+        below, right = np.minimum(i + 1, logits.shape[0] - 1), np.minimum(j + 1, logits.shape[1] - 1)
+        corners = np.stack(
+            [logits[i, j], logits[i, right], logits[below, j], logits[below, right]], axis=1
+        )  # (n, 4, K)
+        y = grid.rows.first[i][:, None] + np.arange(grid.rows.count[i[0]])  # (n, P)
+        x = grid.columns.first[j][:, None] + np.arange(grid.columns.count[j[0]])  # (n, Q)
+        down, across = grid.rows.weight[y][:, :, None], grid.columns.weight[x][:, None, :]
+        weights = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
+        weights = np.stack(weights, axis=-1).reshape(len(i), -1, 4)  # (n, P*Q, 4)
+        values = (weights @ corners).reshape(*y.shape, x.shape[1], -1)  # (n, P, Q, K)
+        settle(values, (y[:, :, None], x[:, None, :]))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(interpolate, _chunks(grid, cells, logits.shape[-1])):
+            pass
+
+
+def _chunks(grid: _Grid, cells: np.ndarray, num_labels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the rows and columns of marked cells that cover equally many pixels, as many as fit in a chunk."""
+    for height in np.unique(grid.rows.count[grid.rows.count > 0]):
+        for width in np.unique(grid.columns.count[grid.columns.count > 0]):
+            fitting = cells & (grid.rows.count == height)[:, None] & (grid.columns.count == width)
+            i, j = np.nonzero(fitting)
+            step = max(1, _CHUNK_BYTES // int(4 * height * width * num_labels))
+            for start in range(0, len(i), step):
+                yield i[start : start + step], j[start : start + step]

@@ -79,8 +79,9 @@ class SegformerImageProcessor:
 
     def __post_init__(self) -> None:
         self.size = _as_size(self.size)
-        if self.resample not in range(6):
-            raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, but is {self.resample!r}.")
+        if self.resample not in list(Image.Resampling):
+            known = ", ".join(f"{one.value} {one.name.lower()}" for one in Image.Resampling)
+            raise ValueError(f"resample must be one of Pillow's filters ({known}), but is {self.resample!r}.")
         self.resample = int(self.resample)
         if not _is_finite(self.rescale_factor):
             raise ValueError(f"rescale_factor must be a finite number, but is {self.rescale_factor!r}.")

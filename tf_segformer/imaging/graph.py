@@ -1,0 +1,277 @@
+"""From encoded bytes to pixel values and from logits to pictures in TensorFlow operations, for a SavedModel."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tf_segformer.imaging import transforms
+from tf_segformer.imaging.files import MAX_PIXELS
+from tf_segformer.imaging.graph_resize import resize_like_pillow
+from tf_segformer.imaging.labels import IGNORED_COLOR
+from tf_segformer.imaging.processor import SegformerImageProcessor
+
+_PNG_SIGNATURE = (0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A)
+_JPEG_SIGNATURE = (0xFF, 0xD8, 0xFF)
+_HEADER_BYTES = 24  # of a PNG: signature, length and name of the first chunk, width, height
+
+_STRIP_BYTES = 8 * 2**20  # resized logits of one strip; a strip's temporaries are about six times as many
+
+
+def encoded_image_size(encoded: tf.Tensor) -> tf.Tensor:
+    """Reads height and width from the header of a JPEG or PNG file; no pixel is decoded.
+
+    Args:
+        encoded: Scalar string with the bytes of the file.
+
+    Returns:
+        (2,) int32: height and width.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it runs, for anything that is neither JPEG nor PNG.
+
+    Example:
+        >>> encoded_image_size(tf.io.encode_png(tf.zeros((4, 6, 3), tf.uint8))).numpy().tolist()
+        [4, 6]
+    """
+    header = _header(encoded)
+    with tf.control_dependencies([_assert_known_format(header)]):
+        return tf.cond(
+            _starts_with(header, _PNG_SIGNATURE),
+            lambda: tf.stack([_big_endian(header[20:24]), _big_endian(header[16:20])]),
+            lambda: tf.image.extract_jpeg_shape(encoded)[:2],
+        )
+
+
+def decode_image(encoded: tf.Tensor, *, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+    """Decodes a JPEG or PNG file to 8-bit RGB, equal to `imaging.files.open_image` on every byte.
+
+    JPEG: baseline and progressive, grayscale, YCbCr with any subsampling, RGB, CMYK. PNG: grayscale, palette and RGB,
+    with and without alpha (dropped), 1 to 16 bits (the upper 8), interlaced. EXIF orientation is ignored. Refused when
+    it runs: other formats, damaged or truncated files, 12-bit and arithmetic-coded JPEG, more than `max_pixels`.
+
+    Args:
+        encoded: Scalar string with the bytes of the file.
+        max_pixels: Largest height times width; checked in the header, before anything is decoded.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it runs, for what is refused.
+
+    Example:
+        >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
+        TensorShape([4, 6, 3])
+    """
+    size = tf.cast(encoded_image_size(encoded), tf.int64)
+    fits = tf.debugging.Assert(
+        (tf.reduce_min(size) >= 1) & (size[0] * size[1] <= max_pixels),
+        [f"The picture is empty or has more than max_pixels={max_pixels} pixels: height and width are", size],
+    )
+    with tf.control_dependencies([fits]):
+        image = tf.cond(
+            _starts_with(_header(encoded), _PNG_SIGNATURE),
+            lambda: tf.io.decode_png(encoded, channels=3),
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def preprocess(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tensor:
+    """Resizes, rescales and normalizes as the processor does, bit for bit.
+
+    Args:
+        image: (H, W, 3) uint8, as from `decode_image`.
+        processor: Its fields become constants of the graph.
+
+    Returns:
+        (height, width, 3) float32: the processor's pixel values, channels last.
+
+    Raises:
+        ValueError: A picture that is not (H, W, 3) uint8, or a processor that turns pictures by their EXIF tag (pixels
+            carry none: export one with `apply_exif_orientation=False` and turn the pictures beforehand).
+
+    Example:
+        >>> preprocess(tf.zeros((40, 60, 3), tf.uint8), SegformerImageProcessor(size=32)).shape
+        TensorShape([32, 32, 3])
+    """
+    if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != 3:
+        raise ValueError(f"The picture must be (H, W, 3) uint8, but is {image.shape} {image.dtype.name}.")
+    if processor.apply_exif_orientation:
+        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand.")
+    if processor.do_resize:
+        image = resize_like_pillow(image, processor.size["height"], processor.size["width"], processor.resample)
+    # A table of all 256 values in each channel: divisions by constants would be rewritten, and rounded otherwise.
+    table = tf.constant(_value_table(processor).ravel())
+    return tf.gather(table, tf.cast(image, tf.int32) * 3 + tf.range(3))
+
+
+def preprocess_encoded(
+    encoded: tf.Tensor, processor: SegformerImageProcessor, *, max_pixels: int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes and prepares a batch of JPEG and PNG files of any sizes.
+
+    Args:
+        encoded: (B,) strings with the bytes of the files.
+        processor: As in `preprocess`; must resize, so that the pictures fit in one batch.
+        max_pixels: As in `decode_image`.
+
+    Returns:
+        Pixel values (B, height, width, 3) float32, and the pictures' own sizes (B, 2) int32: height and width.
+
+    Raises:
+        ValueError: A processor with `do_resize=False`.
+        tf.errors.InvalidArgumentError: When it runs, for files that `decode_image` refuses.
+
+    Example:
+        >>> files = tf.io.encode_png(tf.zeros((4, 6, 3), tf.uint8))[None]
+        >>> pixel_values, sizes = preprocess_encoded(files, SegformerImageProcessor(size=32))
+        >>> pixel_values.shape, sizes.numpy().tolist()
+        (TensorShape([1, 32, 32, 3]), [[4, 6]])
+    """
+    if not processor.do_resize:
+        raise ValueError("Pictures of any sizes make one batch only with do_resize=True.")
+
+    def prepare(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = decode_image(one, max_pixels=max_pixels)
+        return preprocess(image, processor), tf.shape(image)[:2]
+
+    height, width = processor.size["height"], processor.size["width"]
+    signature = (tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32))
+    return tf.map_fn(prepare, encoded, fn_output_signature=signature)
+
+
+def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
+    """Resizes logits bilinearly and takes the class with the largest one, strip by strip, in bounded memory.
+
+    As in `imaging.postprocess`, pixels whose four neighbouring logits have one winner are not interpolated.
+
+    Args:
+        logits: (h, w, num_labels), any floating type.
+        target_size: Height and width of the class map, ints or an int32 tensor (2,).
+
+    Returns:
+        Class map (height, width), int32.
+
+    Example:
+        >>> class_map_from_logits(tf.eye(4)[None], (2, 8)).numpy().tolist()[0]
+        [0, 0, 1, 1, 2, 2, 3, 3]
+    """
+    logits = tf.cast(logits, tf.float32)
+    height, width = target_size[0], target_size[1]
+    rows, columns, num_labels = tf.unstack(tf.shape(logits))
+    flat = tf.reshape(logits, [-1, num_labels])  # (h*w, K)
+    winners = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    mixed = _is_mixed(winners)
+    top, down = _interpolation(rows, height)
+    left, across = _interpolation(columns, width)
+
+    def settle(strip: tf.Tensor) -> tf.Tensor:
+        lines = tf.gather(top, strip)
+        pixels = tf.where(tf.gather(tf.gather(mixed, lines), left, axis=1))  # (n, 2)
+        i, j = tf.gather(lines, pixels[:, 0]), tf.gather(left, pixels[:, 1])
+        below, right = tf.minimum(i + 1, rows - 1), tf.minimum(j + 1, columns - 1)
+        dy, dx = tf.gather(tf.gather(down, strip), pixels[:, 0]), tf.gather(across, pixels[:, 1])
+        values = (1 - dy) * ((1 - dx) * tf.gather(flat, i * columns + j) + dx * tf.gather(flat, i * columns + right))
+        values += dy * ((1 - dx) * tf.gather(flat, below * columns + j) + dx * tf.gather(flat, below * columns + right))
+        settled = tf.argmax(values, axis=-1, output_type=tf.int32)
+        return tf.tensor_scatter_nd_update(tf.gather(tf.gather(winners, lines), left, axis=1), pixels, settled)
+
+    lines_per_strip = tf.maximum(1, _STRIP_BYTES // (4 * width * num_labels))
+    starts = tf.range(0, height, lines_per_strip)
+    strips = tf.minimum(starts[:, None] + tf.range(lines_per_strip), height - 1)  # the last one repeats its last line
+    settled = tf.map_fn(
+        settle, strips, fn_output_signature=tf.TensorSpec([None, None], tf.int32), parallel_iterations=1
+    )
+    return tf.reshape(settled, [-1, width])[:height]
+
+
+def colorize(class_map: tf.Tensor, palette: np.ndarray) -> tf.Tensor:
+    """Paints each pixel in its class's colour; indices outside the palette become black.
+
+    Args:
+        class_map: (..., H, W), int32.
+        palette: Colours (K, 3), uint8, as from `labels.palette_for`.
+
+    Returns:
+        (..., H, W, 3) uint8.
+
+    Example:
+        >>> colorize(tf.constant([[0]]), np.array([[1, 2, 3]], np.uint8)).numpy().tolist()
+        [[[1, 2, 3]]]
+    """
+    count = len(palette)
+    table = tf.constant(np.concatenate([palette, [IGNORED_COLOR]]).astype(np.uint8))
+    known = (class_map >= 0) & (class_map < count)
+    return tf.gather(table, tf.where(known, class_map, count))
+
+
+def encode_png(class_map: tf.Tensor) -> tf.Tensor:
+    """Encodes a class map as a grayscale PNG of 8 bits, or 16 where an index is above 255.
+
+    Args:
+        class_map: (H, W) integers in [0, 65535].
+
+    Returns:
+        Scalar string with the bytes of the file.
+
+    Example:
+        >>> tf.io.decode_png(encode_png(tf.constant([[3, 7]]))).numpy().tolist()
+        [[[3], [7]]]
+    """
+    picture = class_map[..., None]
+    return tf.cond(
+        tf.reduce_max(picture) <= 255,
+        lambda: tf.io.encode_png(tf.cast(picture, tf.uint8)),
+        lambda: tf.io.encode_png(tf.cast(picture, tf.uint16)),
+    )
+
+
+def _header(encoded: tf.Tensor) -> tf.Tensor:
+    """First bytes of a file as int32, filled up with zeros."""
+    padded = tf.strings.join([tf.strings.substr(encoded, 0, _HEADER_BYTES), "\0" * _HEADER_BYTES])
+    header = tf.io.decode_raw(tf.strings.substr(padded, 0, _HEADER_BYTES), tf.uint8)
+    return tf.cast(tf.ensure_shape(header, [_HEADER_BYTES]), tf.int32)
+
+
+def _starts_with(header: tf.Tensor, signature: tuple[int, ...]) -> tf.Tensor:
+    """Tells whether a file begins with these bytes."""
+    return tf.reduce_all(header[: len(signature)] == tf.constant(signature))
+
+
+def _assert_known_format(header: tf.Tensor) -> tf.Operation:
+    """Refuses files that are neither JPEG nor PNG."""
+    known = _starts_with(header, _PNG_SIGNATURE) | _starts_with(header, _JPEG_SIGNATURE)
+    return tf.debugging.Assert(known, ["The bytes are neither a JPEG nor a PNG file; they begin with", header[:8]])
+
+
+def _big_endian(four_bytes: tf.Tensor) -> tf.Tensor:
+    """Reads a number of four bytes; PNG allows at most 2**31 - 1."""
+    return tf.reduce_sum(tf.bitwise.left_shift(four_bytes, [24, 16, 8, 0]))
+
+
+def _value_table(processor: SegformerImageProcessor) -> np.ndarray:
+    """The processor's result (256, 3) float32 for each 8-bit value of each channel."""
+    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)  # (256, 1, 3)
+    if processor.do_rescale:
+        values = transforms.rescale(values, processor.rescale_factor)
+    if processor.do_normalize:
+        values = transforms.normalize(values, processor.image_mean, processor.image_std, transforms.CHANNELS_LAST)
+    return values[:, 0].astype(np.float32)
+
+
+def _interpolation(size: tf.Tensor, target: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Lower neighbour of each pixel along one axis, and the weight of the next one."""
+    step = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
+    position = (tf.cast(tf.range(target), tf.float64) + 0.5) * step - 0.5
+    position = tf.clip_by_value(position, 0, tf.cast(size - 1, tf.float64))
+    low = tf.cast(position, tf.int32)
+    return low, tf.cast(position - tf.cast(low, tf.float64), tf.float32)[:, None]
+
+
+def _is_mixed(winners: tf.Tensor) -> tf.Tensor:
+    """Marks the cells (h, w) whose four logits have different winners; cell (i, j) reaches to (i + 1, j + 1)."""
+    down = tf.concat([winners[1:], winners[-1:]], axis=0)
+    right, diagonal = (tf.concat([one[:, 1:], one[:, -1:]], axis=1) for one in (winners, down))
+    return (winners != down) | (winners != right) | (winners != diagonal)
