@@ -12,7 +12,8 @@ from tf_segformer.checkpoints.convert import Translation, load_weights_into, mod
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.inference import infer_config
 from tf_segformer.checkpoints.readers import read_checkpoint
-from tf_segformer.checkpoints.tensors import Checkpoint
+from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of
+from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.checkpoints.upload import push_to_hub
 from tf_segformer.checkpoints.writers import write_folder
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
@@ -130,6 +131,25 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     Raises:
         CheckpointError: Where the folder cannot be written.
     """
-    config = model.config.to_dict()
-    config["architectures"] = [type(model).__name__]
-    write_folder(Path(folder), config, to_family(model_tensors(model), "huggingface"))
+    write_pretrained(Path(folder), model.config, model_tensors(model), family="huggingface")
+
+
+def write_pretrained(folder: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor], *, family: str) -> None:
+    """Writes config.json and model.safetensors under the names of a family.
+
+    Args:
+        folder: The folder to write to; made where it is missing.
+        config: The configuration.
+        tensors: Tensors by the names of the model's variables.
+        family: "huggingface" or "nvlabs".
+
+    Raises:
+        CheckpointError: Where the folder cannot be written, or the family has no name for a tensor.
+    """
+    fields = config.to_dict()
+    fields["architectures"] = [TASK_CLASSES[task_of(tensors)]]
+    # What config.json leaves out is read as the family's own, so what differs from it must be written.
+    fields |= {
+        name: getattr(config, name) for name, own in FAMILIES[family].fields.items() if getattr(config, name) != own
+    }
+    write_folder(folder, fields, to_family(tensors, family))

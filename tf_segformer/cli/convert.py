@@ -1,0 +1,73 @@
+"""`tf-segformer convert` and `convert_weights.py`: weights from any world of SegFormer to another."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tf_segformer.checkpoints.conversion import (
+    KERAS_SUFFIXES,
+    TARGETS,
+    Source,
+    compare_outputs,
+    convert_checkpoint,
+    open_source,
+)
+from tf_segformer.errors import CheckpointError
+
+LARGE = 50_000_000  # bytes from which a progress bar is worth its line
+TOLERANCE = 1e-5
+
+
+@click.command(short_help="Move weights between PyTorch, Hugging Face and Keras.")
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(TARGETS), help="Format of TARGET; by default keras for a .keras or .weights.h5 file, "
+    "huggingface for a folder.",
+)  # fmt: skip
+@click.option("--labels", metavar="NAME|FILE", help="Class names: ade20k, cityscapes, camvid, voc, or a file of them.")
+@click.option("--verify", is_flag=True, help="Load TARGET again and compare its outputs with those of SOURCE.")
+@click.option("--revision", help="Branch, tag or commit of a SOURCE on the Hub.")
+@click.option("--token", help="Access token of the Hub.")
+def convert(
+    source: str,
+    target: Path,
+    to: str | None,
+    labels: str | None,
+    verify: bool,
+    revision: str | None,
+    token: str | None,
+) -> None:
+    """Converts the weights SOURCE and writes them to TARGET.
+
+    SOURCE is a checkpoint file (.safetensors, .bin, .pth, .h5, .keras), a folder or a Hub id, with the names of
+    Hugging Face, NVlabs, mmsegmentation, segmentation_models_pytorch, keras-hub or this project. TARGET is a folder,
+    or a .keras or .weights.h5 file.
+
+    Example: tf-segformer convert segformer.b0.512x512.ade.160k.pth segformer-b0 --labels ade20k --verify
+    """
+    to = to or ("keras" if target.name.endswith(KERAS_SUFFIXES) else "huggingface")
+    hub_options = {"revision": revision, "token": token}
+    opened = open_source(source, labels=labels, **hub_options)
+    click.echo(opened.describe())
+    with _progress_bar(opened) as bar:
+        written = convert_checkpoint(opened, target, to=to, progress=bar.update if bar else None)
+    click.echo(f"wrote {written}")
+    if verify:
+        difference = compare_outputs(source, written, opened.task, **hub_options)
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"{written}: its outputs differ from those of {source} by {difference:.1e} (relative)"
+            )
+        click.echo(f"verified: outputs of {source} and {written} differ by {difference:.1e} (relative)")
+
+
+def _progress_bar(source: Source) -> Any:
+    """A progress bar over the bytes of a large checkpoint, nothing for a small one."""
+    if source.nbytes < LARGE:
+        return nullcontext()
+    return click.progressbar(length=source.nbytes, label="converting", update_min_steps=source.nbytes // 100)
