@@ -1,0 +1,1 @@
+"""Training: losses, metrics, optimizer, augmentation, datasets, recipes and the trainer."""

@@ -1,0 +1,270 @@
+"""Labelled folders: where ADE20K, Cityscapes, Pascal VOC, CamVid and plain pairs of folders keep their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.imaging.files import open_label_map
+from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS
+
+IGNORE_INDEX = 255
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture and its segmentation map.
+
+    Args:
+        image: JPEG or PNG file.
+        labels: PNG file of the same height and width.
+
+    Example:
+        >>> Example(Path("images/1.jpg"), Path("labels/1.png")).labels.name
+        '1.png'
+    """
+
+    image: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class SegmentationDataset:
+    """The examples of one split and what their label values mean.
+
+    Args:
+        name: Kind and split, for messages.
+        examples: The pairs, in the order of their names.
+        class_names: Class names by index.
+        class_of_value: Class of each label value 0..255, `IGNORE_INDEX` for those that do not count; a value that has
+            no class is one from `len(class_names)` to 254, which the checks refuse.
+        palette: Colours (K, 3) of RGB label files, or None where the files hold class values.
+
+    Example:
+        >>> dataset = find_dataset("camvid", "CamVid", "train")  # doctest: +SKIP
+        >>> len(dataset.examples)  # doctest: +SKIP
+        367
+    """
+
+    name: str
+    examples: tuple[Example, ...]
+    class_names: tuple[str, ...]
+    class_of_value: np.ndarray
+    palette: np.ndarray | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def read_labels(self, path: str | Path) -> np.ndarray:
+        """Reads one label file as class indices.
+
+        Args:
+            path: PNG with one channel, a colour table, or (where the dataset has a palette) RGB colours.
+
+        Returns:
+            (H, W) int32: classes and `IGNORE_INDEX`.
+
+        Raises:
+            ImageError: The file is no readable label map, holds values above 255 or colours beyond the palette.
+
+        Example:
+            >>> dataset.read_labels("labels/0001.png").dtype  # doctest: +SKIP
+            dtype('int32')
+        """
+        if self.palette is not None:
+            return _classes_of_colours(Path(path), self.palette)
+        values = open_label_map(path)
+        if values.min() < 0 or values.max() > 255:
+            raise ImageError(
+                f"{path}: label values reach {values.max()}; classes must fit into 8 bits (0 to 254, "
+                f"{IGNORE_INDEX} is ignored). Save the class indices as an 8-bit PNG."
+            )
+        return self.class_of_value[values].astype(np.int32)
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """How one kind of dataset is laid out.
+
+    Args:
+        splits: Folder (or list) name of "train" and "val".
+        find: Function of (root, name of the split) that returns the pairs; a missing partner is a path that does not
+            exist, for the checks to report.
+        class_names: Class names by index, or None where the user gives them.
+        class_of_value: Class of each label value.
+        layout: What the folder must look like, for messages.
+
+    Example:
+        >>> KINDS["camvid"].splits["val"]
+        'val'
+    """
+
+    splits: dict[str, str]
+    find: Callable[[Path, str], list[Example]]
+    class_names: tuple[str, ...] | None
+    class_of_value: np.ndarray
+    layout: str
+
+
+def find_dataset(
+    kind: str,
+    root: str | Path,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> SegmentationDataset:
+    """Finds the pairs of pictures and segmentation maps of one split.
+
+    Args:
+        kind: One of `KINDS`: "ade20k", "cityscapes", "voc", "camvid" or "folder".
+        root: The dataset's folder.
+        split: "train" or "val".
+        class_names: Class names, needed for "folder" and refused to disagree in number for the others.
+        palette: Colours of RGB label files, one a class, for "folder".
+
+    Returns:
+        The dataset; its files are not opened yet (see `checks.check_dataset`).
+
+    Raises:
+        DatasetError: The folder does not exist, has another layout, or is empty.
+        ValueError: An unknown kind or split, or class names that do not fit.
+
+    Example:
+        >>> find_dataset("camvid", "CamVid", "train").num_labels  # doctest: +SKIP
+        11
+    """
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind of dataset {kind!r}, only {', '.join(KINDS)}.")
+    layout = KINDS[kind]
+    if split not in layout.splits:
+        raise ValueError(f"split={split!r} must be one of {', '.join(layout.splits)}")
+    names = tuple(class_names) if class_names is not None else layout.class_names
+    if not names:
+        raise ValueError(f"A dataset of kind {kind!r} needs class_names, in the order of the label values.")
+    if layout.class_names is not None and len(names) != len(layout.class_names):
+        raise ValueError(f"class_names has {len(names)} entries, {kind} has {len(layout.class_names)} classes")
+    if palette is not None and len(palette) != len(names):
+        raise ValueError(f"palette has {len(palette)} colours for {len(names)} classes")
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: there is no such folder; {kind} needs {layout.layout}")
+    examples = layout.find(root, layout.splits[split])
+    if not examples:
+        raise DatasetError(f"{root}: no pictures for the split {split!r}; {kind} needs {layout.layout}")
+    colours = None if palette is None else np.asarray(palette, np.uint8)
+    return SegmentationDataset(f"{kind}/{split}", tuple(examples), names, layout.class_of_value, colours)
+
+
+def _pairs(images: Path, labels: Path, pattern: str = "*") -> list[Example]:
+    """Pictures of one folder with the PNG of the same name in another."""
+    found = sorted(path for path in images.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return [Example(path, labels / path.relative_to(images).with_suffix(".png")) for path in found]
+
+
+def _orphaned(pairs: list[Example], images: Path, labels: Path) -> list[Example]:
+    """The label files that no picture claims, as pairs whose picture does not exist."""
+    claimed = {pair.labels for pair in pairs}
+    orphans = sorted(path for path in labels.glob("*.png") if path not in claimed)
+    return [Example(images / f"{path.stem}.jpg", path) for path in orphans]
+
+
+def _find_in_split_folder(root: Path, split: str) -> list[Example]:
+    """`<split>/images` and `<split>/labels`, or `images` and `labels` where there is no folder of the split."""
+    base = root / split if (root / split).is_dir() else root
+    pairs = _pairs(base / "images", base / "labels")
+    return pairs + _orphaned(pairs, base / "images", base / "labels")
+
+
+def _find_ade20k(root: Path, split: str) -> list[Example]:
+    return _pairs(root / "images" / split, root / "annotations" / split)
+
+
+def _find_cityscapes(root: Path, split: str) -> list[Example]:
+    """One folder a city; the two files differ in the last part of their names."""
+    images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
+    found = sorted(images.glob("*/*_leftImg8bit.png"))
+    name = "{}_gtFine_labelIds.png"
+    return [
+        Example(path, labels / path.parent.name / name.format(path.stem.removesuffix("_leftImg8bit"))) for path in found
+    ]
+
+
+def _find_voc(root: Path, split: str) -> list[Example]:
+    """The names listed for the split."""
+    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    names = listing.read_text().split() if listing.is_file() else []
+    return [Example(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
+
+
+def _classes(**class_of_value: int) -> np.ndarray:
+    """The identity on 0..255, but for the values given as v<value>=<class>."""
+    table = np.arange(256)
+    for value, index in class_of_value.items():
+        table[int(value.removeprefix("v"))] = index
+    return table
+
+
+KINDS: dict[str, DatasetKind] = {
+    "ade20k": DatasetKind(
+        {"train": "training", "val": "validation"},
+        _find_ade20k,
+        LABELS["ade20k"],
+        np.concatenate([[IGNORE_INDEX], np.arange(255)]),  # 0 is "other", 1 is the first class
+        "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png (ADEChallengeData2016)",
+    ),
+    "cityscapes": DatasetKind(
+        {"train": "train", "val": "val"},
+        _find_cityscapes,
+        LABELS["cityscapes"],
+        CITYSCAPES_TRAIN_IDS.astype(np.int64),
+        "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png",
+    ),
+    "voc": DatasetKind(
+        {"train": "train", "val": "val"},
+        _find_voc,
+        LABELS["voc"],
+        _classes(),
+        "JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{train,val}.txt",
+    ),
+    "camvid": DatasetKind(
+        {"train": "train", "val": "val"},
+        _find_in_split_folder,
+        LABELS["camvid"],
+        _classes(v11=IGNORE_INDEX),
+        "{train,val}/images/*.jpg and {train,val}/labels/*.png",
+    ),
+    "folder": DatasetKind(
+        {"train": "train", "val": "val"},
+        _find_in_split_folder,
+        None,
+        _classes(),
+        "{train,val}/images/ and {train,val}/labels/, or images/ and labels/, with PNG labels of the pictures' names",
+    ),
+}
+"""Layout and classes of each kind of dataset."""
+
+
+def _classes_of_colours(path: Path, palette: np.ndarray) -> np.ndarray:
+    """Class indices of an RGB label file; black is ignored unless it is a class of its own."""
+    try:
+        with Image.open(path) as image:
+            colours = np.asarray(image.convert("RGB")).astype(np.int64)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read as a label map ({error})") from error
+    codes = colours @ [65536, 256, 1]  # (H, W)
+    classes = np.full(codes.shape, -1, np.int32)
+    classes[codes == 0] = IGNORE_INDEX
+    for index, code in enumerate(palette.astype(np.int64) @ [65536, 256, 1]):
+        classes[codes == code] = index
+    if (classes < 0).any():
+        red, green, blue = colours[classes < 0][0]
+        raise ImageError(f"{path}: the colour ({red}, {green}, {blue}) is not in the palette")
+    return classes

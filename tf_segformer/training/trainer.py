@@ -1,0 +1,261 @@
+"""train: one recipe through `model.fit`, validated, logged and saved so that it can be killed and resumed at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_segformer.errors import CheckpointError, SegformerError
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.training.datasets import SegmentationDataset
+from tf_segformer.training.losses import SegmentationLoss
+from tf_segformer.training.metrics import MeanIoU
+from tf_segformer.training.optimization import create_optimizer
+from tf_segformer.training.pipeline import training_batches, validation_pictures
+from tf_segformer.training.recipes import Phase, Recipe
+from tf_segformer.training.reports import RunLog
+from tf_segformer.training.state import load_state, save_state
+
+STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
+BEST_NAME, LAST_NAME = "best", "last"
+
+
+class Interrupted(SegformerError):
+    """A run was stopped by SIGTERM or SIGINT after its state was saved."""
+
+
+def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str = "auto") -> None:
+    """Compiles a model with the recipe's optimizer and loss, and creates the optimizer's variables.
+
+    Args:
+        model: Segmentation model with the dataset's number of classes.
+        recipe: What to train.
+        jit_compile: As in `keras.Model.compile`.
+
+    Example:
+        >>> compile_model(model, load_recipe("camvid-b0"))  # doctest: +SKIP
+    """
+    accumulated = recipe.accumulation_steps or 1
+    optimizer = create_optimizer(
+        recipe.learning_rate,
+        max(recipe.steps // accumulated, 1),
+        warmup_steps=recipe.warmup_steps // accumulated,
+        power=recipe.power,
+        decay_start=recipe.decay_start // accumulated,
+        weight_decay=recipe.weight_decay,
+        head_rate_factor=recipe.head_rate_factor,
+        clip_norm=recipe.clip_norm,
+        accumulation_steps=recipe.accumulation_steps,
+        ema_momentum=recipe.ema_momentum,
+    )
+    model.compile(optimizer, loss=SegmentationLoss(**recipe.loss), jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+
+
+def train(
+    model: keras.Model,
+    recipe: Recipe,
+    train_data: SegmentationDataset,
+    val_data: SegmentationDataset,
+    output: str | Path,
+    *,
+    processor: SegformerImageProcessor,
+    resume: bool = False,
+    parallel_calls: int | None = None,
+) -> dict[str, Any]:
+    """Trains a compiled model (see `compile_model`) and keeps its best and last weights.
+
+    Args:
+        model: Compiled with the recipe's optimizer.
+        recipe: What to train.
+        train_data: Examples to learn from; checked before.
+        val_data: Examples to choose by.
+        output: Folder of the run: `best/` and `last/` (as `save_pretrained` writes them), `state.npz`, `log.csv`,
+            `recipe.json`, `curves.png` and `tensorboard/`.
+        processor: Saved beside the weights.
+        resume: Continue the run in `output`: same data order and schedule, so the weights become those of a run that
+            was never interrupted.
+        parallel_calls: Pictures prepared at once; None lets tf.data decide.
+
+    Returns:
+        The row of the log with the best validation mIoU.
+
+    Raises:
+        CheckpointError: The folder holds a run and `resume` is off, or it holds none (or another) and it is on.
+        Interrupted: On SIGTERM or SIGINT, after the state was saved.
+        SegformerError: The loss became NaN.
+
+    Example:
+        >>> best = train(model, recipe, train_data, val_data, "runs/camvid", processor=processor)  # doctest: +SKIP
+    """
+    output = Path(output)
+    step, rows = _start(model, recipe, output, resume)
+    log = RunLog(output, val_data, rows)
+    validate = make_validation(model, val_data)
+    with _stop_on_signal() as stop:
+        while step < recipe.steps and not stop.is_set():
+            phase, end = _next_stretch(recipe, step)
+            batches = training_batches(
+                train_data,
+                phase.augmentation,
+                phase.batch_size,
+                seed=recipe.seed,
+                first_step=step,
+                last_step=end,
+                parallel_calls=parallel_calls,
+            )
+            follower = _Follower(log, stop, step, recipe.steps)
+            started = time.monotonic()
+            model.fit(batches, steps_per_epoch=end - step, epochs=1, verbose=0, shuffle=False, callbacks=[follower])
+            seconds = time.monotonic() - started
+            if math.isnan(follower.loss):
+                raise SegformerError(
+                    f"the loss became NaN before step {follower.step}: lower the learning rate or clip the gradients; "
+                    f"{output / STATE_NAME} still holds the last good state"
+                )
+            speed = (follower.step - step) * phase.batch_size / seconds
+            step = follower.step
+            if step == recipe.steps or step % recipe.validate_every == 0:
+                with averaged_weights(model):
+                    scores = validate()
+                    if log.add(step, follower.loss, _learning_rate(model), speed, scores):
+                        _save_pretrained(model, processor, output / BEST_NAME)
+            save_state(output / STATE_NAME, model, {"step": step, "rows": log.rows})
+    if step < recipe.steps:
+        raise Interrupted(f"stopped after step {step} of {recipe.steps}; continue with --resume")
+    with averaged_weights(model):
+        _save_pretrained(model, processor, output / LAST_NAME)
+    log.finish()
+    return log.best
+
+
+def make_validation(model: keras.Model, dataset: SegmentationDataset) -> Any:
+    """A function that measures the model on whole pictures.
+
+    Args:
+        model: Compiled segmentation model.
+        dataset: The validation split.
+
+    Returns:
+        Function without arguments that returns the scores of `metrics.scores_from_confusion` and "loss".
+
+    Example:
+        >>> make_validation(model, val_data)()["mIoU"]  # doctest: +SKIP
+    """
+    metric, loss = MeanIoU(dataset.num_labels), model.loss
+
+    @tf.function(reduce_retracing=True)
+    def measure(pictures: Any, labels: Any) -> Any:
+        logits = model(pictures, training=False)
+        metric.update_state(labels, logits)
+        return loss(labels, logits)
+
+    def validate() -> dict[str, Any]:
+        metric.reset_state()
+        losses = [float(measure(pictures, labels)) for pictures, labels in validation_pictures(dataset)]
+        return {**metric.scores(), "loss": sum(losses) / len(losses)}
+
+    return validate
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Runs a block with the moving average of the weights, where the optimizer keeps one.
+
+    Args:
+        model: Compiled model.
+
+    Example:
+        >>> with averaged_weights(model):  # doctest: +SKIP
+        ...     model.save_pretrained("best")
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    trained = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, trained, strict=True):
+            variable.assign(value)
+
+
+class _Follower(keras.callbacks.Callback):
+    """Counts the steps, shows the progress, and ends `fit` when the run is to stop."""
+
+    def __init__(self, log: RunLog, stop: threading.Event, step: int, steps: int) -> None:
+        super().__init__()
+        self.log, self.stop, self.step, self.steps = log, stop, step, steps
+        self.loss = math.nan
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step += 1
+        self.loss = logs["loss"]  # the mean since the last validation
+        self.log.progress(self.step, self.steps, self.loss)
+        if self.stop.is_set() or math.isnan(self.loss):
+            self.model.stop_training = True
+
+
+def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
+    """The step to begin with and the log so far."""
+    state, settings = output / STATE_NAME, output / RECIPE_NAME
+    wanted = json.dumps(recipe.to_dict(), indent=2, sort_keys=True)
+    if resume:
+        if settings.is_file() and settings.read_text() != wanted:
+            raise CheckpointError(f"{settings}: the run was started with another recipe; resume with the same options")
+        meta = load_state(state, model)
+        return meta["step"], meta["rows"]
+    if state.exists():
+        raise CheckpointError(f"{output}: holds a run already; continue it with --resume or choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    settings.write_text(wanted)
+    return 0, []
+
+
+def _next_stretch(recipe: Recipe, step: int) -> tuple[Phase, int]:
+    """The phase that `step` lies in, and the step before which to validate, to save or to change the phase."""
+    phase_end = 0
+    for phase in recipe.phases:
+        phase_end += phase.steps
+        if step < phase_end:
+            break
+    validation = (step // recipe.validate_every + 1) * recipe.validate_every
+    return phase, min(phase_end, validation)
+
+
+def _learning_rate(model: keras.Model) -> float:
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+def _save_pretrained(model: keras.Model, processor: SegformerImageProcessor, folder: Path) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that the run ends between two steps with its state saved."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield stop
+        return
+    earlier = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for kind, handler in earlier.items():
+            signal.signal(kind, handler)
