@@ -29,7 +29,9 @@ def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
     """
     x = ops.cast(x, "float32")
     if _has_native_kernel():
-        return ops.image.resize(x, (height, width), interpolation="bilinear", data_format="channels_last")
+        import tensorflow as tf  # keras.ops.image.resize takes no size that is known only when the graph runs
+
+        return tf.image.resize(x, (height, width))
     batch, rows, columns, channels = ops.shape(x)
     x = ops.reshape(x, (batch, rows, columns * channels))
     x = ops.matmul(interpolation_matrix(height, rows), x)  # (B, height, W*C)

@@ -30,9 +30,7 @@ class PretrainedModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Runs the model on pictures (B, H, W, C), or on a dictionary that holds them as `pixel_values`."""
-        if isinstance(inputs, dict):
-            if "pixel_values" not in inputs:
-                raise ValueError(f"the model takes 'pixel_values'; the dictionary has {sorted(inputs)}")
+        if isinstance(inputs, dict):  # Keras has checked the name, and would warn about the structure
             inputs = inputs["pixel_values"]
         return super().call(inputs, training=training, mask=mask, **kwargs)
 

@@ -1,0 +1,93 @@
+"""Outputs of small checkpoints that transformers wrote, on every backend that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.modeling.make_golden import CHECKPOINTS, FOLDER, SIZES, picture
+from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation, SegformerModel
+
+CLASSES = {
+    "SegformerForSemanticSegmentation": SegformerForSemanticSegmentation,
+    "SegformerForImageClassification": SegformerForImageClassification,
+}
+TOLERANCE = 5e-6  # of the largest reference magnitude: float32 sums in another order
+
+
+def relative_difference(ours, reference: np.ndarray) -> float:
+    ours = np.asarray(keras.ops.convert_to_numpy(ours))
+    assert ours.shape == reference.shape
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_logits_equal_transformers(name, size):
+    golden = np.load(FOLDER / f"{name}.npz")
+    model = CLASSES[CHECKPOINTS[name][0]].from_pretrained(FOLDER / name)
+    logits = model(picture(size, model.config.num_channels))
+    assert relative_difference(logits, golden[f"{size[0]}x{size[1]}.logits"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_hidden_states_and_attentions_equal_transformers(name):
+    golden = np.load(FOLDER / f"{name}.npz")
+    model = CLASSES[CHECKPOINTS[name][0]].from_pretrained(
+        FOLDER / name, output_hidden_states=True, output_attentions=True
+    )
+    size = SIZES[-1]
+    outputs = model(picture(size, model.config.num_channels))
+    for kind, count in (("hidden_states", len(model.config.depths)), ("attentions", sum(model.config.depths))):
+        assert len(outputs[kind]) == count
+        for index, array in enumerate(outputs[kind]):
+            assert relative_difference(array, golden[f"{size[0]}x{size[1]}.{kind}.{index}"]) < TOLERANCE
+
+
+def test_the_encoder_of_a_segmenter_gives_its_last_hidden_state():
+    encoder = SegformerModel.from_pretrained(FOLDER / "segmentation")
+    size = SIZES[-1]
+    golden = np.load(FOLDER / "segmentation.npz")
+    assert relative_difference(encoder(picture(size, 3)), golden[f"{size[0]}x{size[1]}.hidden_states.3"]) < TOLERANCE
+
+
+ON_ANOTHER_BACKEND = """
+import sys
+sys.modules["tensorflow"] = None  # the modeling room must not need it
+import keras, numpy as np
+from tests.modeling.make_golden import FOLDER, SIZES, picture
+from tf_segformer import SegformerForSemanticSegmentation
+assert keras.backend.backend() == sys.argv[1]
+golden = np.load(FOLDER / "segmentation.npz")
+model = SegformerForSemanticSegmentation.from_pretrained(FOLDER / "segmentation")
+for size in SIZES:
+    reference = golden[f"{size[0]}x{size[1]}.logits"]
+    logits = model.predict(picture(size, 3), verbose=0)
+    print(np.abs(logits - reference).max() / np.abs(reference).max())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_logits_equal_transformers_on_a_backend_without_tensorflow(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    root = Path(__file__).parents[2]
+    finished = subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER_BACKEND, backend],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    differences = [float(line) for line in finished.stdout.split()]
+    assert len(differences) == len(SIZES) and max(differences) < 1e-5
