@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ pytest.importorskip("transformers")
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
 TOLERANCE = 2e-5  # max |difference| / max |reference|
+# Softmax does not see what a key's bias adds to all scores of a query, nor batch norm what is added to all positions:
+# these gradients are zero, and both sides give rounding noise.
+WITHOUT_EFFECT = re.compile(r"attention/key/bias|decode_head/linear_c_\d/bias|stage_norm_3/beta")
 SIZES = [(512, 512), (97, 131), (64, 160)]
 
 
@@ -92,7 +96,7 @@ def test_gradients_of_every_weight_agree(tmp_path):
     scale = max(np.abs(gradient).max() for gradient in expected.values())
     for name, theirs in expected.items():
         ours = gradients[name].numpy()
-        if name.endswith("key/bias"):  # adds the same to all scores of a query: rounding noise around zero
+        if WITHOUT_EFFECT.search(name):
             assert max(np.abs(ours).max(), np.abs(theirs).max()) < 1e-6 * scale, name
         else:
             assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max(), name
