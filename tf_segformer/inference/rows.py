@@ -31,10 +31,16 @@ class LogitRows:
         self.size = (logits.shape[0], logits.shape[1])
         self.num_classes = logits.shape[2]
         self._logits = logits
+        self._dropped = 0
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """A view of the rows asked for."""
-        return self._logits[first:last]
+        return self._logits[first - self._dropped : last - self._dropped]
+
+    def drop_before(self, row: int) -> None:
+        """Frees the rows above, which must not be read again."""
+        self._logits = self._logits[row - self._dropped :].copy()
+        self._dropped = row
 
 
 class ResizedRows:
@@ -61,6 +67,10 @@ class ResizedRows:
         needed = self._source.rows(start, int(upper[-1]) + 1)  # (few, w, K)
         widened = _blend(needed, *self._horizontal, axis=1)  # (few, W, K): across first, while the rows are few
         return _blend(widened, lower - start, upper - start, weight, axis=0)  # (last - first, W, K)
+
+    def drop_before(self, row: int) -> None:
+        """Frees the source rows that only rows above need."""
+        self._source.drop_before(int(self._vertical[0][row]))
 
 
 class WindowRows:
@@ -103,12 +113,19 @@ class WindowRows:
             if begin >= end:
                 continue
             if top not in self._computed:
+                self._drop_before(first)
                 self._computed[top] = self._compute(top)
             for left, window in zip(self._lefts, self._computed[top], strict=True):
                 total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top)
         count = self._windows_over_row[first:last, None] * self._windows_over_column
         total /= count[..., None]
         return total
+
+    def _drop_before(self, row: int) -> None:
+        """Frees the upper parts of windows that were read already: at 150 classes they are gigabytes."""
+        for top, windows in self._computed.items():
+            for window in windows:
+                window.drop_before(max(row - top, 0))
 
     def _compute(self, top: int) -> list[ResizedRows]:
         """The windows that begin at one row, from left to right."""

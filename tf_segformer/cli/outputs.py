@@ -1,0 +1,147 @@
+"""What `predict` writes: one group of files a picture, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.labels import palette_for
+from tf_segformer.imaging.visualize import draw_overlay
+from tf_segformer.inference.results import SegmentationResult
+
+KINDS = {"overlay": "_overlay.png", "mask": "_mask.png", "json": ".json", "logits": "_logits.npy"}
+
+
+class OutputFolder:
+    """Writes the files of many pictures into one folder; pictures of equal names get numbers.
+
+    Args:
+        folder: Where to write; made where it is missing.
+        kinds: Some of `KINDS`.
+        inputs: The pictures, which no output may replace.
+        alpha: Weight of the colours in the overlay.
+        apply_exif_orientation: Whether the pictures were turned before they were segmented.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Iterable[str],
+        inputs: Iterable[Path],
+        alpha: float = 0.5,
+        apply_exif_orientation: bool = False,
+    ) -> None:
+        self.folder = folder
+        self._kinds = [kind for kind in KINDS if kind in set(kinds)]
+        self._taken = {os.path.abspath(path).casefold() for path in inputs}
+        self._alpha = alpha
+        self._apply_exif_orientation = apply_exif_orientation
+
+    def write(self, result: SegmentationResult) -> list[Path]:
+        """Writes the files of one result.
+
+        Args:
+            result: The result of a picture that came from a file.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            OSError: Where the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = self._free_paths(Path(result.source).stem)
+        for kind, path in paths.items():
+            write_aside(path, getattr(self, f"_write_{kind}")(result))
+        return list(paths.values())
+
+    def _free_paths(self, stem: str) -> dict[str, Path]:
+        """Paths of one picture's files that no other picture of this run has, nor is itself a picture."""
+        number = 1
+        while True:
+            name = stem if number == 1 else f"{stem}_{number}"
+            paths = {kind: self.folder / f"{name}{KINDS[kind]}" for kind in self._kinds}
+            keys = {os.path.abspath(path).casefold() for path in paths.values()}
+            if not keys & self._taken:
+                self._taken |= keys
+                return paths
+            number += 1
+
+    def _write_mask(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+        return lambda file: mask_picture(result.class_map, list(result.labels.values())).save(file, "PNG")
+
+    def _write_overlay(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+        picture = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
+        overlay = draw_overlay(picture, result.class_map, list(result.labels.values()), alpha=self._alpha)
+        return lambda file: overlay.save(file, "PNG")
+
+    def _write_json(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+        return lambda file: file.write((json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n").encode())
+
+    def _write_logits(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+        return lambda file: np.save(file, result.logits)
+
+
+def describe(result: SegmentationResult) -> dict[str, Any]:
+    """A result as JSON: the picture's path and size, the share of each class present, the class names."""
+    height, width = result.class_map.shape
+    return {
+        "picture": result.source,
+        "height": height,
+        "width": width,
+        "shares": {name: round(share, 6) for name, share in result.shares.items()},
+        "labels": {str(index): name for index, name in result.labels.items()},
+    }
+
+
+def mask_picture(class_map: np.ndarray, labels: list[str]) -> Image.Image:
+    """A class map as a picture whose pixel values are the classes.
+
+    Args:
+        class_map: (H, W) classes.
+        labels: Class names.
+
+    Returns:
+        An 8-bit picture with the classes' colours as its palette; a 16-bit one for more than 256 classes.
+    """
+    if len(labels) > 256:
+        return Image.fromarray(class_map.astype(np.uint16))
+    picture = Image.fromarray(class_map.astype(np.uint8))
+    picture.putpalette(palette_for(labels).tobytes())
+    return picture
+
+
+def write_aside(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file under another name and renames it, so that no reader meets half of it.
+
+    Args:
+        path: The file to write; replaced where it exists.
+        write: Function that writes the content to an open file.
+
+    Raises:
+        OSError: Where the folder cannot be written.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            write(file)
+        except BaseException:
+            file.close()
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o666 & ~_umask())
+    os.replace(file.name, path)
+
+
+def _umask() -> int:
+    """The permissions that new files lack; temporary files are private until they get the usual ones."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,162 @@
+"""`tf-segformer predict`: photographs in; class maps, overlays with legend and class shares out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tf_segformer.cli.inputs import expand_inputs
+from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
+from tf_segformer.cli.options import make_predictor, prediction_options
+from tf_segformer.cli.outputs import KINDS, OutputFolder, describe
+from tf_segformer.inference.results import SegmentationResult
+
+PARTLY_FAILED, UNUSABLE = 1, 2
+_SHARES_IN_A_LINE = 4
+_TOP_CLASSES = 5
+
+
+def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """The kinds of files to write, parted by commas."""
+    kinds = tuple(part.strip() for part in value.split(",") if part.strip())
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise click.BadParameter(f"{value!r}: choose from {', '.join(KINDS)}")
+    return kinds
+
+
+@click.command(short_help="Segment photographs.")
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO...")
+@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Folder, file, embedded name or Hub id.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="segmented", show_default=True,
+    help="Folder to write to.",
+)  # fmt: skip
+@click.option(
+    "--save", default="overlay,mask", show_default=True, callback=_read_kinds, metavar="KIND,...",
+    help=f"What to write: {', '.join(KINDS)}.",
+)  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colours.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture instead of tables.")
+@prediction_options
+def predict(
+    photos: tuple[str, ...],
+    model: str,
+    output: Path,
+    save: tuple[str, ...],
+    alpha: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Segments photographs and writes a class map (PNG) and an overlay with legend for each.
+
+    PHOTO is a file, a folder, a quoted pattern such as "photos/*.jpg", or - for a list of paths on standard input.
+    A classification checkpoint prints its five most probable classes instead and writes nothing.
+
+    The exit code is 0 when every picture was segmented, 1 when some could not be read, 2 when none could.
+
+    Example: tf-segformer predict street.jpg --save overlay,json
+    """
+    pictures, problems = expand_inputs(photos)
+    loaded = load_model(model) if pictures else None
+    done = 0
+    for problem in problems:
+        _complain(problem)
+    if loaded is not None and loaded.task == "classification":
+        done, failed = _classify(loaded.model, load_processor(model), pictures, as_json)
+    elif loaded is not None:
+        segmenter = require_segmentation(loaded)
+        processor = load_processor(model)
+        predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
+        folder = OutputFolder(output, save, pictures, alpha, processor.apply_exif_orientation)
+        results = predictor(pictures, on_error="skip")
+        reported = 0
+        for result in results:
+            done += 1
+            paths = folder.write(result)
+            reported = _complain_of(results.failures, reported)
+            _report(result, paths, alone=len(pictures) == 1, as_json=as_json)
+        _complain_of(results.failures, reported)
+        failed = len(results.failures)
+    else:
+        failed = 0
+    if failed or problems:
+        sys.exit(PARTLY_FAILED if done else UNUSABLE)
+
+
+def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
+    """Prints the shares of one picture: a table where it is the only one, a line otherwise, or JSON."""
+    if as_json:
+        click.echo(json.dumps({**describe(result), "files": [str(path) for path in paths]}, ensure_ascii=False))
+        return
+    shares = result.shares
+    if not alone:
+        largest = ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:_SHARES_IN_A_LINE])
+        more = len(shares) - _SHARES_IN_A_LINE
+        click.echo(f"{result.source}: {largest}{f' and {more} more' if more > 0 else ''}")
+        return
+    _print_table(result.source, ("class", "share"), [(name, _percent(share)) for name, share in shares.items()])
+    for path in paths:
+        click.echo(f"wrote {path}")
+
+
+def _classify(model: Any, processor: Any, pictures: list[Path], as_json: bool) -> tuple[int, int]:
+    """Prints the most probable classes of each picture; returns how many could be read and how many not."""
+    import numpy as np
+
+    from tf_segformer.imaging.files import open_image
+    from tf_segformer.inference.forward import forward_function
+
+    forward = forward_function(model)
+    done = 0
+    for path in pictures:
+        try:
+            picture = open_image(path, apply_exif_orientation=processor.apply_exif_orientation)
+        except (ValueError, OSError) as error:
+            _complain(error)
+            continue
+        logits = forward(processor(picture)["pixel_values"])[0]  # (K,)
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES]
+        named = {model.config.id2label[int(index)]: float(probabilities[index]) for index in best}
+        if as_json:
+            click.echo(json.dumps({"picture": str(path), "probabilities": named}, ensure_ascii=False))
+        else:
+            rows = [(name, _percent(probability)) for name, probability in named.items()]
+            _print_table(str(path), ("class", "probability"), rows)
+        done += 1
+    return done, len(pictures) - done
+
+
+def _print_table(title: str, header: tuple[str, str], rows: list[tuple[str, str]]) -> None:
+    """Prints names and percentages in two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(header[0])
+    table.add_column(header[1], justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %" if share >= 0.0005 else "<0.1 %"
+
+
+def _complain_of(failures: list[Any], reported: int) -> int:
+    """Writes the failures that were not reported yet; returns how many are by now."""
+    for failure in failures[reported:]:
+        _complain(failure.error)
+    return len(failures)
+
+
+def _complain(problem: object) -> None:
+    """Writes one line to standard error."""
+    click.echo(f"tf-segformer: {problem}", err=True)
