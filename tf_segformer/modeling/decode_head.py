@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_segformer.modeling.layers import PACKAGE, normal_initializer
+from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.resize import resize_bilinear
 
 BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}  # torch's defaults; its momentum 0.1 weighs the new batch

@@ -13,7 +13,8 @@ import keras
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
-from tf_segformer.modeling.layers import PACKAGE, OverlapPatchEmbedding, TransformerBlock, normal_initializer
+from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 
 
 class PretrainedModel(keras.Model):

@@ -1,0 +1,148 @@
+"""Efficient self-attention: every position looks at keys and values of a reduced resolution.
+
+Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+
+
+def _softmax(scores: Any) -> Any:
+    """Softmax over the keys; Keras warns where there is one key, as on the smallest pictures."""
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+
+
+def attention_output_spec(x: Any, dtype: str, num_heads: int, return_attention: bool) -> Any:
+    """What a layer of attention gives back: the map, and where asked for its probabilities."""
+    outputs = keras.KerasTensor(x.shape, dtype=dtype)
+    return (
+        (outputs, keras.KerasTensor((x.shape[0], num_heads, None, None), dtype=dtype)) if return_attention else outputs
+    )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class EfficientSelfAttention(keras.layers.Layer):
+    """Self-attention of every position over keys and values taken at a reduced resolution.
+
+    Args:
+        hidden_size: Channels, divisible by `num_heads`.
+        num_heads: Attention heads.
+        sequence_reduction: Ratio R by which a strided convolution shrinks both sides of the map before keys and
+            values are projected; 1 for none.
+        dropout: Rate of dropout on the attention probabilities, in [0, 1).
+        epsilon: Epsilon of the layer norm after the reduction.
+        initializer_range: Standard deviation of the initial kernels.
+
+    Source: Xie et al. 2021, section 3.1, "Efficient Self-Attention", equation 2.
+
+    Example:
+        >>> EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape
+        (1, 8, 12, 64)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        sequence_reduction: int = 1,
+        dropout: float = 0.0,
+        epsilon: float = 1e-5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size={hidden_size} is not divisible by num_heads={num_heads}")
+        self.hidden_size = hidden_size
+        self.num_heads = num_heads
+        self.sequence_reduction_ratio = sequence_reduction
+        self.dropout_rate = dropout
+        self.epsilon = epsilon
+        self.initializer_range = initializer_range
+        self.query, self.key, self.value, self.output_dense = (
+            keras.layers.Dense(
+                hidden_size,
+                kernel_initializer=normal_initializer(initializer_range),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name in ("query", "key", "value", "output_dense")
+        )
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        if sequence_reduction > 1:
+            self.sequence_reduction = keras.layers.Conv2D(
+                hidden_size,
+                sequence_reduction,
+                strides=sequence_reduction,
+                padding="valid",
+                data_format="channels_last",
+                kernel_initializer=normal_initializer(initializer_range),
+                dtype=self.dtype_policy,
+                name="sequence_reduction",
+            )
+            self.layer_norm = keras.layers.LayerNormalization(
+                epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm"
+            )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights."""
+        map_shape = (None, None, None, self.hidden_size)
+        for layer in (self.query, self.key, self.value, self.output_dense):
+            layer.build(map_shape)
+        if self.sequence_reduction_ratio > 1:
+            self.sequence_reduction.build(map_shape)
+            self.layer_norm.build(map_shape)
+
+    def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
+        reduced = self._reduce(x)  # (B, H', W', C)
+        query = self._split_heads(self.query(x))  # (B, heads, H*W, C/heads)
+        key = self._split_heads(self.key(reduced))  # (B, heads, H'*W', C/heads)
+        value = self._split_heads(self.value(reduced))
+        scale = (self.hidden_size // self.num_heads) ** -0.5
+        scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, H*W, H'*W')
+        probabilities = ops.cast(_softmax(ops.cast(scores, "float32")), self.compute_dtype)
+        context = ops.matmul(self.dropout(probabilities, training=training), value)
+        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), ops.shape(x))  # (B, H, W, C)
+        outputs = self.output_dense(context)
+        return (outputs, probabilities) if return_attention else outputs
+
+    def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
+        """Shapes and dtypes of the result, without running the layer."""
+        return attention_output_spec(x, self.compute_dtype, self.num_heads, return_attention)
+
+    def _reduce(self, x: Any) -> Any:
+        """Shrinks the map for keys and values; one smaller than the ratio is padded so that one key is left."""
+        ratio = self.sequence_reduction_ratio
+        if ratio == 1:
+            return x
+        height, width = ops.shape(x)[1:3]
+        missing = [
+            max(ratio - side, 0) if isinstance(side, int) else ops.maximum(ratio - side, 0) for side in (height, width)
+        ]
+        x = ops.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        return self.layer_norm(self.sequence_reduction(x))
+
+    def _split_heads(self, x: Any) -> Any:
+        """(B, H, W, C) -> (B, heads, H*W, C/heads)."""
+        batch = ops.shape(x)[0]
+        x = ops.reshape(x, (batch, -1, self.num_heads, self.hidden_size // self.num_heads))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_size": self.hidden_size,
+            "num_heads": self.num_heads,
+            "sequence_reduction": self.sequence_reduction_ratio,
+            "dropout": self.dropout_rate,
+            "epsilon": self.epsilon,
+            "initializer_range": self.initializer_range,
+        }
