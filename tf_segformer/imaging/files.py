@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tf_segformer.errors import ImageError
 
@@ -103,6 +103,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(
             f"A picture of mode {image.mode} has no fixed range of values: scale it to 0..255 and convert it to uint8."
         )
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow asks for this step, then drops the alpha all the same
     return image.convert("RGB")
 
 
@@ -116,9 +118,11 @@ def _decode(source: str | PathLike | bytes | Image.Image, max_pixels: int) -> Im
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{_describe(source)}: refused before decoding: {error}. Raise max_pixels and "
+            f"{_describe(source)}: refused before decoding: {error} Raise max_pixels and "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
         ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{_describe(source)}: not a picture in one of the formats {', '.join(_FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise a dozen kinds on hostile bytes
         raise ImageError(f"{_describe(source)}: not a picture that can be read ({error}).") from error
     width, height = image.size
@@ -155,4 +159,4 @@ def _open_header(source: str | PathLike | bytes) -> Image.Image:
 
 def _describe(source: object) -> str:
     """Names the source in an error message."""
-    return str(source) if isinstance(source, (str, PathLike)) else "picture"
+    return str(source) if isinstance(source, (str, PathLike)) else "the picture"

@@ -15,7 +15,7 @@ _PNG_SIGNATURE = (0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A)
 _JPEG_SIGNATURE = (0xFF, 0xD8, 0xFF)
 _HEADER_BYTES = 24  # of a PNG: signature, length and name of the first chunk, width, height
 
-_STRIP_BYTES = 8 * 2**20  # resized logits of one strip; a strip's temporaries are about six times as many
+_CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk of cells
 
 
 def encoded_image_size(encoded: tf.Tensor) -> tf.Tensor:
@@ -143,9 +143,9 @@ def preprocess_encoded(
 
 
 def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
-    """Resizes logits bilinearly and takes the class with the largest one, strip by strip, in bounded memory.
+    """Resizes logits bilinearly and takes the class with the largest one, in bounded memory.
 
-    As in `imaging.postprocess`, pixels whose four neighbouring logits have one winner are not interpolated.
+    As in `imaging.postprocess`, cells whose four logits have one winner are not interpolated, the others in chunks.
 
     Args:
         logits: (h, w, num_labels), any floating type.
@@ -159,32 +159,40 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
     logits = tf.cast(logits, tf.float32)
-    height, width = target_size[0], target_size[1]
-    rows, columns, num_labels = tf.unstack(tf.shape(logits))
+    size, num_labels = tf.shape(logits)[:2], tf.shape(logits)[2]
     flat = tf.reshape(logits, [-1, num_labels])  # (h*w, K)
     winners = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    mixed = _is_mixed(winners)
-    top, down = _interpolation(rows, height)
-    left, across = _interpolation(columns, width)
+    rows, columns = _Axis(size[0], target_size[0]), _Axis(size[1], target_size[1])
+    class_map = tf.gather(tf.gather(winners, rows.low), columns.low, axis=1)  # (H, W)
+    cells = tf.where(_is_mixed(winners) & (rows.count > 0)[:, None] & (columns.count > 0))
+    first = tf.stack([rows.low[:1], columns.low[:1]], axis=1)  # one cell more: the loop below needs one at least
+    cells = tf.concat([tf.cast(cells, tf.int32), first], axis=0)  # (N, 2)
 
-    def settle(strip: tf.Tensor) -> tf.Tensor:
-        lines = tf.gather(top, strip)
-        pixels = tf.where(tf.gather(tf.gather(mixed, lines), left, axis=1))  # (n, 2)
-        i, j = tf.gather(lines, pixels[:, 0]), tf.gather(left, pixels[:, 1])
-        below, right = tf.minimum(i + 1, rows - 1), tf.minimum(j + 1, columns - 1)
-        dy, dx = tf.gather(tf.gather(down, strip), pixels[:, 0]), tf.gather(across, pixels[:, 1])
-        values = (1 - dy) * ((1 - dx) * tf.gather(flat, i * columns + j) + dx * tf.gather(flat, i * columns + right))
-        values += dy * ((1 - dx) * tf.gather(flat, below * columns + j) + dx * tf.gather(flat, below * columns + right))
-        settled = tf.argmax(values, axis=-1, output_type=tf.int32)
-        return tf.tensor_scatter_nd_update(tf.gather(tf.gather(winners, lines), left, axis=1), pixels, settled)
+    def settle(chunk: tf.Tensor) -> tf.Tensor:
+        i, j = tf.unstack(chunk, axis=1)
+        below, right = tf.minimum(i + 1, size[0] - 1), tf.minimum(j + 1, size[1] - 1)
+        corners = tf.stack([i * size[1] + j, i * size[1] + right, below * size[1] + j, below * size[1] + right], axis=1)
+        down = tf.gather(rows.weight, rows.pixels(i))[:, :, None]  # (n, P, 1)
+        across = tf.gather(columns.weight, columns.pixels(j))[:, None, :]  # (n, 1, Q)
+        weights = tf.stack(
+            [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across], axis=-1
+        )
+        weights = tf.reshape(weights, [tf.shape(i)[0], -1, 4])  # (n, P*Q, 4)
+        return tf.argmax(weights @ tf.gather(flat, corners), axis=-1, output_type=tf.int32)  # (n, P*Q)
 
-    lines_per_strip = tf.maximum(1, _STRIP_BYTES // (4 * width * num_labels))
-    starts = tf.range(0, height, lines_per_strip)
-    strips = tf.minimum(starts[:, None] + tf.range(lines_per_strip), height - 1)  # the last one repeats its last line
+    count = tf.shape(cells)[0]
+    step = tf.maximum(1, _CHUNK_BYTES // (4 * rows.span * columns.span * num_labels))
+    chunks = tf.minimum(tf.range(0, count, step)[:, None] + tf.range(step), count - 1)  # the last cell fills up
     settled = tf.map_fn(
-        settle, strips, fn_output_signature=tf.TensorSpec([None, None], tf.int32), parallel_iterations=1
+        lambda chunk: settle(tf.gather(cells, chunk)),
+        chunks,
+        fn_output_signature=tf.TensorSpec([None, None], tf.int32),
+        parallel_iterations=1,
     )
-    return tf.reshape(settled, [-1, width])[:height]
+    settled = tf.reshape(settled, [-1, rows.span, columns.span])[:count]  # (N, P, Q)
+    y, x = rows.pixels(cells[:, 0])[:, :, None], columns.pixels(cells[:, 1])[:, None, :]
+    places = tf.stack([y + tf.zeros_like(x), x + tf.zeros_like(y)], axis=-1)  # (N, P, Q, 2)
+    return tf.tensor_scatter_nd_update(class_map, places, settled)
 
 
 def colorize(class_map: tf.Tensor, palette: np.ndarray) -> tf.Tensor:
@@ -261,13 +269,23 @@ def _value_table(processor: SegformerImageProcessor) -> np.ndarray:
     return values[:, 0].astype(np.float32)
 
 
-def _interpolation(size: tf.Tensor, target: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Lower neighbour of each pixel along one axis, and the weight of the next one."""
-    step = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
-    position = (tf.cast(tf.range(target), tf.float64) + 0.5) * step - 0.5
-    position = tf.clip_by_value(position, 0, tf.cast(size - 1, tf.float64))
-    low = tf.cast(position, tf.int32)
-    return low, tf.cast(position - tf.cast(low, tf.float64), tf.float32)[:, None]
+class _Axis:
+    """How the pixels of one axis lie between the logits: pixel p mixes logits low[p] and low[p] + 1."""
+
+    def __init__(self, size: tf.Tensor, target: int | tf.Tensor) -> None:
+        step = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
+        position = (tf.cast(tf.range(target), tf.float64) + 0.5) * step - 0.5
+        position = tf.clip_by_value(position, 0, tf.cast(size - 1, tf.float64))
+        self.low = tf.cast(position, tf.int32)
+        self.weight = tf.cast(position - tf.floor(position), tf.float32)  # of logit low + 1
+        self.first = tf.searchsorted(self.low, tf.range(size))  # first pixel of each cell
+        self.count = tf.concat([self.first[1:], [target]], axis=0) - self.first  # pixels of each cell
+        self.span = tf.reduce_max(self.count)
+
+    def pixels(self, cells: tf.Tensor) -> tf.Tensor:
+        """Pixels (n, span) of some cells; those of a small cell end with its last one, repeated."""
+        offsets = tf.minimum(tf.range(self.span), tf.gather(self.count, cells)[:, None] - 1)
+        return tf.gather(self.first, cells)[:, None] + offsets
 
 
 def _is_mixed(winners: tf.Tensor) -> tf.Tensor:
