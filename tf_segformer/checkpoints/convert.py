@@ -171,14 +171,10 @@ def match_shapes(
         raise CheckpointError(
             f"{translation.path} ({title}) does not fit the model, nothing was loaded:\n  {lines}{hint}"
         )
-    if without_head or fresh:
-        names = [name for name in expected if name.startswith(tuple(without_head)) or name in fresh]
-        reason = "has no such head" if without_head else "has them in other shapes"
-        warnings.warn(
-            f"{translation.path} {reason}; newly initialized, to be trained: {', '.join(names)}",
-            UserWarning,
-            stacklevel=3,
-        )
+    for head in without_head:
+        _warn(f"{translation.path} has no {head.rstrip('/')}: the model's is newly initialized, train it first")
+    if fresh:
+        _warn(f"{translation.path} has other shapes of {', '.join(fresh)}: newly initialized, train them first")
     return [name for name in wanted if name not in fresh]
 
 
@@ -228,6 +224,11 @@ def model_tensors(model: keras.Model) -> dict[str, LazyTensor]:
 
 
 _HEAD_HINT = "\nPass ignore_mismatched_sizes=True to keep the encoder and train a new head."
+
+
+def _warn(message: str) -> None:
+    """Warns at the line that called `from_pretrained`."""
+    warnings.warn(message, UserWarning, stacklevel=6)
 
 
 def _has(names: Mapping[str, Any], head: str) -> bool:

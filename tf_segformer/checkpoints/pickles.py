@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from tf_segformer.errors import CheckpointError
-
 MAX_OPCODES = 500_000  # a B5 with the state of its optimizer has about 150,000
 _MAX_KEY = 2**31
 
@@ -66,8 +64,8 @@ def read_pickle(
         Plain data: dictionaries, lists (also for sets), tuples, strings, numbers, and what the two tables give.
 
     Raises:
-        CheckpointError: For a global that is not in the table.
-        ValueError: For a damaged pickle, one with other opcodes, and one of more than `MAX_OPCODES`.
+        ValueError: For a global that is not in the table, a damaged pickle, one with other opcodes, and one of more
+            than `MAX_OPCODES`.
 
     Example:
         >>> import io, pickle
@@ -136,7 +134,7 @@ class _Machine:
             argument = f"{module} {name}"
         if argument not in self.known_globals:
             shown = str(argument)[:100].replace(" ", ".")
-            raise CheckpointError(
+            raise ValueError(
                 f"refused the name {shown!r}: a checkpoint needs tensors and plain data only, "
                 "anything else could run code. Save the state_dict alone, best as safetensors"
             )

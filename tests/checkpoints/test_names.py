@@ -1,0 +1,152 @@
+"""The tables of names, tested without a model."""
+
+import numpy as np
+import pytest
+
+from tf_segformer import SegformerConfig
+from tf_segformer.checkpoints.families import FAMILIES
+from tf_segformer.checkpoints.layouts import to_keras, to_torch
+from tf_segformer.checkpoints.names import keras_names, recognise, source_names
+from tf_segformer.checkpoints.schema import TASK_CLASSES, variable_shapes
+from tf_segformer.errors import CheckpointError
+
+ONE_NAME_OF_EACH = {
+    ("huggingface", "segformer.encoder.block.2.1.attention.self.key.weight"): ("block_2_1/attention/key/kernel",),
+    ("huggingface", "encoder.layer_norm.3.bias"): ("stage_norm_3/beta",),
+    ("huggingface", "decode_head.linear_fuse.weight"): ("decode_head/linear_fuse/kernel",),
+    ("huggingface", "decode_head.batch_norm.running_var"): ("decode_head/batch_norm/moving_variance",),
+    ("huggingface-v5", "segformer.stages.1.blocks.0.attention.sequence_reduction.layer_norm.weight"): (
+        "block_1_0/attention/layer_norm/gamma",
+    ),
+    ("huggingface-v5", "decode_head.linear_projections.2.proj.bias"): ("decode_head/linear_c_2/bias",),
+    ("huggingface-tf", "segformer.tf_model.segformer.encoder.block.0.1.mlp.dwconv.dwconv.kernel"): (
+        "block_0_1/mlp/depthwise_convolution/kernel",
+    ),
+    ("huggingface-tf", "decode_head.decode_head.classifier.bias"): ("decode_head/classifier/bias",),
+    ("huggingface-tf", "classifier.tf_model.classifier.kernel"): ("classifier/kernel",),
+    ("nvlabs", "patch_embed1.proj.weight"): ("patch_embedding_0/projection/kernel",),
+    ("nvlabs", "backbone.block4.2.attn.sr.bias"): ("block_3_2/attention/sequence_reduction/bias",),
+    ("nvlabs", "decode_head.linear_c4.proj.weight"): ("decode_head/linear_c_3/kernel",),
+    ("nvlabs", "decode_head.conv_seg.weight"): (),
+    ("nvlabs", "head.bias"): ("classifier/bias",),
+    ("mmseg", "backbone.layers.1.1.0.ffn.layers.4.weight"): ("block_1_0/mlp/dense_2/kernel",),
+    ("mmseg", "layers.2.2.weight"): ("stage_norm_2/gamma",),
+    ("mmseg", "decode_head.fusion_conv.bn.running_mean"): ("decode_head/fusion_norm/moving_mean",),
+    ("mmseg", "decode_head.conv_seg.weight"): ("decode_head/classifier/kernel",),
+    ("smp", "encoder.norm2.weight"): ("stage_norm_1/gamma",),
+    ("smp", "segmentation_head.0.bias"): ("decode_head/classifier/bias",),
+    ("keras", "segformer.patch_embedding_1.layer_norm.1"): ("patch_embedding_1/layer_norm/beta",),
+    ("keras", "decode_head.classifier.0"): ("decode_head/classifier/kernel",),
+    ("keras-hub", "seg_former_backbone.functional.layer_normalization.0"): ("stage_norm_0/gamma",),
+    ("keras-hub", "seg_former_backbone.sequential.conv2d.0"): ("decode_head/linear_fuse/kernel",),
+    ("keras-hub", "conv2d.1"): ("decode_head/classifier/bias",),
+}
+
+
+@pytest.mark.parametrize(("family", "name"), ONE_NAME_OF_EACH)
+def test_a_name_of_every_family_becomes_a_variable(family, name):
+    assert keras_names(family, name) == ONE_NAME_OF_EACH[family, name]
+
+
+def test_keys_stand_before_values_in_the_fused_tensor_of_nvlabs():
+    assert keras_names("nvlabs", "block2.1.attn.kv.weight") == (
+        "block_1_1/attention/key/kernel",
+        "block_1_1/attention/value/kernel",
+    )
+
+
+def test_query_key_value_is_the_order_in_the_fused_tensor_of_mmsegmentation():
+    assert keras_names("mmseg", "backbone.layers.0.1.1.attn.attn.in_proj_weight") == (
+        "block_0_1/attention/query/kernel",
+        "block_0_1/attention/key/kernel",
+        "block_0_1/attention/value/kernel",
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "template"), [("smp", "decoder.mlp_stage.{}.linear.bias"), ("keras-hub", "dense_{}.1")]
+)
+def test_projections_of_the_head_are_numbered_from_the_last_stage(family, template):
+    for index in range(4):
+        assert keras_names(family, template.format(index)) == (f"decode_head/linear_c_{3 - index}/bias",)
+
+
+def test_numbered_batches_are_known_and_unused():
+    assert keras_names("huggingface", "decode_head.batch_norm.num_batches_tracked") == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "weight", "encoder.block.0.0.attention.self.query.scale", "block1.0.attn.q.weight.x"]
+)
+def test_a_name_of_no_family_is_unknown(name):
+    assert all(keras_names(family, name) is None for family in FAMILIES)
+
+
+@pytest.mark.parametrize("family", ["huggingface", "nvlabs"])
+@pytest.mark.parametrize("task", TASK_CLASSES)
+def test_written_names_are_read_back_as_the_same_variables(family, task):
+    variables = list(variable_shapes(SegformerConfig(num_labels=3), task))
+    names = source_names(family, variables)
+    read = [variable for name in names for variable in keras_names(family, name)]
+    assert sorted(read) == sorted(variables)
+    assert recognise(names) == family
+
+
+def test_hugging_face_has_208_tensors_for_b0_and_1172_for_b5():
+    for variant, count in (("b0", 208), ("b1", 208), ("b2", 380), ("b3", 644), ("b4", 930), ("b5", 1172)):
+        names = source_names("huggingface", variable_shapes(SegformerConfig.from_variant(variant), "segmentation"))
+        assert len(names) + 1 == count  # and num_batches_tracked
+
+
+def test_nvlabs_has_no_name_for_the_head_of_mmsegmentation():
+    shapes = variable_shapes(SegformerConfig(decode_head_type="mmseg"), "segmentation")
+    with pytest.raises(CheckpointError, match=r"decode_head/\w+.*cannot be written"):
+        source_names("nvlabs", shapes)
+
+
+def test_an_unknown_family_is_refused_with_its_first_names_and_the_families():
+    with pytest.raises(CheckpointError, match=r"conv1\.weight.*Hugging Face.*NVlabs.*mmsegmentation.*keras-hub"):
+        recognise(["conv1.weight", "layer1.0.bn1.bias"])
+    with pytest.raises(CheckpointError, match="no tensor at all"):
+        recognise([])
+
+
+def test_a_pvt_of_timm_is_refused_by_name():
+    names = ["patch_embed.proj.weight", "stages.0.blocks.0.attn.q.weight", "stages.0.blocks.0.attn.kv.weight"]
+    with pytest.raises(CheckpointError, match="PVTv2 of timm"):
+        recognise(names)
+
+
+@pytest.mark.parametrize(
+    ("variable", "shape"),
+    [
+        ("patch_embedding_0/projection/kernel", (7, 7, 3, 5)),
+        ("block_0_0/attention/sequence_reduction/kernel", (2, 2, 5, 6)),
+        ("block_0_0/mlp/depthwise_convolution/kernel", (3, 3, 8, 1)),
+        ("block_0_0/mlp/dense_1/kernel", (4, 6)),
+        ("decode_head/linear_fuse/kernel", (12, 3)),
+        ("decode_head/classifier/kernel", (3, 2)),
+        ("classifier/kernel", (3, 2)),
+        ("stage_norm_0/gamma", (4,)),
+    ],
+)
+def test_layouts_of_pytorch_and_keras_are_inverse(variable, shape):
+    values = np.random.default_rng(0).standard_normal(shape)
+    np.testing.assert_array_equal(to_keras(to_torch([values], [variable]), variable, "torch"), values)
+
+
+def test_stacked_rows_are_parted_in_order():
+    variables = ["block_0_0/attention/key/kernel", "block_0_0/attention/value/kernel"]
+    key, value = np.random.default_rng(0).standard_normal((2, 3, 3))
+    stacked = to_torch([key, value], variables)
+    assert stacked.shape == (6, 3)
+    np.testing.assert_array_equal(stacked[:3], key.T)
+    np.testing.assert_array_equal(to_keras(stacked, variables[1], "torch", part=1, parts=2), value)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 4, 5), (2, 2, 3, 4, 5)])
+def test_a_tensor_of_other_dimensions_comes_back_as_it_is(shape):
+    values = np.zeros(shape)
+    for variable in ("classifier/kernel", "stage_norm_0/gamma", "patch_embedding_0/projection/kernel"):
+        for layout in ("torch", "keras"):
+            assert to_keras(values, variable, layout).shape == shape
