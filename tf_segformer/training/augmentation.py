@@ -1,4 +1,4 @@
-"""The recipe's augmentations as TensorFlow functions of (picture, labels, seed): the same seed gives the same result."""
+"""The recipe's augmentations as TensorFlow functions: the same seed gives the same result."""
 
 from __future__ import annotations
 

@@ -63,6 +63,11 @@ class SegmentationDataset:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return len(self.examples)
+
     def read_labels(self, path: str | Path) -> np.ndarray:
         """Reads one label file as class indices.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -131,7 +132,7 @@ class SegmentationLoss(keras.losses.Loss):
         if self.dice_weight:
             dice_value, dice_slopes = self._dice(logits, labels, counts)
 
-        def band(upsampled: Any, rows: slice) -> tuple[Any, Any]:
+        def value_and_slope(upsampled: Any, rows: slice) -> tuple[Any, Any]:
             log_p, p = _softmax(upsampled)
             is_label = ops.one_hot(labels[:, rows], num_classes, dtype="float32")  # (B, s, W, K)
             value, slope = self._cross_entropy(log_p, p, is_label)
@@ -144,9 +145,9 @@ class SegmentationLoss(keras.losses.Loss):
             return value, slope
 
         value, gradient = dice_value, ops.zeros_like(logits)
-        for upsampled, rows, project in _bands(logits, labels, after=lambda: gradient):
-            band_value, slope = band(upsampled, rows)
-            value, gradient = value + band_value, gradient + project(slope)
+        for strip in _strips(logits, labels):
+            strip_value, slope = value_and_slope(strip.upsample(logits, after=gradient), strip.rows)
+            value, gradient = value + strip_value, gradient + strip.project(slope)
         return value, gradient
 
     def _cross_entropy(self, log_p: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
@@ -166,24 +167,25 @@ class SegmentationLoss(keras.losses.Loss):
 
     def _hard_pixels(self, logits: Any, labels: Any, counts: Any) -> Any:
         """1 where a pixel is among the hard ones of online hard example mining, (B, H, W)."""
-        p_label, previous = [], logits
-        for upsampled, rows, _ in _bands(logits, labels, after=lambda: previous):
-            previous = ops.take_along_axis(_softmax(upsampled)[1], labels[:, rows, :, None], axis=-1)
-            p_label.append(previous[..., 0])
+        p_label, latest = [], logits
+        for strip in _strips(logits, labels):
+            p = _softmax(strip.upsample(logits, after=latest))[1]
+            latest = ops.take_along_axis(p, labels[:, strip.rows, :, None], axis=-1)
+            p_label.append(latest[..., 0])
         p_label = ops.where(counts > 0, ops.concatenate(p_label, axis=1), 2.0)  # the ignored come last
         in_order = ops.sort(ops.reshape(p_label, (-1,)))
         last_kept = ops.take(in_order, ops.minimum(self.ohem_min_kept, ops.size(in_order)) - 1)
-        limit = ops.maximum(last_kept, self.ohem_threshold)
-        return ops.cast(ops.logical_or(p_label < self.ohem_threshold, p_label <= limit), "float32")
+        is_hard = ops.logical_or(p_label < self.ohem_threshold, p_label <= last_kept)
+        return ops.cast(is_hard, "float32")
 
     def _dice(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, tuple[Any, Any]]:
         """The weighted Dice loss and its slopes by the sums of overlap and of prediction of each class, (K,)."""
         num_classes = logits.shape[-1]
         overlap, predicted, labelled = (ops.zeros((num_classes,)) for _ in range(3))
-        for upsampled, rows, _ in _bands(logits, labels, after=lambda: predicted):
-            mask = counts[:, rows, :, None]
-            is_label = ops.one_hot(labels[:, rows], num_classes, dtype="float32") * mask
-            p = _softmax(upsampled)[1]
+        for strip in _strips(logits, labels):
+            mask = counts[:, strip.rows, :, None]
+            is_label = ops.one_hot(labels[:, strip.rows], num_classes, dtype="float32") * mask
+            p = _softmax(strip.upsample(logits, after=predicted))[1]
             overlap = overlap + ops.sum(p * is_label, axis=(0, 1, 2))
             predicted = predicted + ops.sum(p * mask, axis=(0, 1, 2))
             labelled = labelled + ops.sum(is_label, axis=(0, 1, 2))
@@ -208,36 +210,39 @@ class SegmentationLoss(keras.losses.Loss):
         }
 
 
-def _bands(logits: Any, labels: Any, after: Callable[[], Any]) -> Any:
-    """Yields (upsampled logits, rows of the labels, projection of a slope back to the logits' size) a band of rows.
+@dataclass(frozen=True)
+class _Strip:
+    """A band of label rows with the matrices that resize to it."""
 
-    No band is computed before the tensor that `after` returns at that time, so that two never share memory.
-    """
-    shape, source_shape = ops.shape(labels), ops.shape(logits)
-    by_row = interpolation_matrix(shape[1], source_shape[1])  # (H, h)
-    by_column = interpolation_matrix(shape[2], source_shape[2])  # (W, w)
-    num_classes = logits.shape[-1]
-    flat = ops.reshape(logits, (-1, source_shape[1], source_shape[2] * num_classes))  # (B, h, w*K)
-    height = (shape[1] + _STRIPS - 1) // _STRIPS
-    for strip in range(_STRIPS):
-        rows = slice(strip * height, (strip + 1) * height)  # the last band may be shorter, or empty
-        matrix = by_row[rows]  # (s, h)
-        band = ops.matmul(_later(matrix, after()), flat)
-        band = ops.reshape(band, (-1, ops.shape(matrix)[0], source_shape[2], num_classes))
-        yield ops.matmul(by_column, band), rows, _Projection(matrix, by_column, source_shape)
+    rows: slice
+    by_row: Any  # (s, h)
+    by_column: Any  # (W, w)
 
+    def upsample(self, logits: Any, after: Any) -> Any:
+        """(B, h, w, K) to (B, s, W, K), not computed before `after` is: two strips would share the memory."""
+        batch, height, width, num_classes = ops.shape(logits)
+        flat = ops.reshape(logits, (batch, height, width * num_classes))
+        strip = ops.matmul(_later(self.by_row, after), flat)  # (B, s, w*K)
+        strip = ops.reshape(strip, (batch, ops.shape(self.by_row)[0], width, num_classes))
+        return ops.matmul(self.by_column, strip)
 
-class _Projection:
-    """The transposed resize of one band: slopes (B, s, W, K) to (B, h, w, K)."""
-
-    def __init__(self, by_row: Any, by_column: Any, source_shape: tuple[Any, ...]) -> None:
-        self.by_row, self.by_column, self.source_shape = by_row, by_column, source_shape
-
-    def __call__(self, slope: Any) -> Any:
-        _, height, width, num_classes = self.source_shape
+    def project(self, slope: Any) -> Any:
+        """The transpose of `upsample`."""
+        batch, rows, _, num_classes = ops.shape(slope)
+        height, width = ops.shape(self.by_row)[1], ops.shape(self.by_column)[1]
         slope = ops.matmul(ops.transpose(self.by_column), slope)  # (B, s, w, K)
-        slope = ops.reshape(slope, (-1, ops.shape(self.by_row)[0], width * num_classes))
-        return ops.reshape(ops.matmul(ops.transpose(self.by_row), slope), (-1, height, width, num_classes))
+        slope = ops.matmul(ops.transpose(self.by_row), ops.reshape(slope, (batch, rows, width * num_classes)))
+        return ops.reshape(slope, (batch, height, width, num_classes))
+
+
+def _strips(logits: Any, labels: Any) -> list[_Strip]:
+    """Parts the rows of the labels; the last strip may be shorter, or empty."""
+    height, width = ops.shape(labels)[1:]
+    by_row = interpolation_matrix(height, ops.shape(logits)[1])
+    by_column = interpolation_matrix(width, ops.shape(logits)[2])
+    step = (height + _STRIPS - 1) // _STRIPS
+    bands = [slice(index * step, (index + 1) * step) for index in range(_STRIPS)]
+    return [_Strip(rows, by_row[rows], by_column) for rows in bands]
 
 
 def _softmax(logits: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""tf.data pipelines whose examples are a pure function of (seed, number of the example): a resumed run continues them."""
+"""tf.data pipelines: every example is a pure function of the seed and its number, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import tensorflow as tf
 from tf_segformer.imaging.processor import IMAGENET_MEAN, IMAGENET_STD
 from tf_segformer.training.augmentation import Augmentation, augment, pad
 from tf_segformer.training.datasets import IGNORE_INDEX, SegmentationDataset
+from tf_segformer.training.tfrecords import ShardedDataset, numbered_records, parse_record
 
 
 def training_batches(
-    dataset: SegmentationDataset,
+    dataset: SegmentationDataset | ShardedDataset,
     augmentation: Augmentation,
     batch_size: int,
     *,
@@ -52,26 +53,32 @@ def training_batches(
     """
     if batch_size % workers or not 0 <= worker < workers:
         raise ValueError(f"batch_size={batch_size} cannot be shared among workers={workers} (this is worker {worker})")
-    read = _reader(dataset)
-    size, wide_seed = len(dataset.examples), tf.constant(seed, tf.int64)
+    first, last = first_step * batch_size, last_step * batch_size
+    if isinstance(dataset, ShardedDataset):
+        examples = numbered_records(dataset, seed, first, last)
+    else:
+        examples = tf.data.Dataset.range(first, last)
+    read = _reader(dataset, seed)
 
-    def prepare(number: Any) -> tuple[Any, Any]:
-        epoch, position = number // size, number % size
-        index = tf.random.experimental.index_shuffle(position, tf.stack([wide_seed, epoch]), size - 1)
-        image, labels = read(index)
-        image, labels = augment(image, labels, tf.stack([wide_seed, number]), augmentation, IGNORE_INDEX)
+    def prepare(number: Any, *record: Any) -> tuple[Any, Any]:
+        image, labels = read(number, *record)
+        key = tf.stack([tf.constant(seed, tf.int64), number])
+        image, labels = augment(image, labels, key, augmentation, IGNORE_INDEX)
         return pad(normalize(image), labels, augmentation.crop_size, IGNORE_INDEX)
 
-    numbers = tf.data.Dataset.range(first_step * batch_size + worker, last_step * batch_size, workers)
-    batches = numbers.map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE, deterministic=True)
-    return batches.batch(batch_size // workers, drop_remainder=True).prefetch(2)
+    examples = examples.shard(workers, worker)
+    examples = examples.map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE, deterministic=True)
+    return examples.batch(batch_size // workers, drop_remainder=True).prefetch(2)
 
 
-def validation_pictures(dataset: SegmentationDataset) -> tf.data.Dataset:
+def validation_pictures(
+    dataset: SegmentationDataset | ShardedDataset, parallel_calls: int | None = None
+) -> tf.data.Dataset:
     """The pictures as they are, one at a time, in the order of their names.
 
     Args:
         dataset: The validation split.
+        parallel_calls: Pictures prepared at once; None lets tf.data decide.
 
     Returns:
         A dataset of (picture (1, H, W, 3) float32, normalized; labels (1, H, W) int32).
@@ -79,14 +86,18 @@ def validation_pictures(dataset: SegmentationDataset) -> tf.data.Dataset:
     Example:
         >>> pictures = validation_pictures(dataset)  # doctest: +SKIP
     """
-    read = _reader(dataset)
+    read = _reader(dataset, seed=None)
+    if isinstance(dataset, ShardedDataset):
+        paths = [str(path) for path in dataset.paths]
+        examples = tf.data.TFRecordDataset(paths).enumerate()
+    else:
+        examples = tf.data.Dataset.range(len(dataset.examples))
 
-    def prepare(index: Any) -> tuple[Any, Any]:
-        image, labels = read(index)
+    def prepare(number: Any, *record: Any) -> tuple[Any, Any]:
+        image, labels = read(number, *record)
         return normalize(tf.cast(image, tf.float32)), labels
 
-    numbers = tf.data.Dataset.range(len(dataset.examples))
-    return numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1).prefetch(2)
+    return examples.map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE).batch(1).prefetch(2)
 
 
 def normalize(image: Any) -> Any:
@@ -106,6 +117,23 @@ def normalize(image: Any) -> Any:
     return (image - tf.constant(mean, tf.float32)) / tf.constant(deviation, tf.float32)
 
 
+def as_picture(image: Any) -> np.ndarray:
+    """Undoes `normalize`.
+
+    Args:
+        image: (H, W, 3) normalized.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Example:
+        >>> as_picture(normalize(tf.fill((1, 1, 3), 7.0))).tolist()
+        [[[7, 7, 7]]]
+    """
+    levels = (np.asarray(image) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)) * 255.0
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
 def decode_picture(path: Any) -> Any:
     """Decodes a JPEG or PNG file as Pillow does; TensorFlow's default transform is up to 7 levels off.
 
@@ -121,15 +149,25 @@ def decode_picture(path: Any) -> Any:
     return tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")  # reads PNG, too
 
 
-def _reader(dataset: SegmentationDataset) -> Any:
-    """A function from the index of an example to (picture uint8, labels int32)."""
+def _reader(dataset: SegmentationDataset | ShardedDataset, seed: int | None) -> Any:
+    """A function from the number of an example (and its record) to (picture uint8, labels int32).
+
+    With a seed, every epoch has its own order; without, the order is that of the names.
+    """
+    if isinstance(dataset, ShardedDataset):
+        return lambda number, record: parse_record(record)
     image_paths = tf.constant([str(example.image) for example in dataset.examples])
     label_paths = tf.constant([str(example.labels) for example in dataset.examples])
+    size = len(dataset.examples)
 
     def read_labels(path: bytes) -> np.ndarray:
         return dataset.read_labels(path.decode())
 
-    def read(index: Any) -> tuple[Any, Any]:
+    def read(number: Any) -> tuple[Any, Any]:
+        index = number % size
+        if seed is not None:
+            key = tf.stack([tf.constant(seed, tf.int64), number // size])
+            index = tf.random.experimental.index_shuffle(index, key, size - 1)
         labels = tf.numpy_function(read_labels, [label_paths[index]], tf.int32)
         return decode_picture(image_paths[index]), tf.ensure_shape(labels, (None, None))
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import tensorflow as tf
+from PIL import Image
 
-from tf_segformer.training.datasets import SegmentationDataset
+from tf_segformer.imaging.visualize import draw_comparison
+
+CSV_NAME, CURVES_NAME, TENSORBOARD_NAME = "log.csv", "curves.png", "tensorboard"
+_SCALAR, _BLOB_SEQUENCE = 1, 3  # TensorBoard's data classes
 
 
 class RunLog:
@@ -19,17 +25,17 @@ class RunLog:
 
     Args:
         folder: Folder of the run.
-        dataset: The validation split: class names and examples.
+        class_names: Class names by index.
         rows: The rows so far.
 
     Example:
-        >>> RunLog("runs/camvid", val_data, []).best is None  # doctest: +SKIP
+        >>> RunLog("runs/camvid", ["road", "sky"], []).best is None  # doctest: +SKIP
         True
     """
 
-    def __init__(self, folder: str | Path, dataset: SegmentationDataset, rows: list[dict[str, Any]]) -> None:
-        self.folder, self.dataset, self.rows = Path(folder), dataset, list(rows)
-        self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+    def __init__(self, folder: str | Path, class_names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        self.folder, self.class_names, self.rows = Path(folder), list(class_names), list(rows)
+        self._writer = tf.summary.create_file_writer(str(self.folder / TENSORBOARD_NAME))
         self._shown = 0.0
 
     @property
@@ -38,61 +44,129 @@ class RunLog:
         return max(self.rows, key=lambda row: row["mIoU"], default=None)
 
     def progress(self, step: int, steps: int, loss: float) -> None:
-        """Shows the step on one line that is written over, at most twice a second."""
+        """Shows the step on one line that is written over, at most twice a second; silent where nobody watches."""
         if not click.get_text_stream("stderr").isatty() or time.monotonic() - self._shown < 0.5:
             return
         self._shown = time.monotonic()
-        filled = 30 * step // steps
-        click.echo(f"\r[{'=' * filled:<30}] step {step}/{steps}  loss {loss:.4f} ", nl=False, err=True)
+        click.echo(f"\r[{'=' * (30 * step // steps):<30}] step {step}/{steps}  loss {loss:.4f} ", nl=False, err=True)
 
-    def add(self, step: int, loss: float, learning_rate: float, speed: float, scores: dict[str, Any]) -> bool:
-        """Adds a validation to every log; says whether it is the best so far."""
-        classes = {f"IoU {name}": float(iou) for name, iou in zip(self.dataset.class_names, scores["IoU"], strict=True)}
+    def add(self, step: int, loss: float, rates: dict[str, float], speed: float, scores: dict[str, Any]) -> bool:
+        """Adds a validation to every log.
+
+        Args:
+            step: Batches so far.
+            loss: Mean training loss since the last validation.
+            rates: Learning rates by name.
+            speed: Training pictures a second.
+            scores: What the function of `make_validation` returned.
+
+        Returns:
+            Whether its mIoU is the best so far.
+
+        Example:
+            >>> log.add(500, 0.7, {"learning_rate": 6e-5}, 12.0, validate())  # doctest: +SKIP
+        """
         row = {
             "step": step,
-            "learning_rate": learning_rate,
+            **rates,
             "loss": float(loss),
             "val_loss": scores["loss"],
             "mIoU": scores["mIoU"],
             "aAcc": scores["aAcc"],
             "images_per_second": speed,
-            **classes,
+            **{f"IoU {name}": float(iou) for name, iou in zip(self.class_names, scores["IoU"], strict=True)},
         }
         is_best = self.best is None or row["mIoU"] > self.best["mIoU"]
         self.rows.append(row)
         self._write_csv()
-        with self._writer.as_default(step=step):
-            for name, value in row.items():
-                _write_scalar(name.replace(" ", "/"), value)
-        self._writer.flush()
-        per_class = "  ".join(f"{name} {100 * scores['IoU'][i]:.1f}" for i, name in enumerate(self.dataset.class_names))
-        click.echo(
-            f"step {step}: loss {loss:.4f}, val loss {scores['loss']:.4f}, mIoU {100 * scores['mIoU']:.2f}"
-            f"{' (best)' if is_best else ''}, {speed:.1f} images/s\n  {per_class}"
-        )
+        self._write_tensorboard(row, scores["examples"])
+        self._print(row, is_best)
         return is_best
 
     def finish(self) -> None:
-        """Closes the logs."""
+        """Closes the logs and draws the curves."""
         self._writer.close()
+        draw_curves(self.rows, self.class_names, self.folder / CURVES_NAME)
 
     def _write_csv(self) -> None:
         """Rewrites log.csv, aside and then renamed."""
-        path = self.folder / "log.csv"
-        aside = path.with_name("log.csv.partial")
+        path = self.folder / CSV_NAME
+        aside = path.with_name(f"{CSV_NAME}.partial")
         with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows
-            )
+            writer = csv.writer(file)
+            writer.writerow(self.rows[0])
+            for row in self.rows:
+                writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
         os.replace(aside, path)
 
+    def _write_tensorboard(self, row: dict[str, Any], examples: Sequence[tuple[Any, Any, Any]]) -> None:
+        with self._writer.as_default(step=row["step"]):
+            for name, value in row.items():
+                _write_summary(name.replace(" ", "/"), "scalars", _SCALAR, tf.constant(value, tf.float32))
+            for index, (picture, prediction, truth) in enumerate(examples):
+                drawing = draw_comparison(picture, prediction, truth, self.class_names)
+                size = [str(side).encode() for side in drawing.size]
+                blobs = tf.constant([*size, _as_png(drawing)])
+                _write_summary(f"examples/{index}", "images", _BLOB_SEQUENCE, blobs)
+        self._writer.flush()
 
-def _write_scalar(tag: str, value: float) -> None:
-    """`tf.summary.scalar`, which would need the package tensorboard only to write."""
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
-        data_class=1,  # DATA_CLASS_SCALAR
-    )
-    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)
+    def _print(self, row: dict[str, Any], is_best: bool) -> None:
+        click.echo(
+            f"step {row['step']}: loss {row['loss']:.4f}, val loss {row['val_loss']:.4f}, "
+            f"mIoU {100 * row['mIoU']:.2f}{' (best)' if is_best else ''}, {row['images_per_second']:.1f} images/s"
+        )
+        click.echo("  " + "  ".join(f"{name} {100 * row[f'IoU {name}']:.1f}" for name in self.class_names))
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path: str | Path) -> None:
+    """Draws losses, mIoU, IoU of each class (up to 20 classes) and learning rate over the steps.
+
+    Args:
+        rows: Rows of a `RunLog`.
+        class_names: Class names by index.
+        path: PNG file to write.
+
+    Example:
+        >>> draw_curves(log.rows, log.class_names, "curves.png")  # doctest: +SKIP
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        click.echo(f"{path} is not drawn: it needs matplotlib (pip install matplotlib)", err=True)
+        return
+    steps = [row["step"] for row in rows]
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    ((losses, scores), (classes, rates)) = figure.subplots(2, 2)
+    for name, label in (("loss", "training"), ("val_loss", "validation")):
+        losses.plot(steps, [row[name] for row in rows], label=label, marker=".")
+    losses.set(title="Loss", xlabel="step")
+    losses.legend()
+    for name, label in (("mIoU", "mean IoU"), ("aAcc", "pixel accuracy")):
+        scores.plot(steps, [100 * row[name] for row in rows], label=label, marker=".")
+    scores.set(title="Validation scores", xlabel="step", ylabel="%", ylim=(0, 100))
+    scores.legend(loc="lower right")
+    shown = class_names if len(class_names) <= 20 else []
+    for index, name in enumerate(shown):
+        style = "-" if index < 10 else "--"  # matplotlib has ten colours
+        classes.plot(steps, [100 * row[f"IoU {name}"] for row in rows], style, label=name)
+    classes.set(title="Validation IoU by class", xlabel="step", ylabel="%", ylim=(0, 100))
+    if shown:
+        classes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    for name, label in (("learning_rate", "encoder"), ("head_learning_rate", "head")):
+        rates.plot(steps, [row[name] for row in rows], label=label)
+    rates.set(title="Learning rate", xlabel="step")
+    rates.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _write_summary(tag: str, plugin: str, data_class: int, value: tf.Tensor) -> None:
+    """`tf.summary.scalar` and `.image` without the package tensorboard, which they need even to write."""
+    plugin_data = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin_data, data_class=data_class)
+    tf.summary.write(tag, value, metadata=metadata)
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

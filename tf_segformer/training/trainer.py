@@ -1,4 +1,4 @@
-"""train: one recipe through `model.fit`, validated, logged and saved so that it can be killed and resumed at any time."""
+"""train: one recipe through `model.fit`, saved so that it can be killed and resumed at any time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,21 @@ import keras
 import tensorflow as tf
 
 from tf_segformer.errors import CheckpointError, SegformerError
+from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.training.datasets import SegmentationDataset
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.metrics import MeanIoU
 from tf_segformer.training.optimization import create_optimizer
-from tf_segformer.training.pipeline import training_batches, validation_pictures
+from tf_segformer.training.pipeline import as_picture, training_batches, validation_pictures
 from tf_segformer.training.recipes import Phase, Recipe
 from tf_segformer.training.reports import RunLog
 from tf_segformer.training.state import load_state, save_state
+from tf_segformer.training.tfrecords import ShardedDataset
 
 STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
 BEST_NAME, LAST_NAME = "best", "last"
+_EXAMPLES = 3  # validation pictures that TensorBoard shows
 
 
 class Interrupted(SegformerError):
@@ -65,8 +68,8 @@ def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str
 def train(
     model: keras.Model,
     recipe: Recipe,
-    train_data: SegmentationDataset,
-    val_data: SegmentationDataset,
+    train_data: SegmentationDataset | ShardedDataset,
+    val_data: SegmentationDataset | ShardedDataset,
     output: str | Path,
     *,
     processor: SegformerImageProcessor,
@@ -100,8 +103,8 @@ def train(
     """
     output = Path(output)
     step, rows = _start(model, recipe, output, resume)
-    log = RunLog(output, val_data, rows)
-    validate = make_validation(model, val_data)
+    log = RunLog(output, val_data.class_names, rows)
+    validate = make_validation(model, val_data, parallel_calls)
     with _stop_on_signal() as stop:
         while step < recipe.steps and not stop.is_set():
             phase, end = _next_stretch(recipe, step)
@@ -128,7 +131,7 @@ def train(
             if step == recipe.steps or step % recipe.validate_every == 0:
                 with averaged_weights(model):
                     scores = validate()
-                    if log.add(step, follower.loss, _learning_rate(model), speed, scores):
+                    if log.add(step, follower.loss, _learning_rates(model), speed, scores):
                         _save_pretrained(model, processor, output / BEST_NAME)
             save_state(output / STATE_NAME, model, {"step": step, "rows": log.rows})
     if step < recipe.steps:
@@ -139,15 +142,19 @@ def train(
     return log.best
 
 
-def make_validation(model: keras.Model, dataset: SegmentationDataset) -> Any:
+def make_validation(
+    model: keras.Model, dataset: SegmentationDataset | ShardedDataset, parallel_calls: int | None = None
+) -> Callable[[], dict[str, Any]]:
     """A function that measures the model on whole pictures.
 
     Args:
         model: Compiled segmentation model.
         dataset: The validation split.
+        parallel_calls: Pictures prepared at once; None lets tf.data decide.
 
     Returns:
-        Function without arguments that returns the scores of `metrics.scores_from_confusion` and "loss".
+        Function without arguments that returns the scores of `metrics.scores_from_confusion`, "loss", and "examples":
+        (picture uint8, class map, truth) of the first three pictures.
 
     Example:
         >>> make_validation(model, val_data)()["mIoU"]  # doctest: +SKIP
@@ -155,15 +162,21 @@ def make_validation(model: keras.Model, dataset: SegmentationDataset) -> Any:
     metric, loss = MeanIoU(dataset.num_labels), model.loss
 
     @tf.function(reduce_retracing=True)
-    def measure(pictures: Any, labels: Any) -> Any:
+    def measure(pictures: Any, labels: Any) -> tuple[Any, Any]:
         logits = model(pictures, training=False)
         metric.update_state(labels, logits)
-        return loss(labels, logits)
+        return loss(labels, logits), logits
 
     def validate() -> dict[str, Any]:
         metric.reset_state()
-        losses = [float(measure(pictures, labels)) for pictures, labels in validation_pictures(dataset)]
-        return {**metric.scores(), "loss": sum(losses) / len(losses)}
+        losses, examples = [], []
+        for pictures, labels in validation_pictures(dataset, parallel_calls):
+            value, logits = measure(pictures, labels)
+            losses.append(float(value))
+            if len(examples) < _EXAMPLES:
+                class_map = class_map_from_logits(logits[0].numpy(), tuple(labels.shape[1:]))
+                examples.append((as_picture(pictures[0]), class_map, labels[0].numpy()))
+        return {**metric.scores(), "loss": sum(losses) / len(losses), "examples": examples}
 
     return validate
 
@@ -237,8 +250,11 @@ def _next_stretch(recipe: Recipe, step: int) -> tuple[Phase, int]:
     return phase, min(phase_end, validation)
 
 
-def _learning_rate(model: keras.Model) -> float:
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+def _learning_rates(model: keras.Model) -> dict[str, float]:
+    """The rates of encoder and head at the coming step."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    return {"learning_rate": rate, "head_learning_rate": rate * optimizer.head_rate_factor}
 
 
 def _save_pretrained(model: keras.Model, processor: SegformerImageProcessor, folder: Path) -> None:
