@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tf_segformer.cli import outputs
 from tf_segformer.cli.outputs import mask_picture, write_aside
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
@@ -183,6 +184,14 @@ def test_checkpoint_without_processor_takes_the_usual_one_and_says_so(run, check
     outcome = run("predict", photo, "-m", folder, "-o", tmp_path / "out", "--save", "mask")
     assert outcome.code == 0
     assert "preprocessor_config.json" in outcome.err
+
+
+def test_overlay_of_a_huge_picture_is_reduced(run, checkpoint, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_MOST_OVERLAY_PIXELS", 300 * 401 / 4)
+    photo = picture(tmp_path / "photo.png", size=(401, 300))
+    run("predict", photo, "-m", checkpoint(), "-o", tmp_path)
+    assert Image.open(tmp_path / "photo_mask.png").size == (401, 300)
+    assert Image.open(tmp_path / "photo_overlay.png").height == 150
 
 
 def test_more_than_256_classes_need_16_bits():

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 import warnings
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -315,3 +320,40 @@ def test_pictures_of_many_sizes_are_traced_once(model):
     for size in range(8, 20):
         forward(np.zeros((1, size, 8, 3), np.float32))
     assert len(traces) == 1
+
+
+_SEGMENT_AND_COUNT = """
+import keras, numpy as np
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.predictor import SegmentationPredictor
+inputs = keras.Input((None, None, 3))
+model = keras.Model(inputs, keras.layers.Conv2D(4, 4, strides=4)(inputs))
+generator = np.random.default_rng(0)
+model.set_weights([generator.normal(size=weight.shape) for weight in model.get_weights()])
+predictor = SegmentationPredictor(model, SegformerImageProcessor(), "slide", window=64, stride=48, flip=True)
+(result,) = predictor(generator.integers(0, 256, (100, 130, 3), dtype=np.uint8))
+print(np.bincount(result.class_map.ravel()).tolist())
+"""
+
+
+@lru_cache
+def _counts_on(backend: str) -> list[int]:
+    """Pixels of each class, from a fresh interpreter: the backend is chosen before the first import."""
+    completed = subprocess.run(
+        [sys.executable, "-c", _SEGMENT_AND_COUNT],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return json.loads(completed.stdout)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_give_the_same_class_map(backend):
+    pytest.importorskip(backend)
+    assert len(_counts_on(backend)) == 4
+    assert _counts_on(backend) == _counts_on("tensorflow")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -241,18 +242,26 @@ def test_replicas_of_a_mirrored_strategy_count_every_pixel_once():
     assert output.strip() == "True"
 
 
+_COUNT_RANDOM_PIXELS = """
+import keras, numpy as np
+from tf_segformer.training.metrics import MeanIoU
+generator = np.random.default_rng(5)
+logits = generator.normal(size=(2, 9, 9, 4)).astype("float32")
+truth = generator.choice([0, 1, 2, 3, 255], size=(2, 33, 36)).astype("int32")
+metric = MeanIoU(4)
+metric.update_state(truth, logits)
+print(metric.confusion_matrix().tolist(), round(float(metric.result()), 6))
+"""
+
+
+@lru_cache
+def _counts_on(backend: str) -> str:
+    return _run_python(_COUNT_RANDOM_PIXELS, KERAS_BACKEND=backend)
+
+
 @pytest.mark.parity
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_count_the_same(backend):
     pytest.importorskip(backend)
-    code = """
-        import keras, numpy as np
-        from tf_segformer.training.metrics import MeanIoU
-        generator = np.random.default_rng(5)
-        logits = generator.normal(size=(2, 9, 9, 4)).astype("float32")
-        truth = generator.choice([0, 1, 2, 3, 255], size=(2, 33, 36)).astype("int32")
-        metric = MeanIoU(4)
-        metric.update_state(truth, logits)
-        print(metric.confusion_matrix().tolist(), round(float(metric.result()), 6))
-    """
-    assert _run_python(code, KERAS_BACKEND=backend) == _run_python(code, KERAS_BACKEND="tensorflow")
+    assert _counts_on(backend) == _counts_on("tensorflow")

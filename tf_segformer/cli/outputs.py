@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.visualize import draw_overlay
 from tf_segformer.inference.results import SegmentationResult
+
+_MOST_OVERLAY_PIXELS = 32_000_000  # of a larger picture the overlay is drawn at 1/2, 1/3, ...: it is to be looked at
 
 KINDS = {"overlay": "_overlay.png", "mask": "_mask.png", "json": ".json", "logits": "_logits.npy"}
 
@@ -80,7 +83,11 @@ class OutputFolder:
 
     def _write_overlay(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
         picture = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
-        overlay = draw_overlay(picture, result.class_map, list(result.labels.values()), alpha=self._alpha)
+        step = math.ceil(math.sqrt(result.class_map.size / _MOST_OVERLAY_PIXELS))
+        if step > 1:
+            picture = picture.reduce(step)
+        class_map = result.class_map[::step, ::step]
+        overlay = draw_overlay(picture, class_map, list(result.labels.values()), alpha=self._alpha)
         return lambda file: overlay.save(file, "PNG")
 
     def _write_json(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:

@@ -6,8 +6,9 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,8 @@ _TOTAL_STRIDE = 32  # of the encoder: "whole" rounds sides up to it
 _Size = tuple[int, int]
 
 
-class _Picture(NamedTuple):
+@dataclass(frozen=True)
+class _Picture:
     """A picture that was read: position, path, and pixels (H, W, C)."""
 
     index: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +38,15 @@ class SegmentationResult:
         return {self.labels[int(index)]: float(counts[index] / self.class_map.size) for index in present}
 
 
-class Failure(NamedTuple):
-    """A picture that could not be read: its position, its path (or None) and why."""
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be read.
+
+    Args:
+        index: Position of the picture among those given.
+        source: Path of the picture as it was given, or None where it did not come from a file.
+        error: What went wrong.
+    """
 
     index: int
     source: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +91,7 @@ class WindowRows:
         size: tuple[int, int],
         window: tuple[int, int],
         stride: tuple[int, int],
-        predict: Callable[[Sequence[tuple[int, int, int, int]]], Sequence[np.ndarray]],
+        predict: Callable[[Sequence[tuple[int, int, int, int]]], Iterable[np.ndarray]],
     ) -> None:
         self.size = size
         self._window = (min(window[0], size[0]), min(window[1], size[1]))
