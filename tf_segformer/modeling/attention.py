@@ -5,6 +5,7 @@ Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,10 +13,74 @@ from keras import ops
 
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 
+# How many scores of one picture are held at once: 64 MB of float32. A picture of 1024x2048 has 16 times as many.
+MAX_SCORES = 2**24
 
-def _softmax(scores: Any) -> Any:
-    """Softmax over the keys; Keras warns where there is one key, as on the smallest pictures."""
-    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+
+def attend(query: Any, key: Any, value: Any, max_scores: int | None) -> Any:
+    """Scaled dot-product attention whose memory does not grow with the square of the picture.
+
+    Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row. With
+    gradients each block is computed again instead of being kept.
+
+    Args:
+        query: (B, N, heads, d).
+        key: (B, M, heads, d).
+        value: (B, M, heads, d).
+        max_scores: Scores of one picture (heads * N * M) held at once; None for no bound.
+
+    Returns:
+        (B, N, heads, d).
+    """
+    if keras.backend.backend() != "tensorflow":  # these have fused kernels that never hold all scores
+        return ops.dot_product_attention(query, key, value)
+    query, key, value = (ops.transpose(each, (0, 2, 1, 3)) for each in (query, key, value))
+    num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
+    if max_scores is None:
+        context = _attend_at_once(query, key, value)
+    else:
+        known = isinstance(num_queries, int) and isinstance(num_keys, int)
+        scores_of_a_query = query.shape[1] * num_keys
+        rows = max(max_scores // scores_of_a_query, 1) if known else ops.maximum(max_scores // scores_of_a_query, 1)
+        choose = _choose_now if known else ops.cond
+        context = choose(
+            num_queries <= rows,
+            lambda: _attend_at_once(query, key, value),
+            lambda: _attend_in_blocks(query, key, value, rows),
+        )
+    return ops.transpose(context, (0, 2, 1, 3))
+
+
+def attention_probabilities(query: Any, key: Any) -> Any:
+    """Softmax over the keys, in float32 whatever the dtype: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
+    scale = query.shape[-1] ** -0.5
+    scores = ops.cast(ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    # Keras warns about a softmax over one key, as the smallest pictures have
+    probabilities = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+    return ops.cast(probabilities, query.dtype)
+
+
+def _choose_now(condition: bool, if_true: Callable[[], Any], if_false: Callable[[], Any]) -> Any:
+    """`ops.cond` for a condition that is known when the graph is made."""
+    return if_true() if condition else if_false()
+
+
+def _attend_at_once(query: Any, key: Any, value: Any) -> Any:
+    """All queries (B, heads, N, d) in one go."""
+    return ops.matmul(attention_probabilities(query, key), value)
+
+
+def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any) -> Any:
+    """The same, `rows` queries at a time."""
+    batch, heads, num_queries, width = ops.shape(query)
+    blocks = (num_queries + rows - 1) // rows
+    query = ops.pad(query, ((0, 0), (0, 0), (0, blocks * rows - num_queries), (0, 0)))
+    query = ops.reshape(query, (batch, heads, blocks, rows, width))
+    query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
+    attend_again = keras.remat(_attend_at_once)
+    context = ops.map(lambda block: attend_again(block, key, value), query)
+    context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
+    return context[:, :, :num_queries]
 
 
 def attention_output_spec(x: Any, dtype: str, num_heads: int, return_attention: bool) -> Any:
@@ -102,14 +167,18 @@ class EfficientSelfAttention(keras.layers.Layer):
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
         reduced = self._reduce(x)  # (B, H', W', C)
-        query = self._split_heads(self.query(x))  # (B, heads, H*W, C/heads)
-        key = self._split_heads(self.key(reduced))  # (B, heads, H'*W', C/heads)
+        query = self._split_heads(self.query(x))  # (B, H*W, heads, C/heads)
+        key = self._split_heads(self.key(reduced))  # (B, H'*W', heads, C/heads)
         value = self._split_heads(self.value(reduced))
-        scale = (self.hidden_size // self.num_heads) ** -0.5
-        scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, H*W, H'*W')
-        probabilities = ops.cast(_softmax(ops.cast(scores, "float32")), self.compute_dtype)
-        context = ops.matmul(self.dropout(probabilities, training=training), value)
-        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), ops.shape(x))  # (B, H, W, C)
+        probabilities = None
+        if return_attention or (training and self.dropout_rate > 0):  # these need the probabilities themselves
+            query, key, value = (ops.transpose(each, (0, 2, 1, 3)) for each in (query, key, value))
+            probabilities = attention_probabilities(query, key)
+            context = ops.matmul(self.dropout(probabilities, training=training), value)
+            context = ops.transpose(context, (0, 2, 1, 3))
+        else:
+            context = attend(query, key, value, MAX_SCORES)
+        context = ops.reshape(context, ops.shape(x))  # (B, H, W, C)
         outputs = self.output_dense(context)
         return (outputs, probabilities) if return_attention else outputs
 
@@ -130,10 +199,8 @@ class EfficientSelfAttention(keras.layers.Layer):
         return self.layer_norm(self.sequence_reduction(x))
 
     def _split_heads(self, x: Any) -> Any:
-        """(B, H, W, C) -> (B, heads, H*W, C/heads)."""
-        batch = ops.shape(x)[0]
-        x = ops.reshape(x, (batch, -1, self.num_heads, self.hidden_size // self.num_heads))
-        return ops.transpose(x, (0, 2, 1, 3))
+        """(B, H, W, C) -> (B, H*W, heads, C/heads)."""
+        return ops.reshape(x, (ops.shape(x)[0], -1, self.num_heads, self.hidden_size // self.num_heads))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
