@@ -107,9 +107,10 @@ class SegformerConfig:
     layer_norm_eps: float = 1e-6
     decoder_hidden_size: int = 256
     semantic_loss_ignore_index: int = 255
-    num_labels: int | None = None
-    id2label: dict[int, str] | None = None
-    label2id: dict[str, int] | None = None
+    # None stands for "as the others say"; after __post_init__ none of the three is None
+    num_labels: int = None  # type: ignore[assignment]
+    id2label: dict[int, str] = None  # type: ignore[assignment]
+    label2id: dict[str, int] = None  # type: ignore[assignment]
     embedding_norm_eps: float = 1e-5
     block_norm_eps: float = 1e-5
     decode_head_type: str = "segformer"
@@ -254,8 +255,8 @@ class SegformerConfig:
             if name in ("extra", "num_labels") or ours_by_default:
                 continue
             values[name] = list(value) if isinstance(value, tuple) else value
-        values["id2label"] = {str(index): name for index, name in (self.id2label or {}).items()}
-        values["label2id"] = dict(self.label2id or {})
+        values["id2label"] = {str(index): name for index, name in self.id2label.items()}
+        values["label2id"] = dict(self.label2id)
         return values
 
     def replace(self, **fields: Any) -> SegformerConfig:
@@ -325,7 +326,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _refuse(name: str, value: Any, reason: str) -> ValueError:

@@ -50,7 +50,7 @@ class LinearWeights(keras.layers.Layer):
             initializer=normal_initializer(self.initializer_range),
             autocast=False,
         )
-        self.bias = (
+        self.bias: Any = (
             self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
             if self.use_bias
             else None
@@ -273,4 +273,4 @@ class MmsegDecodeHead(keras.layers.Layer):
         }
 
 
-DECODE_HEAD_CLASSES = {"segformer": SegformerDecodeHead, "mmseg": MmsegDecodeHead}
+DECODE_HEAD_CLASSES: dict[str, type[keras.layers.Layer]] = {"segformer": SegformerDecodeHead, "mmseg": MmsegDecodeHead}

@@ -274,7 +274,7 @@ class TransformerBlock(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "hidden_size": hidden_size,
             "num_heads": num_heads,
             "sequence_reduction": sequence_reduction,
