@@ -187,11 +187,11 @@ def test_checkpoint_without_processor_takes_the_usual_one_and_says_so(run, check
 
 
 def test_overlay_of_a_huge_picture_is_reduced(run, checkpoint, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "_MOST_OVERLAY_PIXELS", 300 * 401 / 4)
-    photo = picture(tmp_path / "photo.png", size=(401, 300))
+    monkeypatch.setattr(outputs, "_MOST_OVERLAY_PIXELS", 601 * 800 / 4)
+    photo = picture(tmp_path / "photo.png", size=(601, 800))
     run("predict", photo, "-m", checkpoint(), "-o", tmp_path)
-    assert Image.open(tmp_path / "photo_mask.png").size == (401, 300)
-    assert Image.open(tmp_path / "photo_overlay.png").height == 150
+    assert Image.open(tmp_path / "photo_mask.png").size == (601, 800)
+    assert Image.open(tmp_path / "photo_overlay.png").height == 400
 
 
 def test_more_than_256_classes_need_16_bits():
