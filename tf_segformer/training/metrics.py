@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_segformer.resize import resize_bilinear
+
 _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
 
 
@@ -169,7 +171,7 @@ class MeanIoU(keras.metrics.Metric):
                 " (batch, height, width) classes"
             )
         # One picture at a time: a batch of full-size logits of 150 classes would take gigabytes.
-        return ops.map(lambda logits: ops.argmax(_resize_bilinear(logits, size), axis=-1), y_pred)
+        return ops.map(lambda logits: ops.argmax(resize_bilinear(logits[None], *size)[0], axis=-1), y_pred)
 
     def _count_pairs(self, truth: Any, predicted: Any) -> Any:
         """The (K, K) int32 confusion matrix of one batch."""
@@ -191,22 +193,3 @@ def _mean_of_defined(values: np.ndarray) -> float:
     """Mean of the entries that are not nan; nan where there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _resize_bilinear(logits: Any, size: tuple[Any, Any]) -> Any:
-    """Resizes (h, w, K) logits to (H, W, K) with half-pixel centres; right under XLA, where tf.image.resize is not."""
-    logits = ops.cast(logits, "float32")
-    for axis, target in enumerate(size):
-        source = ops.shape(logits)[axis]
-        if isinstance(source, int) and isinstance(target, int) and source == target:
-            continue
-        scale = ops.cast(source, "float32") / ops.cast(target, "float32")
-        position = ops.clip(
-            (ops.arange(target, dtype="float32") + 0.5) * scale - 0.5, 0.0, ops.cast(source - 1, "float32")
-        )
-        lower = ops.cast(ops.floor(position), "int32")
-        upper = ops.minimum(lower + 1, source - 1)
-        weight = ops.reshape(position - ops.floor(position), (-1, 1, 1) if axis == 0 else (1, -1, 1))
-        below, above = ops.take(logits, lower, axis=axis), ops.take(logits, upper, axis=axis)
-        logits = below + (above - below) * weight
-    return logits
