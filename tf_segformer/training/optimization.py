@@ -155,7 +155,7 @@ def create_optimizer(
     learning_rate: float = 6e-5,
     steps: int = 160_000,
     *,
-    warmup_steps: int = 1500,
+    warmup_steps: int | None = None,
     warmup_ratio: float = 1e-6,
     power: float = 1.0,
     decay_start: int = 0,
@@ -172,7 +172,7 @@ def create_optimizer(
     Args:
         learning_rate: Highest rate of the encoder.
         steps: Updates until the rate is zero.
-        warmup_steps: Updates of the linear warm-up.
+        warmup_steps: Updates of the linear warm-up; None takes the paper's 1,500, or a tenth of a run below 15,000.
         warmup_ratio: Share of the rate at the first step.
         power: Exponent of the polynomial decay.
         decay_start: Update before which the rate is not decayed.
@@ -196,6 +196,8 @@ def create_optimizer(
         >>> optimizer = create_optimizer(6e-5, steps=160_000)
         >>> # model.compile(optimizer, loss=tf_segformer.losses.SegmentationLoss())
     """
+    if warmup_steps is None:
+        warmup_steps = min(1500, steps // 10)
     schedule = WarmupPolynomialDecay(learning_rate, steps, warmup_steps, warmup_ratio, power, decay_start)
     return GroupedAdamW(
         schedule,

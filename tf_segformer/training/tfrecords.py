@@ -18,6 +18,7 @@ from tf_segformer.training.datasets import SegmentationDataset
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
+_EPOCHS = 2**32  # more than a run has: parts the keys of blocks from those of epochs
 _FEATURES = {"image": tf.io.FixedLenFeature((), tf.string), "labels": tf.io.FixedLenFeature((), tf.string)}
 
 
@@ -139,18 +140,17 @@ def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, 
         >>> records = numbered_records(open_shards("shards/train"), seed=0, first=0, last=8)  # doctest: +SKIP
     """
     paths = tf.constant([str(path) for path in dataset.paths])
-    count = len(dataset.paths)
 
     def epoch(number: Any) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), number])
-        order = tf.random.experimental.index_shuffle(
-            tf.range(count, dtype=tf.int64), key, tf.constant(count - 1, tf.int64)
-        )
-        records = tf.data.Dataset.from_tensor_slices(tf.gather(paths, order)).interleave(
+
+        def shuffle_block(block: Any, records: Any) -> Any:
+            return _permuted(records, key + tf.stack([0, block + 1]) * _EPOCHS)
+
+        records = tf.data.Dataset.from_tensor_slices(_permuted(paths, key)).interleave(
             tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE, deterministic=True
         )
-        shuffle_seed = tf.random.stateless_uniform((), key, maxval=2**31 - 1, dtype=tf.int64)
-        return records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+        return records.batch(buffer).enumerate().map(shuffle_block, deterministic=True).unbatch()
 
     first_epoch = first // dataset.size
     epochs = tf.data.Dataset.range(first_epoch, -(-last // dataset.size))
@@ -174,6 +174,12 @@ def parse_record(record: Any) -> tuple[Any, Any]:
     image = tf.io.decode_jpeg(features["image"], channels=3, dct_method="INTEGER_ACCURATE")  # reads PNG, too
     labels = tf.io.decode_png(features["labels"], channels=1)[..., 0]
     return image, tf.cast(labels, tf.int32)
+
+
+def _permuted(values: Any, key: Any) -> Any:
+    """The entries of a vector in an order that the key decides; `Dataset.shuffle` takes no seed that is a tensor."""
+    count = tf.size(values, out_type=tf.int64)
+    return tf.gather(values, tf.random.experimental.index_shuffle(tf.range(count), key, count - 1))
 
 
 def _serialized(features: dict[str, bytes]) -> bytes:
