@@ -15,7 +15,7 @@ _PNG_SIGNATURE = (0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A)
 _JPEG_SIGNATURE = (0xFF, 0xD8, 0xFF)
 _HEADER_BYTES = 24  # of a PNG: signature, length and name of the first chunk, width, height
 
-_CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk of cells
+_STRIP_BYTES = 8 * 2**20  # resized logits of one strip
 
 
 def encoded_image_size(encoded: tf.Tensor) -> tf.Tensor:
@@ -143,56 +143,45 @@ def preprocess_encoded(
 
 
 def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
-    """Resizes logits bilinearly and takes the class with the largest one, in bounded memory.
-
-    As in `imaging.postprocess`, cells whose four logits have one winner are not interpolated, the others in chunks.
+    """Resizes logits bilinearly and takes the class with the largest one, strip by strip, in bounded memory.
 
     Args:
         logits: (h, w, num_labels), any floating type.
         target_size: Height and width of the class map, ints or an int32 tensor (2,).
 
     Returns:
-        Class map (height, width), int32.
+        Class map (height, width), int32, equal to that of `imaging.postprocess` but for ties.
 
     Example:
         >>> class_map_from_logits(tf.eye(4)[None], (2, 8)).numpy().tolist()[0]
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
     logits = tf.cast(logits, tf.float32)
-    size, num_labels = tf.shape(logits)[:2], tf.shape(logits)[2]
-    flat = tf.reshape(logits, [-1, num_labels])  # (h*w, K)
-    winners = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    rows, columns = _Axis(size[0], target_size[0]), _Axis(size[1], target_size[1])
-    class_map = tf.gather(tf.gather(winners, rows.low), columns.low, axis=1)  # (H, W)
-    cells = tf.where(_is_mixed(winners) & (rows.count > 0)[:, None] & (columns.count > 0))
-    first = tf.stack([rows.low[:1], columns.low[:1]], axis=1)  # one cell more: the loop below needs one at least
-    cells = tf.concat([tf.cast(cells, tf.int32), first], axis=0)  # (N, 2)
+    rows, num_labels = tf.shape(logits)[0], tf.shape(logits)[2]
+    height, width = target_size[0], target_size[1]
 
-    def settle(chunk: tf.Tensor) -> tf.Tensor:
-        i, j = tf.unstack(chunk, axis=1)
-        below, right = tf.minimum(i + 1, size[0] - 1), tf.minimum(j + 1, size[1] - 1)
-        corners = tf.stack([i * size[1] + j, i * size[1] + right, below * size[1] + j, below * size[1] + right], axis=1)
-        down = tf.gather(rows.weight, rows.pixels(i))[:, :, None]  # (n, P, 1)
-        across = tf.gather(columns.weight, columns.pixels(j))[:, None, :]  # (n, 1, Q)
-        weights = tf.stack(
-            [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across], axis=-1
-        )
-        weights = tf.reshape(weights, [tf.shape(i)[0], -1, 4])  # (n, P*Q, 4)
-        return tf.argmax(weights @ tf.gather(flat, corners), axis=-1, output_type=tf.int32)  # (n, P*Q)
+    # Half-pixel centres in single precision, as TensorFlow's own kernel computes them across the strips below.
+    position = (tf.range(tf.cast(height, tf.float32)) + 0.5) * (tf.cast(rows, tf.float32) / tf.cast(height, tf.float32))
+    position = tf.clip_by_value(position - 0.5, 0, tf.cast(rows - 1, tf.float32))
+    weight = (position - tf.floor(position))[:, None, None]
+    above = tf.cast(position, tf.int32)
+    below = tf.minimum(above + 1, rows - 1)
 
-    count = tf.shape(cells)[0]
-    step = tf.maximum(1, _CHUNK_BYTES // (4 * rows.span * columns.span * num_labels))
-    chunks = tf.minimum(tf.range(0, count, step)[:, None] + tf.range(step), count - 1)  # the last cell fills up
-    settled = tf.map_fn(
-        lambda chunk: settle(tf.gather(cells, chunk)),
-        chunks,
+    def settle(lines: tf.Tensor) -> tf.Tensor:
+        upper, lower = (tf.gather(logits, tf.gather(one, lines)) for one in (above, below))
+        strip = upper + tf.gather(weight, lines) * (lower - upper)  # (R, w, K)
+        strip = tf.image.resize(strip[None], tf.stack([tf.shape(lines)[0], width]))[0]  # (R, width, K)
+        return tf.argmax(strip, axis=-1, output_type=tf.int32)
+
+    lines_per_strip = tf.minimum(tf.maximum(1, _STRIP_BYTES // (4 * width * num_labels)), height)
+    lines = tf.range(0, height, lines_per_strip)[:, None] + tf.range(lines_per_strip)
+    strips = tf.map_fn(
+        settle,
+        tf.minimum(lines, height - 1),  # the last strip repeats its last line
         fn_output_signature=tf.TensorSpec([None, None], tf.int32),
         parallel_iterations=1,
     )
-    settled = tf.reshape(settled, [-1, rows.span, columns.span])[:count]  # (N, P, Q)
-    y, x = rows.pixels(cells[:, 0])[:, :, None], columns.pixels(cells[:, 1])[:, None, :]
-    places = tf.stack([y + tf.zeros_like(x), x + tf.zeros_like(y)], axis=-1)  # (N, P, Q, 2)
-    return tf.tensor_scatter_nd_update(class_map, places, settled)
+    return tf.reshape(strips, [-1, width])[:height]
 
 
 def colorize(class_map: tf.Tensor, palette: np.ndarray) -> tf.Tensor:
@@ -267,29 +256,3 @@ def _value_table(processor: SegformerImageProcessor) -> np.ndarray:
     if processor.do_normalize:
         values = transforms.normalize(values, processor.image_mean, processor.image_std, transforms.CHANNELS_LAST)
     return values[:, 0].astype(np.float32)
-
-
-class _Axis:
-    """How the pixels of one axis lie between the logits: pixel p mixes logits low[p] and low[p] + 1."""
-
-    def __init__(self, size: tf.Tensor, target: int | tf.Tensor) -> None:
-        step = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
-        position = (tf.cast(tf.range(target), tf.float64) + 0.5) * step - 0.5
-        position = tf.clip_by_value(position, 0, tf.cast(size - 1, tf.float64))
-        self.low = tf.cast(position, tf.int32)
-        self.weight = tf.cast(position - tf.floor(position), tf.float32)  # of logit low + 1
-        self.first = tf.searchsorted(self.low, tf.range(size))  # first pixel of each cell
-        self.count = tf.concat([self.first[1:], [target]], axis=0) - self.first  # pixels of each cell
-        self.span = tf.reduce_max(self.count)
-
-    def pixels(self, cells: tf.Tensor) -> tf.Tensor:
-        """Pixels (n, span) of some cells; those of a small cell end with its last one, repeated."""
-        offsets = tf.minimum(tf.range(self.span), tf.gather(self.count, cells)[:, None] - 1)
-        return tf.gather(self.first, cells)[:, None] + offsets
-
-
-def _is_mixed(winners: tf.Tensor) -> tf.Tensor:
-    """Marks the cells (h, w) whose four logits have different winners; cell (i, j) reaches to (i + 1, j + 1)."""
-    down = tf.concat([winners[1:], winners[-1:]], axis=0)
-    right, diagonal = (tf.concat([one[:, 1:], one[:, -1:]], axis=1) for one in (winners, down))
-    return (winners != down) | (winners != right) | (winners != diagonal)

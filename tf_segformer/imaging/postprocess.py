@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 _CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk: they stay in the processor's cache
+_BLOCK = 16  # most pixels of a block along one side
 _THREADS = 2  # NumPy lets go of the interpreter lock in the products and the argmax
 
 
@@ -39,13 +40,14 @@ def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | Non
     winners = np.argmax(logits, axis=-1).astype(np.int32)  # (h, w)
     if target_size == winners.shape:
         return winners
-    grid = _Grid(winners.shape, target_size)
-    class_map = winners[grid.rows.low[:, None], grid.columns.low]  # (H, W)
+    rows, columns = _Axis(winners.shape[0], target_size[0]), _Axis(winners.shape[1], target_size[1])
+    class_map = winners[rows.low[:, None], columns.low]  # one winner for each block
+    class_map = np.repeat(np.repeat(class_map, rows.count, axis=0), columns.count, axis=1)  # (H, W)
 
     def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
         class_map[place] = np.argmax(values, axis=-1)
 
-    _visit(logits, grid, _is_mixed(winners), settle)
+    _visit(logits, rows, columns, _is_mixed(winners)[rows.low[:, None], columns.low], settle)
     return class_map
 
 
@@ -77,7 +79,8 @@ def class_map_and_confidence(
         values -= values.max(axis=-1, keepdims=True)
         confidence[place] = 1 / np.exp(values, out=values).sum(axis=-1)
 
-    _visit(logits, _Grid(logits.shape[:2], target_size), np.ones(logits.shape[:2], bool), settle)
+    rows, columns = _Axis(logits.shape[0], target_size[0]), _Axis(logits.shape[1], target_size[1])
+    _visit(logits, rows, columns, np.ones((len(rows.low), len(columns.low)), bool), settle)
     return class_map, confidence
 
 
@@ -105,23 +108,18 @@ def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | Non
 
 
 class _Axis:
-    """How the pixels of one axis lie between the logits: pixel p mixes logits low[p] and low[p] + 1."""
+    """How the pixels of one axis lie between the logits, in blocks that mix the same two logits, low and low + 1."""
 
     def __init__(self, size: int, target: int) -> None:
-        position = (np.arange(target) + 0.5) * (size / target) - 0.5
-        position = np.clip(position, 0, size - 1)
-        self.low = position.astype(np.intp)
-        self.weight = (position - self.low).astype(np.float32)  # of logit low + 1
-        self.first = np.searchsorted(self.low, np.arange(size))  # first pixel of each cell
-        self.count = np.diff(np.append(self.first, target))  # pixels of each cell
-
-
-class _Grid:
-    """How the pixels of a picture lie between the logits."""
-
-    def __init__(self, size: tuple[int, int], target: tuple[int, int]) -> None:
-        self.rows = _Axis(size[0], target[0])
-        self.columns = _Axis(size[1], target[1])
+        pixels = np.arange(target)
+        half = np.float32(0.5)  # single precision throughout: torch's positions, to the last bit
+        position = (pixels.astype(np.float32) + half) * (np.float32(size) / np.float32(target)) - half
+        position = np.clip(position, 0, np.float32(size - 1))
+        low = position.astype(np.intp)
+        self.weight = position - low.astype(np.float32)  # of logit low + 1, for each pixel
+        self.first = np.flatnonzero(np.diff(low, prepend=-1) | (pixels % _BLOCK == 0))  # pixel of each block
+        self.count = np.diff(self.first, append=target)  # pixels of each block
+        self.low = low[self.first]
 
 
 def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -144,37 +142,40 @@ def _is_mixed(winners: np.ndarray) -> np.ndarray:
 
 def _visit(
     logits: np.ndarray,
-    grid: _Grid,
-    cells: np.ndarray,
+    rows: _Axis,
+    columns: _Axis,
+    blocks: np.ndarray,
     settle: Callable[[np.ndarray, tuple[np.ndarray, np.ndarray]], None],
 ) -> None:
-    """Interpolates the marked cells chunk by chunk; `settle` gets values (n, P, Q, K) and their pixels' indices."""
+    """Interpolates the marked blocks chunk by chunk; `settle` gets values (n, P, Q, K) and their pixels' indices."""
 
     def interpolate(chunk: tuple[np.ndarray, np.ndarray]) -> None:
-        i, j = chunk
+        row, column = chunk
+        i, j = rows.low[row], columns.low[column]
         below, right = np.minimum(i + 1, logits.shape[0] - 1), np.minimum(j + 1, logits.shape[1] - 1)
         corners = np.stack(
             [logits[i, j], logits[i, right], logits[below, j], logits[below, right]], axis=1
         )  # (n, 4, K)
-        y = grid.rows.first[i][:, None] + np.arange(grid.rows.count[i[0]])  # (n, P)
-        x = grid.columns.first[j][:, None] + np.arange(grid.columns.count[j[0]])  # (n, Q)
-        down, across = grid.rows.weight[y][:, :, None], grid.columns.weight[x][:, None, :]
+        y = rows.first[row][:, None] + np.arange(rows.count[row[0]])  # (n, P)
+        x = columns.first[column][:, None] + np.arange(columns.count[column[0]])  # (n, Q)
+        down, across = rows.weight[y][:, :, None], columns.weight[x][:, None, :]
         weights = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
         weights = np.stack(weights, axis=-1).reshape(len(i), -1, 4)  # (n, P*Q, 4)
         values = (weights @ corners).reshape(*y.shape, x.shape[1], -1)  # (n, P, Q, K)
         settle(values, (y[:, :, None], x[:, None, :]))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(interpolate, _chunks(grid, cells, logits.shape[-1])):
+        for _ in pool.map(interpolate, _chunks(rows, columns, blocks, logits.shape[-1])):
             pass
 
 
-def _chunks(grid: _Grid, cells: np.ndarray, num_labels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the rows and columns of marked cells that cover equally many pixels, as many as fit in a chunk."""
-    for height in np.unique(grid.rows.count[grid.rows.count > 0]):
-        for width in np.unique(grid.columns.count[grid.columns.count > 0]):
-            fitting = cells & (grid.rows.count == height)[:, None] & (grid.columns.count == width)
-            i, j = np.nonzero(fitting)
+def _chunks(
+    rows: _Axis, columns: _Axis, blocks: np.ndarray, num_labels: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the rows and columns of marked blocks of equal size, as many as fit in a chunk."""
+    for height in np.unique(rows.count):
+        for width in np.unique(columns.count):
+            row, column = np.nonzero(blocks & (rows.count == height)[:, None] & (columns.count == width))
             step = max(1, _CHUNK_BYTES // int(4 * height * width * num_labels))
-            for start in range(0, len(i), step):
-                yield i[start : start + step], j[start : start + step]
+            for start in range(0, len(row), step):
+                yield row[start : start + step], column[start : start + step]
