@@ -86,6 +86,14 @@ def test_empty_set_is_undefined_in_the_scores_and_zero_in_the_metric(truth):
     assert all(np.isnan(scores[name]) for name in ("mIoU", "aAcc", "mAcc", "fwIoU"))
 
 
+def test_class_of_the_model_can_be_the_ignored_one():
+    truth, prediction = np.array([[[0, 0, 1, 1]]], "int32"), np.array([[[1, 0, 1, 0]]], "int32")
+    metric = MeanIoU(2, ignore_index=0)
+    metric.update_state(truth, prediction)
+    np.testing.assert_array_equal(metric.confusion_matrix(), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 2, ignore_index=0), [[0, 0], [1, 1]])
+
+
 def test_label_out_of_range_is_refused_by_name():
     with pytest.raises(ValueError, match="truth holds class 9"):
         confusion_matrix(np.array([9]), np.array([0]), CLASSES)
@@ -158,10 +166,10 @@ def test_counts_stay_exact_beyond_the_range_of_float32():
 
 def test_digits_carry_over():
     metric = MeanIoU(2)
-    truth = np.zeros((1, 250, 300), "int32")
-    for _ in range(5):
+    for pixels in (60_000, 60_000, 75_000, 65_535, 1):
+        truth = np.zeros((1, 1, pixels), "int32")
         metric.update_state(truth, truth)
-    assert metric.confusion_matrix()[0, 0] == 5 * 75_000
+    assert metric.confusion_matrix()[0, 0] == 260_536
     assert float(np.max(keras.ops.convert_to_numpy(metric._low_digit))) < 65_536
 
 
