@@ -56,6 +56,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that a user can mend is one line on stderr and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not about the user's picture
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # nor are the Hub client's notes on each of its attempts
     try:
         cli(standalone_mode=True)
     except (SegformerError, OSError) as error:
