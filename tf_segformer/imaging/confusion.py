@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tf_segformer.imaging.drawing import FRAME, INK, PAPER, font_for, text_size
+from tf_segformer.imaging.drawing import FRAME, INK, PAPER, scalable_font, text_size
 
 # From paper to dark blue through steps of equal lightness, as in ColorBrewer's "Blues".
 _ANCHORS = np.array([[255, 255, 255], [222, 235, 247], [158, 202, 225], [66, 146, 198], [8, 81, 156], [8, 48, 107]])
@@ -41,7 +41,7 @@ def draw_confusion_matrix(
     totals = matrix.sum(axis=1, keepdims=True)
     percent = 100 * matrix / np.maximum(totals, 1e-300)
 
-    font, heading = font_for(32 * font_size), font_for(40 * font_size)
+    font, heading = scalable_font(font_size), scalable_font(round(1.25 * font_size))
     with_numbers = count <= 40
     line = text_size("", font)[1]
     cell = max(line + 6, (text_size("100", font)[0] + 10) if with_numbers else 0)
@@ -94,8 +94,8 @@ def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
 def _paste_upright(canvas: Image.Image, text: str, font: object, corner: tuple[int, int]) -> None:
     """Writes a text from bottom to top, its upper left corner at `corner`."""
     width, line = text_size(text, font)
-    strip = Image.new("RGB", (width, line), PAPER)
-    ImageDraw.Draw(strip).text((0, 0), text, INK, font)
+    strip = Image.new("RGB", (width + 2, line), PAPER)  # some letters lean out to the left
+    ImageDraw.Draw(strip).text((2, 0), text, INK, font)
     canvas.paste(strip.transpose(Image.Transpose.ROTATE_90), corner)
 
 

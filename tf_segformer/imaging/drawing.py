@@ -14,9 +14,14 @@ Entry = tuple[tuple[int, int, int], str, str]
 """One line of a legend: colour, name, and the text at the right."""
 
 
-def font_for(height: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font, in a size that can be read beside a picture of this height (pixels)."""
-    return ImageFont.load_default(max(13, round(height / 32)))
+def scalable_font(pixels: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font with letters of this height."""
+    return ImageFont.load_default(pixels)
+
+
+def font_beside(picture: Image.Image) -> ImageFont.FreeTypeFont:
+    """The font in a size that can be read beside a picture, however large or oblong it is."""
+    return scalable_font(max(13, round((picture.width * picture.height) ** 0.5 / 32)))
 
 
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
@@ -50,6 +55,13 @@ def column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
     for one in pictures:
         canvas.paste(one, (0, top))
         top += one.height + gap
+    return canvas
+
+
+def framed(picture: Image.Image, margin: int) -> Image.Image:
+    """Adds white paper around a picture."""
+    canvas = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), PAPER)
+    canvas.paste(picture, (margin, margin))
     return canvas
 
 

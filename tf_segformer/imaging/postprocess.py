@@ -15,6 +15,7 @@ import numpy as np
 
 _CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk: they stay in the processor's cache
 _BLOCK = 16  # most pixels of a block along one side
+_PIXELS_AT_ONCE = 2**22  # that are counted
 _THREADS = 2  # NumPy lets go of the interpreter lock in the products and the argmax
 
 
@@ -101,10 +102,13 @@ def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | Non
         [0.33, 0.0, 0.67]
     """
     values = np.asarray(class_map).ravel()
-    if ignore_index is not None:
-        values = values[values != ignore_index]
-    known = values[(values >= 0) & (values < num_labels)]
-    return np.bincount(known, minlength=num_labels) / max(values.size, 1)
+    counts, total = np.zeros(num_labels, np.int64), 0
+    for start in range(0, values.size, _PIXELS_AT_ONCE):
+        part = values[start : start + _PIXELS_AT_ONCE]
+        part = part if ignore_index is None else part[part != ignore_index]
+        counts += np.bincount(part[(part >= 0) & (part < num_labels)], minlength=num_labels)
+        total += part.size
+    return counts / max(total, 1)
 
 
 class _Axis:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from PIL import Image, ImageOps
 
 from tf_segformer.errors import CheckpointError
 from tf_segformer.imaging import transforms
+from tf_segformer.imaging.batches import as_list, collate
 from tf_segformer.imaging.files import to_rgb
 from tf_segformer.imaging.postprocess import class_map_from_logits
 
@@ -130,15 +130,15 @@ class SegformerImageProcessor:
         for name, layout in (("data_format", data_format), ("input_data_format", input_data_format or data_format)):
             if layout not in transforms.LAYOUTS:
                 raise ValueError(f"{name} must be one of {', '.join(transforms.LAYOUTS)}, but is {layout!r}.")
-        pictures = _as_list(images, axes=3)
+        pictures = as_list(images, axes=3)
         prepared = [settings._prepare_image(picture, data_format, input_data_format) for picture in pictures]
         batch = {"pixel_values": prepared}
         if segmentation_maps is not None:
-            maps = _as_list(segmentation_maps, axes=2)
+            maps = as_list(segmentation_maps, axes=2)
             if len(maps) != len(pictures):
                 raise ValueError(f"There are {len(pictures)} images but {len(maps)} segmentation maps.")
             batch["labels"] = [settings._prepare_map(labels, input_data_format) for labels in maps]
-        return {name: _collate(arrays, name, return_tensors) for name, arrays in batch.items()}
+        return {name: collate(arrays, name, return_tensors) for name, arrays in batch.items()}
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
@@ -199,6 +199,7 @@ class SegformerImageProcessor:
             CheckpointError: The file is missing, not JSON, or holds a field out of range.
 
         Example:
+            >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     _ = SegformerImageProcessor(size=640).save_pretrained(folder)
             ...     SegformerImageProcessor.from_pretrained(folder).size
@@ -232,17 +233,16 @@ class SegformerImageProcessor:
             Path of the file.
 
         Example:
+            >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     SegformerImageProcessor().save_pretrained(folder).name
             'preprocessor_config.json'
         """
         path = Path(folder) / CONFIG_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", encoding="utf-8", delete=False) as aside:
-            aside.write(text)
-        os.replace(aside.name, path)
-        return path
+        aside = path.with_suffix(".json.partial")
+        aside.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return aside.replace(path)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SegformerImageProcessor:
@@ -264,8 +264,8 @@ class SegformerImageProcessor:
         """
         fields = {_OLD_SPELLINGS.get(name, name): value for name, value in fields.items() if name not in _TYPE_FIELDS}
         known = {one.name for one in dataclasses.fields(cls)} - {"extra"}
-        extra = {name: value for name, value in fields.items() if name not in known}
-        return cls(**{name: value for name, value in fields.items() if name in known}, extra=extra)
+        given = {name: value for name, value in fields.items() if name in known and value is not None}
+        return cls(**given, extra={name: value for name, value in fields.items() if name not in known})
 
     def to_dict(self) -> dict[str, Any]:
         """Gives the fields as preprocessor_config.json holds them.
@@ -368,58 +368,3 @@ def _as_channel_values(name: str, values: float | Sequence[float]) -> float | li
 def _is_finite(value: Any) -> bool:
     """Tells whether a value is a finite real number."""
     return isinstance(value, Real) and bool(np.isfinite(value))
-
-
-def _as_list(images: Any, axes: int) -> list[Any]:
-    """Returns a list of single pictures, where one of them has `axes` axes (or one less, or Pillow's own type)."""
-    if isinstance(images, (list, tuple)):
-        if len(images) == 0:
-            raise ValueError("There is no picture in the list.")
-        return list(images)
-    if isinstance(images, Image.Image):
-        return [images]
-    array = transforms.to_array(images)
-    if array.ndim == axes + 1:
-        return list(array)
-    if array.ndim == axes or (axes == 3 and array.ndim == 2):
-        return [array]
-    raise ValueError(f"Expected an array of {axes} axes, or {axes + 1} for a batch, but its shape is {array.shape}.")
-
-
-def _collate(arrays: list[np.ndarray], name: str, kind: str | None) -> Any:
-    """Stacks the arrays of a batch and hands them to a framework."""
-    if kind is None:
-        return arrays
-    if kind not in _TENSOR_MAKERS:
-        raise ValueError(f"return_tensors must be None or one of {', '.join(_TENSOR_MAKERS)}, but is {kind!r}.")
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{name}: pictures of different shapes cannot be stacked: {shapes}. Set do_resize=True, pass "
-            "return_tensors=None for lists, or prepare them one at a time."
-        )
-    return _TENSOR_MAKERS[kind](np.stack(arrays))
-
-
-def _to_tensorflow(array: np.ndarray) -> Any:
-    """Makes a TensorFlow tensor."""
-    import tensorflow as tf
-
-    return tf.convert_to_tensor(array)
-
-
-def _to_torch(array: np.ndarray) -> Any:
-    """Makes a torch tensor."""
-    import torch
-
-    return torch.from_numpy(array)
-
-
-def _to_jax(array: np.ndarray) -> Any:
-    """Makes a JAX array."""
-    import jax.numpy as jnp
-
-    return jnp.asarray(array)
-
-
-_TENSOR_MAKERS = {"np": lambda array: array, "tf": _to_tensorflow, "pt": _to_torch, "jax": _to_jax}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 
-from tf_segformer.imaging.drawing import PAPER, beside, column, font_for, label_strip, legend_panel
+from tf_segformer.imaging.drawing import PAPER, beside, column, font_beside, framed, label_strip, legend_panel
 from tf_segformer.imaging.labels import IGNORED_COLOR, palette_for
 from tf_segformer.imaging.postprocess import class_shares
 
-_RIGHT = (214, 214, 214)
+_LINES = 256  # painted at once: indices of a whole large picture would need gigabytes
 _WRONG = (213, 64, 0)
+_SMALLEST_OUTLINED = 640  # the same where outlines are drawn
 _SMALLEST_SIDE = 240  # smaller pictures are enlarged by a whole factor, so that their pixels can be seen
 
 
@@ -31,9 +32,12 @@ def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
         (128, 128, 128)
     """
     class_map = np.asarray(class_map)
-    known = (class_map >= 0) & (class_map < len(palette))
     table = np.concatenate([palette, [IGNORED_COLOR]]).astype(np.uint8)
-    return Image.fromarray(table[np.where(known, class_map, len(palette))])
+    painted = np.empty((*class_map.shape, 3), np.uint8)
+    for top in range(0, len(class_map), _LINES):
+        part = class_map[top : top + _LINES]
+        painted[top : top + _LINES] = table[np.where((part >= 0) & (part < len(palette)), part, len(palette))]
+    return Image.fromarray(painted)
 
 
 def draw_overlay(
@@ -68,7 +72,7 @@ def draw_overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], but is {alpha}.")
     palette = palette_for(labels) if palette is None else palette
-    picture = _checked(image, class_map)
+    picture, class_map = _checked(image, class_map)
     blended = Image.blend(picture, colorize(class_map, palette), alpha)
     if not legend:
         return blended
@@ -106,8 +110,7 @@ def draw_comparison(
         'RGB'
     """
     palette = palette_for(labels) if palette is None else palette
-    picture = _checked(image, prediction)
-    _checked(image, truth)
+    picture, prediction, truth = _checked(image, prediction, truth)
     wrong, counted = _errors(prediction, truth, ignore_index)
     panels = {
         "Picture": picture,
@@ -118,12 +121,13 @@ def draw_comparison(
         ),
     }
     panels = {title: _enlarged(panel) for title, panel in panels.items()}
-    height = next(iter(panels.values())).height
-    font = font_for(height)
+    first = panels["Picture"]
+    font = font_beside(first)
+    gap = round(font.size * 0.75)
     titled = [label_strip(panel, title, font) for title, panel in panels.items()]
-    gap = max(4, font.size // 2)
-    grid = column([beside(titled[:2], gap), beside(titled[2:], gap)], gap)
-    return _with_legend(grid, [prediction, truth], labels, palette, font_height=height)
+    per_row = 1 if first.width > 2.2 * first.height else 4 if first.height > 1.6 * first.width else 2
+    grid = column([beside(titled[start : start + per_row], gap) for start in range(0, 4, per_row)], gap)
+    return framed(_with_legend(grid, [prediction, truth], labels, palette, font), gap)
 
 
 def draw_error_map(
@@ -148,11 +152,10 @@ def draw_error_map(
         >>> draw_error_map(Image.new("RGB", (400, 300)), maps, maps).width
         400
     """
-    picture = _checked(image, prediction)
-    _checked(image, truth)
+    picture, prediction, truth = _checked(image, prediction, truth)
     painted = _enlarged(_paint_errors(picture, prediction, truth, ignore_index))
     title = f"Wrong: {_percent(*_errors(prediction, truth, ignore_index))} of labelled pixels"
-    return label_strip(painted, title, font_for(painted.height))
+    return label_strip(painted, title, font_beside(painted))
 
 
 def draw_boundaries(
@@ -171,38 +174,42 @@ def draw_boundaries(
         palette: Colours (K, 3); None takes `palette_for(labels)`.
 
     Returns:
-        RGB picture with the legend at its right.
+        RGB picture with the legend at its right; pictures below 640 pixels are enlarged by a whole factor.
 
     Raises:
         ValueError: Sizes that differ.
 
     Example:
-        >>> draw_boundaries(Image.new("RGB", (300, 300)), np.eye(300, dtype=int), ["sky", "road"]).height
-        300
+        >>> draw_boundaries(Image.new("RGB", (800, 800)), np.eye(800, dtype=int), ["sky", "road"]).height
+        800
     """
     palette = palette_for(labels) if palette is None else palette
-    picture = np.asarray(_checked(image, class_map)).copy()
-    radius = max(1, round(min(class_map.shape) / 250))
-    colors = np.asarray(colorize(class_map, palette))
-    outer, inner = _near_boundary(class_map, radius + max(1, radius // 2)), _near_boundary(class_map, radius)
-    picture[outer] = 255  # a white rim keeps dark colours visible on dark ground
-    picture[inner] = colors[inner]
-    return _with_legend(_enlarged(Image.fromarray(picture)), [class_map], labels, palette)
+    picture, class_map = _checked(image, class_map)
+    picture = _enlarged(picture, _SMALLEST_OUTLINED)
+    factor = picture.height // class_map.shape[0]
+    segments = np.repeat(np.repeat(class_map, factor, axis=0), factor, axis=1)
+    radius = max(2, round(min(segments.shape) / 250))
+    outer, inner = _near_boundary(segments, radius + 1), _near_boundary(segments, radius)
+    pixels = np.asarray(picture).copy()
+    pixels[outer] = 255  # a white rim keeps dark colours visible on dark ground
+    pixels[inner] = np.asarray(colorize(segments, palette))[inner]
+    return _with_legend(Image.fromarray(pixels), [class_map], labels, palette)
 
 
-def _checked(image: Image.Image | np.ndarray, class_map: np.ndarray) -> Image.Image:
-    """Returns the picture in RGB if it has the class map's size."""
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
-    if np.ndim(class_map) != 2 or (picture.height, picture.width) != np.shape(class_map):
-        raise ValueError(
-            f"The picture has (height, width) {(picture.height, picture.width)}, but the map {np.shape(class_map)}."
-        )
-    return picture.convert("RGB")
+def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[Image.Image, ...]:
+    """Returns the picture in RGB and the maps as arrays, if they have the same size."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image, np.uint8))
+    class_maps = tuple(np.asarray(one) for one in class_maps)
+    for one in class_maps:
+        if one.shape != (image.height, image.width):
+            raise ValueError(f"The picture is {(image.height, image.width)} (height, width), but a map {one.shape}.")
+    return image.convert("RGB"), *class_maps
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    """Enlarges a small picture by a whole factor."""
-    factor = -(-_SMALLEST_SIDE // max(picture.size))
+def _enlarged(picture: Image.Image, smallest: int = _SMALLEST_SIDE) -> Image.Image:
+    """Enlarges a picture by a whole factor until its longer side has at least `smallest` pixels."""
+    factor = -(-smallest // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -242,18 +249,16 @@ def _with_legend(
     class_maps: Sequence[np.ndarray],
     labels: Sequence[str],
     palette: np.ndarray,
-    font_height: int | None = None,
+    font: ImageFont.FreeTypeFont | None = None,
 ) -> Image.Image:
     """Adds a legend of the classes in the maps; the shares are those of the first map."""
-    shares = class_shares(class_maps[0], len(palette))[: len(palette)]
-    present = np.unique(np.concatenate([np.unique(one) for one in class_maps]))
-    present = present[(present >= 0) & (present < len(palette))]
-    order = sorted(present.tolist(), key=lambda index: (-shares[index], index))
-    entries = [(tuple(palette[index].tolist()), _name(labels, index), _share(shares[index])) for index in order]
-    if any(np.any((one < 0) | (one >= len(palette))) for one in class_maps):
+    shares = np.stack([class_shares(one, len(palette)) for one in class_maps])
+    present = np.flatnonzero(shares.any(axis=0))
+    order = sorted(present.tolist(), key=lambda index: (-shares[0, index], index))
+    entries = [(tuple(palette[index].tolist()), _name(labels, index), _share(shares[0, index])) for index in order]
+    if shares.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size:
         entries.append((IGNORED_COLOR, "unlabelled", ""))
-    font = font_for(font_height or picture.height)
-    return beside([picture, legend_panel(entries, font, picture.height)], gap=0)
+    return beside([picture, legend_panel(entries, font or font_beside(picture), picture.height)], gap=0)
 
 
 def _name(labels: Sequence[str], index: int) -> str:

@@ -1,0 +1,140 @@
+"""The pictures hold what they promise: sizes, colours, shares, and no text that is cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.imaging.golden_cases import make_picture
+from tf_segformer.imaging import drawing
+from tf_segformer.imaging.confusion import draw_confusion_matrix
+from tf_segformer.imaging.labels import LABELS, PALETTES
+from tf_segformer.imaging.visualize import colorize, draw_boundaries, draw_comparison, draw_error_map, draw_overlay
+
+NAMES = LABELS["camvid"]
+SIZES = [(1, 1), (3, 40), (120, 160), (300, 400), (40, 1500), (900, 20)]
+
+
+def picture_and_map(size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+    rows, columns = np.indices(size)
+    return make_picture((*size, 3), "pil"), (rows // 40 + columns // 50) % len(NAMES)
+
+
+@pytest.fixture(autouse=True)
+def written_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is drawn; one that would cross the edge of its canvas fails the test."""
+    texts = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def text(draw, position, content, fill=None, font=None, anchor=None, **options):
+        left, top, right, bottom = draw.textbbox(position, content, font=font, anchor=anchor)
+        width, height = draw.im.size
+        assert left >= 0, content
+        assert top >= 0, content
+        assert right <= width, content
+        assert bottom <= height, content
+        texts.append(content)
+        return draw_text(draw, position, content, fill, font, anchor, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return texts
+
+
+def test_colours_are_the_classes_own_and_black_outside_the_palette():
+    painted = np.asarray(colorize(np.array([[0, 10, 11, 255, -1]]), PALETTES["camvid"]))
+    np.testing.assert_array_equal(painted[0, :2], PALETTES["camvid"][[0, 10]])
+    assert (painted[0, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_overlay_legend_lists_every_class_by_falling_share(size: tuple[int, int], written_texts: list[str]):
+    picture, class_map = picture_and_map(size)
+    drawn = draw_overlay(picture, class_map, NAMES)
+    names = [text for text in written_texts if text in NAMES]
+    shares = [float(text.strip("<%")) for text in written_texts if text.endswith("%")]
+    assert set(names) == {NAMES[index] for index in np.unique(class_map)}
+    assert len(names) == len(shares)
+    assert shares == sorted(shares, reverse=True)
+    assert drawn.width > size[1]
+    assert drawn.height >= size[0]
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 1])
+def test_overlay_mixes_picture_and_colours_by_alpha(alpha: float):
+    picture, class_map = picture_and_map((120, 160))
+    drawn = np.asarray(draw_overlay(picture, class_map, NAMES, alpha=alpha, legend=False), np.float64)
+    expected = (1 - alpha) * np.asarray(picture, np.float64) + alpha * PALETTES["camvid"][class_map]
+    np.testing.assert_allclose(drawn, expected, atol=1)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_comparison_and_errors_fit_any_picture(size: tuple[int, int], written_texts: list[str]):
+    picture, truth = picture_and_map(size)
+    prediction = np.roll(truth, 7, axis=1)
+    truth = np.where(np.indices(size)[0] == size[0] - 1, 255, truth) if size[0] > 1 else truth
+    draw_comparison(picture, prediction, truth, NAMES)
+    draw_error_map(picture, prediction, truth)
+    draw_boundaries(picture, truth, NAMES)
+    assert {"Picture", "Prediction", "Truth"} <= set(written_texts)
+    assert ("unlabelled" in written_texts) == (size[0] > 1)
+
+
+def test_error_map_counts_and_marks_the_wrong_pixels_only(written_texts: list[str]):
+    picture = Image.new("RGB", (400, 300), "white")
+    truth = np.zeros((300, 400), int)
+    prediction = truth.copy()
+    prediction[:30] = 1
+    truth[-30:] = 255
+    drawn = np.asarray(draw_error_map(picture, prediction, truth))[-300:, :400]
+    assert "Wrong: 11.1 % of labelled pixels" in written_texts
+    assert (drawn[:30] == drawn[0, 0]).all()
+    assert (drawn[30:-30] != drawn[0, 0]).any(axis=-1).all()
+    assert (drawn[-30:] == 0).all()
+
+
+def test_boundaries_leave_the_inside_of_segments_alone():
+    picture, _ = picture_and_map((700, 800))
+    class_map = np.repeat([[0, 3]], 400, axis=1).repeat(700, axis=0)
+    drawn = np.asarray(draw_boundaries(picture, class_map, NAMES))[:, :800]
+    changed = (drawn != np.asarray(picture)).any(axis=-1)
+    assert changed[:, 390:410].any(axis=1).all()
+    assert not changed[:, :390].any()
+    assert not changed[:, 410:].any()
+
+
+def test_150_classes_have_all_their_names_in_the_legend(written_texts: list[str]):
+    class_map = np.arange(150).repeat(200).reshape(150, 200)
+    draw_overlay(Image.new("RGB", (200, 150)), class_map, LABELS["ade20k"])
+    assert set(LABELS["ade20k"]) <= set(written_texts)
+
+
+@pytest.mark.parametrize("dataset", ["camvid", "ade20k"])
+def test_confusion_matrix_writes_every_name_twice_and_percentages_of_rows(dataset: str, written_texts: list[str]):
+    names = LABELS[dataset]
+    matrix = np.diag(np.full(len(names), 30.0))
+    matrix[0, 1] = 10
+    draw_confusion_matrix(matrix, names, title="CamVid, 101 pictures")
+    assert all(written_texts.count(name) == 2 for name in names)
+    assert written_texts.count("75") == (dataset == "camvid")
+
+
+def test_confusion_matrix_with_a_row_without_pixels_has_no_division_by_zero():
+    with np.errstate(all="raise"):
+        draw_confusion_matrix(np.zeros((3, 3)), ["a", "b", "a name that is much longer than all the others"])
+
+
+def test_sizes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="height, width"):
+        draw_overlay(Image.new("RGB", (4, 5)), np.zeros((4, 5), int), NAMES)
+    with pytest.raises(ValueError, match="alpha"):
+        draw_overlay(Image.new("RGB", (4, 5)), np.zeros((5, 4), int), NAMES, alpha=2)
+    with pytest.raises(ValueError, match="3 class names"):
+        draw_confusion_matrix(np.eye(2), ["a", "b", "c"])
+
+
+def test_legend_grows_into_columns_instead_of_beyond_the_picture():
+    entries = [((9, 9, 9), f"class {index}", "1 %") for index in range(40)]
+    panel = drawing.legend_panel(entries, drawing.scalable_font(13), 200)
+    assert panel.height == 200
+    assert panel.width > 300
