@@ -139,7 +139,7 @@ _SMP_HEAD = {
     "segmentation_head.0": "decode_head/classifier",
 }
 
-# keras-hub, after its blocks, numbered over all stages in the file, have been numbered a stage each.
+# keras-hub; its blocks, numbered through all stages in the file, are numbered a stage each by the reader.
 _KERAS_HUB = {
     "overlapping_patching_and_embedding_{i}.proj": "patch_embedding_{i}/projection",
     "overlapping_patching_and_embedding_{i}.norm": "patch_embedding_{i}/layer_norm",
@@ -160,6 +160,27 @@ _KERAS_HUB = {
     "sequential.batch_normalization": "decode_head/batch_norm",
     "conv2d": "decode_head/classifier",
 }
+
+# This project's own files, by the classes and attributes of its layers; blocks are numbered a stage each, as above.
+_KERAS = {
+    "overlap_patch_embedding_{i}.projection": "patch_embedding_{i}/projection",
+    "overlap_patch_embedding_{i}.layer_norm": "patch_embedding_{i}/layer_norm",
+    **{module.replace("/", "."): module for module in _HUGGING_FACE_ENCODER.values() if module.startswith("block_")},
+    "layer_normalization_{i}": "stage_norm_{i}",
+    "segformer_decode_head.linear_c.linear_weights_{i}": "decode_head/linear_c_{i}",
+    "segformer_decode_head.linear_fuse": "decode_head/linear_fuse",
+    "segformer_decode_head.batch_norm": "decode_head/batch_norm",
+    "segformer_decode_head.classifier": "decode_head/classifier",
+    "mmseg_decode_head.convolutions.dense_{i}": "decode_head/convolution_{i}",
+    "mmseg_decode_head.batch_norms.batch_normalization_{i}": "decode_head/batch_norm_{i}",
+    "mmseg_decode_head.fusion": "decode_head/fusion",
+    "mmseg_decode_head.fusion_norm": "decode_head/fusion_norm",
+    "mmseg_decode_head.classifier": "decode_head/classifier",
+    "dense": "classifier",
+}
+_FIRST_OF_KERAS = (
+    r"(overlap_patch_embedding|layer_normalization|.*\.linear_weights|.*\.dense|.*\.batch_normalization)(\..*)"
+)
 
 _HUGGING_FACE_EPSILONS = {"embedding_norm_eps": 1e-5, "block_norm_eps": 1e-5}
 _NVLABS_EPSILONS = {"embedding_norm_eps": 1e-5, "block_norm_eps": 1e-6}
@@ -215,13 +236,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "keras": Family(
         "Keras (tf_segformer)",
-        {
-            module.replace("/", "."): module
-            for table in (_HUGGING_FACE_ENCODER, _HUGGING_FACE_HEAD, _MMSEG_HEAD)
-            for module in table.values()
-        },
-        prefixes=("segformer.", ""),
+        _KERAS,
         layout="keras",
+        respell=((r"(?:segformer_model\.)?(.*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
     ),
     "keras-hub": Family(
         "keras-hub",
@@ -229,7 +246,7 @@ FAMILIES: Mapping[str, Family] = {
         layout="keras",
         respell=(
             (r"(?:mi_t_backbone\.|seg_former_backbone\.)?(?:functional\.)?(.*)", r"\1"),
-            (r"(overlapping_patching_and_embedding|layer_normalization|dense)(\.[^_]*)", r"\1_0\2"),
+            (r"(overlapping_patching_and_embedding|layer_normalization|dense)(\..*)", r"\1_0\2"),
         ),
         fields={**_NVLABS_EPSILONS, "hidden_act": "gelu_pytorch_tanh"},
     ),

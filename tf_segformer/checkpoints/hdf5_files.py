@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -24,6 +25,15 @@ MAX_CONFIG_BYTES = 2**20
 
 _WEIGHTS_IN_ARCHIVE = "model.weights.h5"
 _OUR_CLASSES = ("SegformerModel", "SegformerForImageClassification", "SegformerForSemanticSegmentation")
+# Of keras-hub and of this project.
+_BLOCK = re.compile(r"(|.*\.)(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(.*)")
+_BLOCK_WIDTH = re.compile(
+    r".*(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(?:layer_)?norm_?1\.0"
+)
+_STAGE_WIDTH = re.compile(
+    r".*(?:overlapping_patching_and_embedding|overlap_patch_embedding)(?:_(\d{1,4}))?\.(?:layer_)?norm\.0"
+)
+
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError)  # what h5py raises on damaged files
 
 
@@ -68,31 +78,33 @@ def read_keras_archive(path: Path) -> Checkpoint:
         if class_name not in _OUR_CLASSES:
             raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project")
         fields = model["config"]["config"]
+        depths = [int(depth) for depth in fields["depths"]]
         start = start_of_entry(path, weights)
     except (*_DAMAGE, zipfile.BadZipFile, EOFError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable Keras archive: {error!r}") from error
     size = min(weights.file_size, path.stat().st_size - start)
-    return Checkpoint(path, _read_tensors(path, Window(path, start, size), size), config=fields)
+    return Checkpoint(path, _read_tensors(path, Window(path, start, size), size, depths), config=fields)
 
 
-def _read_tensors(path: Path, source: Any, size: int) -> dict[str, LazyTensor]:
-    """The tensors of an h5 file under names with dots."""
+def _read_tensors(path: Path, source: Any, size: int, depths: Sequence[int] | None = None) -> dict[str, LazyTensor]:
+    """The tensors of an h5 file under names with dots.
+
+    Attributes are never read, though Keras writes the layers' names there: in a damaged file HDF5 can hang on them.
+    """
     import h5py
 
     datasets: dict[str, h5py.Dataset] = {}
-    layer_names: dict[str, str] = {}
 
     def visit(name: str, item: Any) -> None:  # hard links only: h5py follows no others
-        if len(datasets) + len(layer_names) > MAX_TENSORS:
+        if len(datasets) > MAX_TENSORS:
             raise ValueError(f"more than {MAX_TENSORS} tensors")
         if isinstance(item, h5py.Dataset):
             datasets[name] = item
-        elif name.rpartition("/")[2] == "vars" and isinstance(item.attrs.get("name"), str):
-            layer_names[name.rpartition("/")[0]] = item.attrs["name"]
 
     try:
         h5py.File(source, "r").visititems(visit)
-        return _named({name: _lazy(path, dataset, size) for name, dataset in datasets.items()}, layer_names)
+        tensors = {name: _lazy(path, dataset, size) for name, dataset in datasets.items() if not _is_state(name)}
+        return _number_blocks_by_stage({_dotted(name): tensor for name, tensor in tensors.items()}, depths)
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a readable h5 file: {str(error) or type(error).__name__}") from error
 
@@ -100,8 +112,8 @@ def _read_tensors(path: Path, source: Any, size: int) -> dict[str, LazyTensor]:
 def _lazy(path: Path, dataset: h5py.Dataset, size: int) -> LazyTensor:
     """A dataset as a tensor, refused where its numbers do not plainly lie in the file."""
     dtype = dataset.dtype
-    if dtype.kind == "V" and dtype.itemsize == 2 and dataset.attrs.get("dtype") == "bfloat16":
-        dtype = np.dtype(ml_dtypes.bfloat16)
+    if dtype == np.dtype("V2"):
+        dtype = np.dtype(ml_dtypes.bfloat16)  # h5 has no such type; Keras writes two bytes
     elif dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name[:100]} holds no numbers but {dtype}")
     if dataset.external or dataset.is_virtual or dataset.id.get_create_plist().get_nfilters():
@@ -118,48 +130,38 @@ def _lazy(path: Path, dataset: h5py.Dataset, size: int) -> LazyTensor:
     return LazyTensor(tuple(dataset.shape), dtype, read)
 
 
-def _named(tensors: dict[str, LazyTensor], layer_names: dict[str, str]) -> dict[str, LazyTensor]:
-    """Tensors under names with dots; the state of an optimizer and of random generators is left out.
+def _is_state(name: str) -> bool:
+    """Whether a dataset is the state of an optimizer or of a random generator, not of a model."""
+    return name.startswith("optimizer/") or "seed_generator" in name
 
-    Keras names the groups of a file after classes, numbered as they come, and keeps the layers' own names beside. Ours
-    are unique, so they are taken; those of other projects are partly numbered by chance.
+
+def _dotted(name: str) -> str:
+    """The name of a dataset with dots, without the groups that say nothing."""
+    return ".".join(piece for piece in name.split("/") if piece not in ("layers", "vars")).removesuffix(":0")
+
+
+def _number_blocks_by_stage(tensors: dict[str, LazyTensor], depths: Sequence[int] | None) -> dict[str, LazyTensor]:
+    """Renames the blocks of Keras' files, numbered through all stages, to "block_{stage}_{block}".
+
+    The stage is the one whose patch embedding has the block's width, unless the depths are known.
     """
-    ours = "patch_embedding_0" in layer_names.values()
-    named = {}
+    widths = {}  # of a stage -> the stage
+    numbers = {}  # of a block in the file -> its width
     for name, tensor in tensors.items():
-        if name.startswith("optimizer/") or "seed_generator" in name:
-            continue
-        parents = [str(parent) for parent in PurePosixPath(name).parents][-2::-1]  # from the outermost on
-        if ours:
-            pieces = [layer_names[parent] for parent in parents if parent in layer_names]
-            pieces.append(name.rpartition("/")[2])
-        else:
-            pieces = [piece for piece in name.split("/") if piece not in ("layers", "vars")]
-        named[".".join(pieces).removesuffix(":0")] = tensor
-    return named if ours else _number_blocks_by_stage(named)
-
-
-def _number_blocks_by_stage(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Renames keras-hub's blocks, numbered through all stages, after the stage that has their width."""
-    block = re.compile(r"(.*)hierarchical_transformer_encoder(?:_(\d+))?\.(.*)")
-    widths = {}
-    for name, tensor in tensors.items():
-        match = re.fullmatch(r".*overlapping_patching_and_embedding(?:_(\d+))?\.norm\.0", name)
-        if match:
+        if match := _STAGE_WIDTH.fullmatch(name):
+            if depths is None and tensor.shape in widths:
+                raise ValueError("two stages of one width: their blocks can only be told apart in a .keras file")
             widths[tensor.shape] = int(match[1] or 0)
-    firsts: dict[int, int] = {}
-    for name, tensor in tensors.items():
-        match = block.fullmatch(name)
-        if match and match[3] == "norm1.0" and tensor.shape in widths:
-            stage, number = widths[tensor.shape], int(match[2] or 0)
-            firsts[stage] = min(firsts.get(stage, number), number)
+        if match := _BLOCK_WIDTH.fullmatch(name):
+            numbers[int(match[1] or 0)] = tensor.shape
+    if depths is None:
+        stages = [widths.get(numbers[number], 0) for number in sorted(numbers)]
+        depths = [stages.count(stage) for stage in range(len(widths))]
+    blocks = [f"block_{stage}_{block}" for stage, depth in enumerate(depths) for block in range(depth)]
 
     def renamed(name: str) -> str:
-        match = block.fullmatch(name)
-        if not match or not firsts:
-            return name
-        number = int(match[2] or 0)
-        stage = max((stage for stage in firsts if firsts[stage] <= number), default=0)
-        return f"{match[1]}block_{stage}_{number - firsts.get(stage, 0)}.{match[3]}"
+        match = _BLOCK.fullmatch(name)
+        number = int(match[2] or 0) if match else len(blocks)
+        return f"{match[1]}{blocks[number]}.{match[3]}" if match and number < len(blocks) else name
 
     return {renamed(name): tensor for name, tensor in tensors.items()}

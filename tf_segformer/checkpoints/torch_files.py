@@ -110,7 +110,7 @@ def read_torch_stream(path: Path) -> Checkpoint:
 
     try:
         with path.open("rb") as file:
-            stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+            stream = io.BytesIO(file.read(min(MAX_PICKLE_BYTES, path.stat().st_size)))
             _magic, _version, system = (read_pickle(stream, {}, _refuse_storage) for _ in range(3))
             if not isinstance(system, dict) or system.get("little_endian") is not True:
                 raise ValueError("big-endian numbers, or no word on their order")
