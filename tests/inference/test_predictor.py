@@ -204,6 +204,19 @@ def test_grayscale_array_counts_as_a_picture(model, processor):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_arrays_may_have_as_many_channels_as_the_model(channels):
+    inputs = keras.Input((None, None, channels))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 4, strides=4)(inputs))
+    processor = SegformerImageProcessor(size=32, image_mean=[0.5] * channels, image_std=[0.2] * channels)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    for mode in ("resize", "whole", "slide"):
+        result = _only(SegmentationPredictor(model, processor, mode)(picture))
+        np.testing.assert_array_equal(
+            result.class_map, _only(SegmentationPredictor(model, processor, mode)(picture.transpose(2, 0, 1))).class_map
+        )
+
+
 @pytest.mark.parametrize("mode", ["resize", "whole"])
 def test_batches_of_equal_sizes_give_what_single_pictures_give(model, processor, mode):
     pictures = [_picture(*size, seed) for seed, size in enumerate([(50, 70), (60, 70), (50, 70), (90, 40), (33, 65)])]

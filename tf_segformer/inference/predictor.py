@@ -164,9 +164,9 @@ class SegmentationPredictor:
         array = transforms.to_array(picture)
         if array.size == 0:
             raise ValueError(f"the picture is empty: its shape is {array.shape}")
-        if array.ndim == 2:
-            return np.repeat(array[..., None], 3, axis=-1)
         channels = self.model.input_shape[-1]
+        if array.ndim == 2:
+            return np.repeat(array[..., None], channels, axis=-1)
         layout = transforms.CHANNELS_LAST
         if array.shape[-1] != channels:
             layout = transforms.infer_layout(array, (channels,))
