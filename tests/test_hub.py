@@ -1,0 +1,196 @@
+"""Finding the files of a model: folders, embedded models, and the Hub, spoken to over HTTP on this machine."""
+
+from __future__ import annotations
+
+import json
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+
+from tests.checkpoints.hub_server import HubServer
+from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, hub
+from tf_segformer.errors import CheckpointError
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An empty Hub on this machine, which huggingface_hub takes for the real one."""
+    server = HubServer()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        server.address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 2)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def published(server, tmp_path, small_config):
+    """A model on that Hub."""
+    model = SegformerForSemanticSegmentation(small_config)
+    model.save_pretrained(tmp_path / "published")
+    names = ("config.json", "model.safetensors")
+    server.files["owner/name"] = {name: (tmp_path / "published" / name).read_bytes() for name in names}
+    return model
+
+
+def same_weights(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True))
+
+
+def test_a_model_is_loaded_from_the_hub_through_a_redirect(server, published, tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert same_weights(model, published)
+    assert any(request.startswith("GET /storage/") for request in server.requests)
+
+
+def test_only_the_files_that_are_needed_are_fetched(server, published, tmp_path):
+    server.files["owner/name"] |= {"pytorch_model.bin": b"x" * 20_000, "tf_model.h5": b"x", "README.md": b"x"}
+    SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    asked = {request.rpartition("/")[2] for request in server.requests if "/resolve/" in request}
+    assert asked == {"config.json", "model.safetensors"}
+
+
+def test_a_cached_file_is_asked_for_by_its_etag_and_not_fetched_again(server, published, tmp_path):
+    for _ in range(2):
+        server.requests.clear()
+        SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert server.requests
+    assert not [request for request in server.requests if request.startswith("GET")]
+    server.files["owner/name"]["config.json"] += b" "
+    server.requests.clear()
+    SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert [request.rpartition("/")[2] for request in server.requests if request.startswith("GET")] == ["config.json"]
+
+
+def test_a_download_that_broke_off_is_resumed(server, published, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what its client keeps of a broken one
+    server.cut_after = 12_345
+    model = SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert same_weights(model, published)
+    assert server.ranges == ["", "bytes=12000-"]
+
+
+def test_a_cached_model_is_loaded_without_the_network(server, published, tmp_path):
+    options = {"cache_dir": tmp_path / "cache"}
+    SegformerForSemanticSegmentation.from_pretrained("owner/name", **options)
+    server.requests.clear()
+    model = SegformerForSemanticSegmentation.from_pretrained("owner/name", local_files_only=True, **options)
+    assert same_weights(model, published)
+    assert server.requests == []
+    with pytest.raises(CheckpointError, match="not in the local cache"):
+        SegformerConfig.from_pretrained("owner/other", local_files_only=True, **options)
+
+
+def test_a_dead_hub_gives_what_the_cache_has_or_one_clear_error(server, published, tmp_path, monkeypatch):
+    from huggingface_hub.utils import _http
+
+    options = {"cache_dir": tmp_path / "cache"}
+    SegformerForSemanticSegmentation.from_pretrained("owner/name", **options)
+    server.close()
+    monkeypatch.setattr(_http.time, "sleep", lambda _: None)  # its client waits longer and longer between its tries
+    assert same_weights(SegformerForSemanticSegmentation.from_pretrained("owner/name", **options), published)
+    with pytest.raises(CheckpointError, match=r"owner/other: the Hub is out of reach.*not in the local cache"):
+        SegformerConfig.from_pretrained("owner/other", **options)
+
+
+def test_what_is_missing_on_the_hub_is_said(server, published, tmp_path):
+    options = {"cache_dir": tmp_path / "cache"}
+    with pytest.raises(CheckpointError, match=r"owner/none.*no such repository"):
+        SegformerConfig.from_pretrained("owner/none", **options)
+    with pytest.raises(CheckpointError, match="no revision 'v9'"):
+        SegformerConfig.from_pretrained("owner/name", revision="v9", **options)
+    server.files["owner/other"] = {"config.json": b"{}", "flax_model.msgpack": b"x"}
+    with pytest.raises(
+        CheckpointError, match=r"owner/other: no supported weight file.*model\.safetensors.*tf_model\.h5"
+    ):
+        SegformerForSemanticSegmentation.from_pretrained("owner/other", **options)
+    with pytest.raises(CheckpointError, match=r"no preprocessor_config\.json"):
+        hub.resolve_file("owner/name", "preprocessor_config.json", **options)
+
+
+def test_a_private_repository_needs_its_token(server, published, tmp_path):
+    server.private.add("owner/name")
+    options = {"cache_dir": tmp_path / "cache"}
+    with pytest.raises(CheckpointError, match="token="):
+        SegformerConfig.from_pretrained("owner/name", **options)
+    assert SegformerConfig.from_pretrained("owner/name", token="secret", **options).num_labels == 5
+
+
+def test_all_shards_are_fetched(server, published, tmp_path):
+    from safetensors.numpy import load, save
+
+    tensors = load(server.files["owner/name"].pop("model.safetensors"))
+    shards = {f"model-{part}.safetensors": dict(list(tensors.items())[part::2]) for part in range(2)}
+    weight_map = {name: shard for shard, content in shards.items() for name in content}
+    server.files["owner/name"] |= {shard: save(content) for shard, content in shards.items()}
+    server.files["owner/name"]["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    model = SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert same_weights(model, published)
+
+
+def test_a_pushed_model_is_loaded_back(server, small_config, tmp_path):
+    model = SegformerForSemanticSegmentation(small_config)
+    url = model.push_to_hub(
+        "me/tiny",
+        token="secret",
+        license="apache-2.0",
+        dataset="CamVid",
+        metrics={"mean_iou": 0.5},
+        commit_message="First",
+    )
+    assert url.startswith(f"{server.address}/me/tiny/commit/")
+    assert set(server.files["me/tiny"]) == {"config.json", "model.safetensors", "README.md"}
+    assert [line["value"]["summary"] for line in server.commits[0] if line["key"] == "header"] == ["First"]
+    card = server.files["me/tiny"]["README.md"].decode()
+    for part in ("license: apache-2.0", "pipeline_tag: image-segmentation", "value: 0.5", 'from_pretrained("me/tiny")'):
+        assert part in card
+    loaded = SegformerForSemanticSegmentation.from_pretrained("me/tiny", cache_dir=tmp_path / "cache")
+    assert same_weights(loaded, model)
+
+
+def test_the_processor_is_pushed_beside_the_model(server, small_config):
+    from tf_segformer import SegformerImageProcessor
+
+    model = SegformerForSemanticSegmentation(small_config)
+    model.push_to_hub("me/tiny", token="secret", processor=SegformerImageProcessor(size=64))
+    assert "preprocessor_config.json" in server.files["me/tiny"]
+
+
+def test_metrics_without_a_data_set_are_refused(small_config):
+    with pytest.raises(ValueError, match="need dataset="):
+        SegformerForSemanticSegmentation(small_config).push_to_hub("me/tiny", metrics={"mean_iou": 0.5})
+
+
+@pytest.mark.parametrize("name", ["none", "./none", "/none/at/all", "../x", "a/b/c", "a/..", "-a/b", ""])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_without_the_network(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    with pytest.raises(CheckpointError, match=r"no such file or folder|no config"):
+        hub.resolve_file(name, "config.json")
+
+
+def test_files_are_found_in_a_folder_in_the_order_of_preference(tmp_path):
+    for name in ("pytorch_model.bin", "tf_model.h5"):
+        (tmp_path / name).write_text("x")
+    assert hub.resolve_weights(tmp_path).name == "tf_model.h5"
+    assert hub.resolve_weights(tmp_path / "pytorch_model.bin").name == "pytorch_model.bin"
+    (tmp_path / "model.safetensors").write_text("x")
+    assert hub.resolve_weights(str(tmp_path)).name == "model.safetensors"
+    assert hub.find_file(tmp_path / "tf_model.h5", ["config.json"]) is None
+
+
+def test_an_embedded_model_is_found_by_its_name(tmp_path, monkeypatch, small_config):
+    monkeypatch.setattr(hub, "EMBEDDED_FOLDER", tmp_path)
+    model = SegformerForSemanticSegmentation(small_config)
+    model.save_pretrained(tmp_path / "tiny-b0")
+    assert hub.embedded_models() == ["tiny-b0"]
+    assert same_weights(SegformerForSemanticSegmentation.from_pretrained("tiny-b0"), model)
+    with pytest.raises(CheckpointError, match="tiny-b0"):
+        SegformerForSemanticSegmentation.from_pretrained("tiny-b9")
