@@ -63,7 +63,8 @@ def test_files_folders_patterns_and_a_list_on_stdin(run, checkpoint, picture, tm
     outcome = run("predict", *inputs, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask")
     assert outcome.code == 0
     assert _names(tmp_path / "out") == [f"{stem}_mask.png" for stem in ("a", "b", "c1", "c2", "d")]
-    assert len(outcome.out.splitlines()) == 5
+    assert len(outcome.out.splitlines()) == 6
+    assert outcome.out.splitlines()[-1] == f"wrote 5 files to {tmp_path / 'out'}"
 
 
 def test_pictures_of_equal_names_do_not_overwrite_each_other(run, checkpoint, picture, tmp_path):

@@ -13,7 +13,8 @@ from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
 from tf_segformer.cli.options import make_predictor, prediction_options
 from tf_segformer.cli.outputs import KINDS, OutputFolder, describe
-from tf_segformer.inference.results import SegmentationResult
+from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.results import Failure, SegmentationResult
 
 PARTLY_FAILED, UNUSABLE = 1, 2
 _SHARES_IN_A_LINE = 4
@@ -62,30 +63,38 @@ def predict(
     Example: tf-segformer predict street.jpg --save overlay,json
     """
     pictures, problems = expand_inputs(photos)
-    loaded = load_model(model) if pictures else None
-    done = 0
     for problem in problems:
         _complain(problem)
-    if loaded is not None and loaded.task == "classification":
-        done, failed = _classify(loaded.model, load_processor(model), pictures, as_json)
-    elif loaded is not None:
-        segmenter = require_segmentation(loaded)
-        processor = load_processor(model)
-        predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
-        folder = OutputFolder(output, save, pictures, alpha, processor.apply_exif_orientation)
-        results = predictor(pictures, on_error="skip")
-        reported = 0
-        for result in results:
-            done += 1
-            paths = folder.write(result)
-            reported = _complain_of(results.failures, reported)
-            _report(result, paths, alone=len(pictures) == 1, as_json=as_json)
-        _complain_of(results.failures, reported)
-        failed = len(results.failures)
-    else:
-        failed = 0
+    done = failed = 0
+    if pictures:
+        loaded, processor = load_model(model), load_processor(model)
+        if loaded.task == "classification":
+            done, failed = _classify(loaded.model, processor, pictures, as_json)
+        else:
+            segmenter = require_segmentation(loaded)
+            predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
+            folder = OutputFolder(output, save, pictures, alpha, processor.apply_exif_orientation)
+            done, failed = _segment(predictor, pictures, folder, as_json)
     if failed or problems:
         sys.exit(PARTLY_FAILED if done else UNUSABLE)
+
+
+def _segment(
+    predictor: SegmentationPredictor, pictures: list[Path], folder: OutputFolder, as_json: bool
+) -> tuple[int, int]:
+    """Writes and reports every picture; returns how many could be read and how many not."""
+    results = predictor(pictures, on_error="skip")
+    done = reported = written = 0
+    for result in results:
+        paths = folder.write(result)
+        reported = _complain_of(results.failures, reported)
+        _report(result, paths, alone=len(pictures) == 1, as_json=as_json)
+        done += 1
+        written += len(paths)
+    _complain_of(results.failures, reported)
+    if done and len(pictures) > 1 and not as_json:
+        click.echo(f"wrote {written} files to {folder.folder}")
+    return done, len(results.failures)
 
 
 def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
@@ -150,7 +159,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:.1f} %" if share >= 0.0005 else "<0.1 %"
 
 
-def _complain_of(failures: list[Any], reported: int) -> int:
+def _complain_of(failures: list[Failure], reported: int) -> int:
     """Writes the failures that were not reported yet; returns how many are by now."""
     for failure in failures[reported:]:
         _complain(failure.error)
