@@ -1,0 +1,1 @@
+"""From a trained model to what serves it: SavedModel, TensorFlow Serving, LiteRT and ONNX."""

@@ -1,0 +1,125 @@
+"""Exports a model as a SavedModel that takes encoded pictures and needs nothing of this package to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_segformer.deploy.decoding import MAX_PIXELS
+from tf_segformer.deploy.network import InferenceNetwork
+from tf_segformer.deploy.signatures import (
+    Pipeline,
+    classification_signatures,
+    segmentation_signatures,
+    tensor_signature,
+)
+from tf_segformer.imaging.labels import palette_for
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.modeling.models import SegformerForSemanticSegmentation
+
+
+def export_saved_model(
+    model: Any,
+    folder: str | os.PathLike,
+    processor: SegformerImageProcessor | None = None,
+    version: int = 1,
+    *,
+    weights_dtype: str = "float32",
+    max_pixels: int = MAX_PIXELS,
+    top_k: int = 5,
+) -> Path:
+    """Writes a model as a TensorFlow SavedModel, in a folder as TensorFlow Serving wants it.
+
+    Signatures of a segmentation model (B pictures, K classes):
+
+    - `serving_default`: `image_bytes` (B,), JPEG or PNG files of any sizes, to `class_map_bytes` (B,), PNG files of the
+      pictures' own sizes whose values are the classes; `shares` (B, K), how much of the picture each class covers;
+      `status` (B,); `labels` (B, K), the class names; `colors` (B, K, 3) uint8.
+    - `serving_strict`: the same, but one bad picture fails the whole call with INVALID_ARGUMENT.
+    - `scores`: `image_bytes` (B,) to `logits` (B, h/4, w/4, K), `sizes` (B, 2) and `status` (B,).
+    - `class_map`: `images` (B, H, W, 3) uint8 to `class_map` (B, H, W) int32.
+    - `tensor`: `pixel_values` (B, H, W, C) float32 to `logits` (B, ceil(H/4), ceil(W/4), K).
+
+    Those of a classification model:
+
+    - `serving_default`, also named `classify`: `image_bytes` (B,) to the most probable classes: `labels`, `indices`,
+      `probabilities` (B, top_k) and `status` (B,); `serving_strict` likewise.
+    - `scores` and `tensor`: as above, with `logits` (B, K).
+
+    `status` is "OK", or "INVALID_ARGUMENT: " and the reason: a picture that cannot be decoded does not disturb the
+    others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
+    head is folded. Class names and colours are in `assets/labels.json`.
+
+    Args:
+        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
+        folder: Where to write; the model goes to `folder/VERSION`, which must not exist.
+        processor: How pictures are prepared; None is the default processor. Must resize, since pictures of a batch
+            differ in size. A model of other than three channels has the `tensor` signature only, as
+            `serving_default` too.
+        version: Number of the version, at least 1; a server takes the largest.
+        weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
+        max_pixels: Pictures of more pixels are refused by their header, before they are decoded.
+        top_k: How many classes a classification model tells.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: A model or a processor that cannot be exported, or a number out of range.
+        FileExistsError: The version exists.
+
+    Example:
+        >>> from tf_segformer import SegformerConfig
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(tf.saved_model.load(export_saved_model(model, folder)).signatures)
+        ['class_map', 'scores', 'serving_default', 'serving_strict', 'tensor']
+    """
+    for name, value in (("version", version), ("max_pixels", max_pixels), ("top_k", top_k)):
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, but is {value!r}")
+    processor = SegformerImageProcessor() if processor is None else processor
+    target = Path(folder) / str(int(version))
+    if target.exists():
+        raise FileExistsError(f"{target} exists: choose another version, or remove it first")
+    network = InferenceNetwork(model, weights_dtype)
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
+    if model.config.num_channels != 3:
+        signatures["serving_default"] = signatures["tensor"]
+    else:
+        pipeline = Pipeline(network, _checked(processor), labels, int(max_pixels))
+        if isinstance(model, SegformerForSemanticSegmentation):
+            signatures |= segmentation_signatures(pipeline)
+        else:
+            signatures |= classification_signatures(pipeline, int(top_k))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:  # a server watches for numbers
+        network.labels = tf.saved_model.Asset(_write_labels(Path(aside), labels))
+        tf.saved_model.save(network, os.path.join(aside, "model"), signatures=signatures)
+        os.rename(os.path.join(aside, "model"), target)
+    return target
+
+
+def _checked(processor: SegformerImageProcessor) -> SegformerImageProcessor:
+    """Refuses a processor that cannot run in the graph."""
+    if not processor.do_resize:
+        raise ValueError("do_resize=False: pictures of any sizes make one batch only with do_resize=True")
+    if processor.apply_exif_orientation:
+        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand")
+    return processor
+
+
+def _write_labels(folder: Path, labels: tuple[str, ...]) -> str:
+    """Writes class names and colours as they go into the assets."""
+    path = folder / "labels.json"
+    colors = np.asarray(palette_for(labels)).tolist()
+    entries = [{"name": name, "color": color} for name, color in zip(labels, colors, strict=True)]
+    path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(path)

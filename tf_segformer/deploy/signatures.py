@@ -1,0 +1,199 @@
+"""The functions that an exported model answers to: encoded pictures, decoded pictures, or pixel values in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from tf_segformer.deploy.decoding import MAX_PIXELS, OK, decode_or_refuse
+from tf_segformer.imaging.graph import class_map_from_logits, encode_png, preprocess
+from tf_segformer.imaging.labels import palette_for
+from tf_segformer.imaging.processor import SegformerImageProcessor
+
+_PARALLEL_PICTURES = 4  # decoded at once: a bound on memory
+
+Outputs = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What surrounds the network in a graph.
+
+    Args:
+        network: Pixel values (B, H, W, C) float32 to logits.
+        processor: Prepares pictures; must resize.
+        labels: Class names in order.
+        max_pixels: Largest picture that is decoded.
+    """
+
+    network: Callable[[tf.Tensor], tf.Tensor]
+    processor: SegformerImageProcessor
+    labels: tuple[str, ...]
+    max_pixels: int = MAX_PIXELS
+
+    def logits_of(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Decodes, prepares and runs a batch; pictures that are refused cost no inference.
+
+        Args:
+            image_bytes: (B,) strings.
+
+        Returns:
+            Logits (B, ...), zero where a picture is refused; sizes (B, 2) int32; statuses (B,) strings.
+        """
+        height, width = self.processor.size["height"], self.processor.size["width"]
+
+        def prepare(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            image, status = decode_or_refuse(encoded, self.max_pixels)
+            pixel_values = tf.cond(
+                status == OK,
+                lambda: preprocess(image, self.processor),
+                lambda: tf.zeros([height, width, 3]),
+            )
+            return pixel_values, tf.shape(image)[:2], status
+
+        pixel_values, sizes, statuses = tf.map_fn(
+            prepare,
+            image_bytes,
+            fn_output_signature=(
+                tf.TensorSpec([height, width, 3], tf.float32),
+                tf.TensorSpec([2], tf.int32),
+                tf.TensorSpec([], tf.string),
+            ),
+            parallel_iterations=_PARALLEL_PICTURES,
+        )
+        good = tf.where(statuses == OK)  # (N, 1)
+        count = tf.shape(good, tf.int64)[0]
+        # TensorFlow's layer norm fails on a batch of none, so that one tiny picture stands in for it.
+        batch = tf.cond(count > 0, lambda: tf.gather_nd(pixel_values, good), lambda: tf.zeros([1, 32, 32, 3]))
+        logits = self.network(batch)[:count]
+        shape = tf.concat([tf.shape(image_bytes, tf.int64), tf.shape(logits, tf.int64)[1:]], axis=0)
+        logits = tf.ensure_shape(tf.scatter_nd(good, logits, shape), logits.shape)
+        return logits, sizes, statuses
+
+
+def segmentation_signatures(pipeline: Pipeline) -> dict[str, tf.types.experimental.GenericFunction]:
+    """The signatures of a semantic segmentation model; `export_saved_model` describes them.
+
+    Args:
+        pipeline: The network and what surrounds it.
+
+    Returns:
+        Functions by signature name, the first argument's name being the input's.
+    """
+    labels = tf.constant(pipeline.labels)
+    colors = tf.constant(palette_for(pipeline.labels), tf.uint8)
+
+    def segment(image_bytes: tf.Tensor) -> Outputs:
+        logits, sizes, statuses = pipeline.logits_of(image_bytes)
+        class_maps, shares = tf.map_fn(
+            lambda one: _encoded_class_map(*one),
+            (logits, sizes, statuses),
+            fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([len(pipeline.labels)], tf.float32)),
+            parallel_iterations=_PARALLEL_PICTURES,
+        )
+        batch = tf.shape(image_bytes)  # every output has one row a picture, so that servers can merge and part batches
+        return {
+            "class_map_bytes": class_maps,
+            "shares": shares,
+            "status": statuses,
+            "labels": tf.broadcast_to(labels, tf.concat([batch, tf.shape(labels)], axis=0)),
+            "colors": tf.broadcast_to(colors, tf.concat([batch, tf.shape(colors)], axis=0)),
+        }
+
+    def class_map(images: tf.Tensor) -> Outputs:
+        size = tf.shape(images)[1:3]
+        shape = [pipeline.processor.size["height"], pipeline.processor.size["width"], 3]
+        pixel_values = tf.map_fn(
+            lambda image: preprocess(image, pipeline.processor),
+            images,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+        class_maps = tf.map_fn(
+            lambda logits: class_map_from_logits(logits, size),
+            pipeline.network(pixel_values),
+            fn_output_signature=tf.TensorSpec([None, None], tf.int32),
+        )
+        return {"class_map": class_maps}
+
+    pictures = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    return {**_bytes_signatures(segment, pipeline), "class_map": tf.function(class_map, input_signature=[pictures])}
+
+
+def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, tf.types.experimental.GenericFunction]:
+    """The signatures of an image classification model; `export_saved_model` describes them.
+
+    Args:
+        pipeline: The network and what surrounds it.
+        top_k: How many classes are told, the most probable first; at most all.
+
+    Returns:
+        Functions by signature name, the first argument's name being the input's.
+    """
+    labels = tf.constant(pipeline.labels)
+
+    def classify(image_bytes: tf.Tensor) -> Outputs:
+        logits, _, statuses = pipeline.logits_of(image_bytes)
+        probabilities, indices = tf.math.top_k(tf.nn.softmax(logits), min(top_k, len(pipeline.labels)))  # (B, k)
+        good = (statuses == OK)[:, None]
+        return {
+            "labels": tf.where(good, tf.gather(labels, indices), ""),
+            "indices": tf.where(good, indices, -1),
+            "probabilities": tf.where(good, probabilities, 0),
+            "status": statuses,
+        }
+
+    functions = _bytes_signatures(classify, pipeline)
+    return {**functions, "classify": functions["serving_default"]}
+
+
+def tensor_signature(
+    network: Callable[[tf.Tensor], tf.Tensor], num_channels: int
+) -> tf.types.experimental.GenericFunction:
+    """The signature from pixel values to logits.
+
+    Args:
+        network: Pixel values (B, H, W, C) float32 to logits.
+        num_channels: C.
+
+    Returns:
+        The function.
+    """
+    pixel_values = tf.TensorSpec([None, None, None, num_channels], tf.float32, name="pixel_values")
+    return tf.function(lambda pixel_values: {"logits": network(pixel_values)}, input_signature=[pixel_values])
+
+
+def _bytes_signatures(
+    answer: Callable[[tf.Tensor], Outputs], pipeline: Pipeline
+) -> dict[str, tf.types.experimental.GenericFunction]:
+    """The signatures that take encoded pictures."""
+
+    def answer_or_fail(image_bytes: tf.Tensor) -> Outputs:
+        outputs = answer(image_bytes)
+        all_good = tf.debugging.Assert(
+            tf.reduce_all(outputs["status"] == OK), [tf.strings.reduce_join(outputs["status"], separator="; ")]
+        )
+        with tf.control_dependencies([all_good]):
+            return {name: tf.identity(output) for name, output in outputs.items()}
+
+    def scores(image_bytes: tf.Tensor) -> Outputs:
+        logits, sizes, statuses = pipeline.logits_of(image_bytes)
+        return {"logits": logits, "sizes": sizes, "status": statuses}
+
+    encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
+    functions = {"serving_default": answer, "serving_strict": answer_or_fail, "scores": scores}
+    return {name: tf.function(function, input_signature=[encoded]) for name, function in functions.items()}
+
+
+def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Class map as PNG bytes, and the share of each class; empty and zero for a picture that was refused."""
+    num_labels = logits.shape[-1]
+
+    def encode() -> tuple[tf.Tensor, tf.Tensor]:
+        class_map = class_map_from_logits(logits, size)
+        counts = tf.math.bincount(class_map, minlength=num_labels, maxlength=num_labels)
+        shares = tf.cast(counts / tf.size(class_map), tf.float32)
+        return encode_png(class_map), tf.ensure_shape(shares, [num_labels])
+
+    return tf.cond(status == OK, encode, lambda: (tf.constant(""), tf.zeros([num_labels])))
