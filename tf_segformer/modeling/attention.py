@@ -17,17 +17,17 @@ from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 MAX_SCORES = 2**24
 
 
-def attend(query: Any, key: Any, value: Any, max_scores: int | None) -> Any:
+def attend(query: Any, key: Any, value: Any, max_scores: int | None, recompute: bool = False) -> Any:
     """Scaled dot-product attention whose memory does not grow with the square of the picture.
 
-    Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row. With
-    gradients each block is computed again instead of being kept.
+    Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row.
 
     Args:
         query: (B, N, heads, d).
         key: (B, M, heads, d).
         value: (B, M, heads, d).
         max_scores: Scores of one picture (heads * N * M) held at once; None for no bound.
+        recompute: Whether gradients compute each block again instead of keeping it.
 
     Returns:
         (B, N, heads, d).
@@ -46,7 +46,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int | None) -> Any:
         context = choose(
             num_queries <= rows,
             lambda: _attend_at_once(query, key, value),
-            lambda: _attend_in_blocks(query, key, value, rows),
+            lambda: _attend_in_blocks(query, key, value, rows, recompute),
         )
     return ops.transpose(context, (0, 2, 1, 3))
 
@@ -70,15 +70,15 @@ def _attend_at_once(query: Any, key: Any, value: Any) -> Any:
     return ops.matmul(attention_probabilities(query, key), value)
 
 
-def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any) -> Any:
+def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any, recompute: bool) -> Any:
     """The same, `rows` queries at a time."""
     batch, heads, num_queries, width = ops.shape(query)
     blocks = (num_queries + rows - 1) // rows
     query = ops.pad(query, ((0, 0), (0, 0), (0, blocks * rows - num_queries), (0, 0)))
     query = ops.reshape(query, (batch, heads, blocks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
-    attend_again = keras.remat(_attend_at_once)
-    context = ops.map(lambda block: attend_again(block, key, value), query)
+    attend_block = keras.remat(_attend_at_once) if recompute else _attend_at_once
+    context = ops.map(lambda block: attend_block(block, key, value), query)
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
     return context[:, :, :num_queries]
 
@@ -177,7 +177,7 @@ class EfficientSelfAttention(keras.layers.Layer):
             context = ops.matmul(self.dropout(probabilities, training=training), value)
             context = ops.transpose(context, (0, 2, 1, 3))
         else:
-            context = attend(query, key, value, MAX_SCORES)
+            context = attend(query, key, value, MAX_SCORES, recompute=training)
         context = ops.reshape(context, ops.shape(x))  # (B, H, W, C)
         outputs = self.output_dense(context)
         return (outputs, probabilities) if return_attention else outputs

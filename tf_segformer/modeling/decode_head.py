@@ -144,15 +144,7 @@ class SegformerDecodeHead(keras.layers.Layer):
 
     def call(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Feature maps (B, H_i, W_i, C_i), the largest first -> float32 logits (B, H_0, W_0, num_labels)."""
-        fuse_blocks = ops.split(self.linear_fuse.kernel, len(self.linear_c), axis=0)[::-1]  # stored last stage first
-        kernels = [ops.matmul(layer.kernel, block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)]
-        bias = sum(
-            ops.matmul(layer.bias[None], block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)
-        )  # (1, D)
-        if not training:
-            scale, shift = self._folded_batch_norm()
-            kernels = [kernel * scale for kernel in kernels]
-            bias = bias * scale + shift
+        kernels, bias = self.composed_weights(fold_batch_norm=not training)
         maps = [
             ops.matmul(each, ops.cast(kernel, self.compute_dtype))
             for each, kernel in zip(feature_maps, kernels, strict=True)
@@ -162,6 +154,26 @@ class SegformerDecodeHead(keras.layers.Layer):
             x = self.batch_norm(x, training=True)
         x = ops.relu(ops.cast(x, self.compute_dtype))
         return ops.cast(self.classifier(self.dropout(x, training=training)), "float32")
+
+    def composed_weights(self, fold_batch_norm: bool) -> tuple[list[Any], Any]:
+        """The two linear maps as one for each stage.
+
+        Args:
+            fold_batch_norm: Whether the batch norm at inference is part of them.
+
+        Returns:
+            A float32 kernel (C_i, D) a stage, and one float32 bias (1, D) for their sum.
+        """
+        fuse_blocks = ops.split(self.linear_fuse.kernel, len(self.linear_c), axis=0)[::-1]  # stored last stage first
+        kernels = [ops.matmul(layer.kernel, block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)]
+        bias = sum(
+            ops.matmul(layer.bias[None], block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)
+        )  # (1, D)
+        if fold_batch_norm:
+            scale, shift = self._folded_batch_norm()
+            kernels = [kernel * scale for kernel in kernels]
+            bias = bias * scale + shift
+        return kernels, bias
 
     def compute_output_spec(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Shape and dtype of the logits, without running the layer."""
