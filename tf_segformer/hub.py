@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tf_segformer.errors import CheckpointError
 
@@ -141,7 +142,7 @@ def resolve_weights(
     """
     if Path(name_or_path).is_file():
         return Path(name_or_path)
-    options = {
+    options: dict[str, Any] = {
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,

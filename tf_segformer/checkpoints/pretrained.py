@@ -65,7 +65,7 @@ def load_pretrained(
     Raises:
         CheckpointError: Where the checkpoint cannot be found, read, recognised or matched.
     """
-    hub_options = {
+    hub_options: dict[str, Any] = {
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,

@@ -86,8 +86,11 @@ def load_processor(name: str) -> SegformerImageProcessor:
     if find_file(name, [CONFIG_NAME]) is not None:
         return SegformerImageProcessor.from_pretrained(name)
     processor = SegformerImageProcessor()
-    size = f"{processor.size['width']}x{processor.size['height']}"
-    click.echo(f"tf-segformer: {name} has no {CONFIG_NAME}: pictures are resized to {size}, ImageNet's mean", err=True)
+    height, width = processor.target_size
+    click.echo(
+        f"tf-segformer: {name} has no {CONFIG_NAME}: pictures are resized to {width}x{height}, ImageNet's mean",
+        err=True,
+    )
     return processor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from tf_segformer.imaging.drawing import FRAME, INK, PAPER, scalable_font, text_size
 
@@ -83,7 +83,8 @@ def draw_confusion_matrix(
 def _color(share: float) -> tuple[int, int, int]:
     """Colour of a share in [0, 1]."""
     position = share * (len(_ANCHORS) - 1)
-    return tuple(int(np.interp(position, range(len(_ANCHORS)), _ANCHORS[:, channel]).round()) for channel in range(3))
+    red, green, blue = (round(float(np.interp(position, range(len(_ANCHORS)), one))) for one in _ANCHORS.T)
+    return red, green, blue
 
 
 def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -91,7 +92,7 @@ def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return INK if color[0] * 0.3 + color[1] * 0.59 + color[2] * 0.11 > 140 else PAPER
 
 
-def _paste_upright(canvas: Image.Image, text: str, font: object, corner: tuple[int, int]) -> None:
+def _paste_upright(canvas: Image.Image, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int]) -> None:
     """Writes a text from bottom to top, its upper left corner at `corner`."""
     width, line = text_size(text, font)
     strip = Image.new("RGB", (width + 2, line), PAPER)  # some letters lean out to the left
@@ -99,7 +100,9 @@ def _paste_upright(canvas: Image.Image, text: str, font: object, corner: tuple[i
     canvas.paste(strip.transpose(Image.Transpose.ROTATE_90), corner)
 
 
-def _draw_scale(draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, font: object, line: int) -> None:
+def _draw_scale(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, font: ImageFont.FreeTypeFont, line: int
+) -> None:
     """Draws the colour scale from 0 to 100 percent."""
     x, y = corner
     for step in range(height):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +17,7 @@ Entry = tuple[tuple[int, int, int], str, str]
 
 def scalable_font(pixels: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font with letters of this height."""
-    return ImageFont.load_default(pixels)
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(pixels))
 
 
 def font_beside(picture: Image.Image) -> ImageFont.FreeTypeFont:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.imaging import transforms
 from tf_segformer.imaging.files import MAX_PIXELS
 from tf_segformer.imaging.graph_resize import resize_like_pillow
 from tf_segformer.imaging.labels import IGNORED_COLOR
@@ -101,7 +100,7 @@ def preprocess(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tenso
     if processor.apply_exif_orientation:
         raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand.")
     if processor.do_resize:
-        image = resize_like_pillow(image, processor.size["height"], processor.size["width"], processor.resample)
+        image = resize_like_pillow(image, *processor.target_size, processor.resample)
     # A table of all 256 values in each channel: divisions by constants would be rewritten, and rounded otherwise.
     table = tf.constant(_value_table(processor).ravel())
     return tf.gather(table, tf.cast(image, tf.int32) * 3 + tf.range(3))
@@ -137,7 +136,7 @@ def preprocess_encoded(
         image = decode_image(one, max_pixels=max_pixels)
         return preprocess(image, processor), tf.shape(image)[:2]
 
-    height, width = processor.size["height"], processor.size["width"]
+    height, width = processor.target_size
     signature = (tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32))
     return tf.map_fn(prepare, encoded, fn_output_signature=signature)
 
@@ -258,11 +257,7 @@ def _big_endian(four_bytes: tf.Tensor) -> tf.Tensor:
 def _value_table(processor: SegformerImageProcessor) -> np.ndarray:
     """The processor's result (256, 3) float32 for each 8-bit value of each channel."""
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)  # (256, 1, 3)
-    if processor.do_rescale:
-        values = transforms.rescale(values, processor.rescale_factor)
-    if processor.do_normalize:
-        values = transforms.normalize(values, processor.image_mean, processor.image_std, transforms.CHANNELS_LAST)
-    return values[:, 0].astype(np.float32)
+    return processor.rescale_and_normalize(values)[:, 0].astype(np.float32)
 
 
 def _possible_classes(logits: tf.Tensor) -> tf.Tensor:
@@ -272,7 +267,7 @@ def _possible_classes(logits: tf.Tensor) -> tf.Tensor:
     one's minimum cannot win between these four. In a photograph, few of 150 classes are left.
     """
     highest, lowest = _largest_of_four(logits), -_largest_of_four(-logits)
-    beaten = highest < tf.reduce_max(lowest, axis=-1, keepdims=True)  # never where a logit is not a number
+    beaten = highest < 0.3 + tf.reduce_max(lowest, axis=-1, keepdims=True)  # never where a logit is not a number
     return tf.reduce_any(~beaten, axis=1)
 
 

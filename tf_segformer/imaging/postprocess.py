@@ -37,11 +37,11 @@ def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | Non
         >>> class_map_from_logits(np.eye(4, dtype=np.float32)[None], (2, 8)).tolist()[0]
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
-    logits, target_size = _checked(logits, target_size)
+    logits, size = _checked(logits, target_size)
     winners = np.argmax(logits, axis=-1).astype(np.int32)  # (h, w)
-    if target_size == winners.shape:
+    if size == winners.shape:
         return winners
-    rows, columns = _Axis(winners.shape[0], target_size[0]), _Axis(winners.shape[1], target_size[1])
+    rows, columns = _Axis(winners.shape[0], size[0]), _Axis(winners.shape[1], size[1])
     class_map = winners[rows.low[:, None], columns.low]  # one winner for each block
     class_map = np.repeat(np.repeat(class_map, rows.count, axis=0), columns.count, axis=1)  # (H, W)
 
@@ -71,16 +71,16 @@ def class_map_and_confidence(
         >>> class_map_and_confidence(np.zeros((2, 2, 4)), (3, 5))[1][0, 0]
         np.float32(0.25)
     """
-    logits, target_size = _checked(logits, target_size)
-    class_map = np.empty(target_size, np.int32)
-    confidence = np.empty(target_size, np.float32)
+    logits, size = _checked(logits, target_size)
+    class_map = np.empty(size, np.int32)
+    confidence = np.empty(size, np.float32)
 
     def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
         class_map[place] = np.argmax(values, axis=-1)
         values -= values.max(axis=-1, keepdims=True)
         confidence[place] = 1 / np.exp(values, out=values).sum(axis=-1)
 
-    rows, columns = _Axis(logits.shape[0], target_size[0]), _Axis(logits.shape[1], target_size[1])
+    rows, columns = _Axis(logits.shape[0], size[0]), _Axis(logits.shape[1], size[1])
     _visit(logits, rows, columns, np.ones((len(rows.low), len(columns.low)), bool), settle)
     return class_map, confidence
 
@@ -131,10 +131,10 @@ def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[n
     logits = np.ascontiguousarray(logits, dtype=np.float32)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"Logits must be (height, width, num_labels), none of them 0, but are {logits.shape}.")
-    target_size = logits.shape[:2] if target_size is None else tuple(int(side) for side in target_size)
-    if len(target_size) != 2 or min(target_size) < 1:
-        raise ValueError(f"The target size must be (height, width), at least 1 each, but is {target_size}.")
-    return logits, target_size
+    size = tuple(int(side) for side in (logits.shape[:2] if target_size is None else target_size))
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"The target size must be (height, width), at least 1 each, but is {size}.")
+    return logits, (size[0], size[1])
 
 
 def _is_mixed(winners: np.ndarray) -> np.ndarray:
@@ -163,8 +163,8 @@ def _visit(
         y = rows.first[row][:, None] + np.arange(rows.count[row[0]])  # (n, P)
         x = columns.first[column][:, None] + np.arange(columns.count[column[0]])  # (n, Q)
         down, across = rows.weight[y][:, :, None], columns.weight[x][:, None, :]
-        weights = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
-        weights = np.stack(weights, axis=-1).reshape(len(i), -1, 4)  # (n, P*Q, 4)
+        products = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
+        weights = np.stack(products, axis=-1).reshape(len(i), -1, 4)  # (n, P*Q, 4)
         values = (weights @ corners).reshape(*y.shape, x.shape[1], -1)  # (n, P, Q, K)
         settle(values, (y[:, :, None], x[:, None, :]))
 

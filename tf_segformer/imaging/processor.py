@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,33 @@ class SegformerImageProcessor:
         if np.any(np.equal(self.image_std, 0)):
             raise ValueError(f"image_std must not hold 0, but is {self.image_std!r}.")
 
+    @property
+    def target_size(self) -> tuple[int, int]:
+        """Height and width that pictures are resized to."""
+        assert isinstance(self.size, dict)  # since __post_init__
+        return self.size["height"], self.size["width"]
+
+    def rescale_and_normalize(self, array: np.ndarray, layout: str = transforms.CHANNELS_LAST) -> np.ndarray:
+        """Applies `do_rescale` and `do_normalize` to the values of one picture of the right size.
+
+        Args:
+            array: Picture with three axes.
+            layout: Where its channels are: "channels_last" or "channels_first".
+
+        Returns:
+            float32 array of the same shape; the array itself where both are off.
+
+        Example:
+            >>> SegformerImageProcessor(do_normalize=False).rescale_and_normalize(np.full((1, 1, 3), 51)).tolist()
+            [[[0.20000000298023224, 0.20000000298023224, 0.20000000298023224]]]
+        """
+        assert self.image_mean is not None and self.image_std is not None  # since __post_init__
+        if self.do_rescale:
+            array = transforms.rescale(array, self.rescale_factor)
+        if self.do_normalize:
+            array = transforms.normalize(array, self.image_mean, self.image_std, layout)
+        return array
+
     def __call__(
         self,
         images: Any,
@@ -174,11 +202,11 @@ class SegformerImageProcessor:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike,
+        name_or_path: str | Path,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         **overrides: Any,
     ) -> SegformerImageProcessor:
@@ -303,12 +331,8 @@ class SegformerImageProcessor:
                 stacklevel=3,
             )
         if self.do_resize:
-            array = transforms.resize(array, (self.size["height"], self.size["width"]), self.resample, layout)
-        if self.do_rescale:
-            array = transforms.rescale(array, self.rescale_factor)
-        if self.do_normalize:
-            array = transforms.normalize(array, self.image_mean, self.image_std, layout)
-        return transforms.change_layout(array, layout, data_format)
+            array = transforms.resize(array, self.target_size, self.resample, layout)
+        return transforms.change_layout(self.rescale_and_normalize(array, layout), layout, data_format)
 
     def _as_channels(self, image: Any, input_data_format: str | None) -> tuple[np.ndarray, str]:
         """Returns a picture as an array with channels, and where they are."""
@@ -334,7 +358,7 @@ class SegformerImageProcessor:
         if self.do_reduce_labels:
             array = transforms.reduce_labels(array)
         if self.do_resize:
-            array = transforms.resize(array, (self.size["height"], self.size["width"]), _NEAREST, layout)
+            array = transforms.resize(array, self.target_size, _NEAREST, layout)
         array = transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
         if array.shape[-1] != 1:
             raise ValueError(f"A segmentation map needs one channel, but its shape is {array.shape}.")
@@ -344,7 +368,7 @@ class SegformerImageProcessor:
 def _as_size(size: Mapping[str, int] | int | Sequence[int]) -> dict[str, int]:
     """Reads every spelling of the target size."""
     if isinstance(size, Integral):
-        size = (size, size)
+        size = (int(size), int(size))
     if not isinstance(size, Mapping) and isinstance(size, Sequence) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
     if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
@@ -354,7 +378,7 @@ def _as_size(size: Mapping[str, int] | int | Sequence[int]) -> dict[str, int]:
     return {name: int(size[name]) for name in ("height", "width")}
 
 
-def _as_channel_values(name: str, values: float | Sequence[float]) -> float | list[float]:
+def _as_channel_values(name: str, values: Any) -> float | list[float]:
     """Reads one number or one number a channel."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
@@ -367,4 +391,4 @@ def _as_channel_values(name: str, values: float | Sequence[float]) -> float | li
 
 def _is_finite(value: Any) -> bool:
     """Tells whether a value is a finite real number."""
-    return isinstance(value, Real) and bool(np.isfinite(value))
+    return isinstance(value, Real) and math.isfinite(value)

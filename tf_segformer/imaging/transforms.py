@@ -83,12 +83,11 @@ def normalize(
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float32)
     channels = array.shape[0 if layout == CHANNELS_FIRST else -1]
-    mean, std = (
-        _per_channel(values, channels, name, array.dtype) for name, values in (("image_mean", mean), ("image_std", std))
-    )
+    means = _per_channel(mean, channels, "image_mean", array.dtype)
+    deviations = _per_channel(std, channels, "image_std", array.dtype)
     if layout == CHANNELS_FIRST:
-        mean, std = mean[:, None, None], std[:, None, None]
-    return (array - mean) / std
+        means, deviations = means[:, None, None], deviations[:, None, None]
+    return (array - means) / deviations
 
 
 def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str) -> np.ndarray:

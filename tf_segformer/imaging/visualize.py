@@ -72,7 +72,7 @@ def draw_overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], but is {alpha}.")
     palette = palette_for(labels) if palette is None else palette
-    picture, class_map = _checked(image, class_map)
+    picture, [class_map] = _checked(image, class_map)
     blended = Image.blend(picture, colorize(class_map, palette), alpha)
     if not legend:
         return blended
@@ -110,7 +110,7 @@ def draw_comparison(
         'RGB'
     """
     palette = palette_for(labels) if palette is None else palette
-    picture, prediction, truth = _checked(image, prediction, truth)
+    picture, [prediction, truth] = _checked(image, prediction, truth)
     wrong, counted = _errors(prediction, truth, ignore_index)
     panels = {
         "Picture": picture,
@@ -152,7 +152,7 @@ def draw_error_map(
         >>> draw_error_map(Image.new("RGB", (400, 300)), maps, maps).width
         400
     """
-    picture, prediction, truth = _checked(image, prediction, truth)
+    picture, [prediction, truth] = _checked(image, prediction, truth)
     painted = _enlarged(_paint_errors(picture, prediction, truth, ignore_index))
     title = f"Wrong: {_percent(*_errors(prediction, truth, ignore_index))} of labelled pixels"
     return label_strip(painted, title, font_beside(painted))
@@ -184,7 +184,7 @@ def draw_boundaries(
         800
     """
     palette = palette_for(labels) if palette is None else palette
-    picture, class_map = _checked(image, class_map)
+    picture, [class_map] = _checked(image, class_map)
     picture = _enlarged(picture, _SMALLEST_OUTLINED)
     factor = picture.height // class_map.shape[0]
     segments = np.repeat(np.repeat(class_map, factor, axis=0), factor, axis=1)
@@ -196,15 +196,15 @@ def draw_boundaries(
     return _with_legend(Image.fromarray(pixels), [class_map], labels, palette)
 
 
-def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[Image.Image, ...]:
+def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[Image.Image, list[np.ndarray]]:
     """Returns the picture in RGB and the maps as arrays, if they have the same size."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image, np.uint8))
-    class_maps = tuple(np.asarray(one) for one in class_maps)
-    for one in class_maps:
+    checked = [np.asarray(one) for one in class_maps]
+    for one in checked:
         if one.shape != (image.height, image.width):
             raise ValueError(f"The picture is {(image.height, image.width)} (height, width), but a map {one.shape}.")
-    return image.convert("RGB"), *class_maps
+    return image.convert("RGB"), checked
 
 
 def _enlarged(picture: Image.Image, smallest: int = _SMALLEST_SIDE) -> Image.Image:

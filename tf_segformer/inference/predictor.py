@@ -238,10 +238,10 @@ class SegmentationPredictor:
     def _view_sizes(self, size: _Size) -> list[_Size]:
         """The sizes at which the model sees a picture of a given size."""
         if self.mode == "resize" and self.processor.do_resize:
-            return [(self.processor.size["height"], self.processor.size["width"])]
+            return [self.processor.target_size]
         if self.mode in ("resize", "slide"):
             return [size]
-        return [tuple(_round_up(side * scale) for side in size) for scale in self.scales]
+        return [(_round_up(size[0] * scale), _round_up(size[1] * scale)) for scale in self.scales]
 
     def _result(
         self,
@@ -281,14 +281,14 @@ def _check_windows(
         raise ValueError(f"stride={stride} needs mode='slide', or mode='multiscale' with a window")
     if mode != "slide" and window is None:
         return None, None
-    sides = _as_pair("window", (processor.size["height"], processor.size["width"]) if window is None else window)
+    sides = _as_pair("window", processor.target_size if window is None else window)
     steps = _as_pair("stride", tuple(max(1, side * 3 // 4) for side in sides) if stride is None else stride)
     if steps[0] > sides[0] or steps[1] > sides[1]:
         raise ValueError(f"stride={steps} is larger than window={sides}: pixels between the windows would be left out")
     return sides, steps
 
 
-def _as_pair(name: str, value: int | Sequence[int]) -> _Size:
+def _as_pair(name: str, value: Any) -> _Size:
     """One number for both sides, or (vertical, horizontal)."""
     pair = (value, value) if np.ndim(value) == 0 else tuple(value)
     if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
