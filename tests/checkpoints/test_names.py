@@ -101,6 +101,11 @@ def test_hugging_face_has_208_tensors_for_b0_and_1172_for_b5():
         assert len(names) + 1 == count  # and num_batches_tracked
 
 
+def test_only_a_segmentation_checkpoint_of_nvlabs_has_a_backbone():
+    for task, name in (("encoder", "norm1"), ("classification", "norm1"), ("segmentation", "backbone.norm1")):
+        assert f"{name}.weight" in source_names("nvlabs", variable_shapes(SegformerConfig(), task))
+
+
 def test_nvlabs_has_no_name_for_the_head_of_mmsegmentation():
     shapes = variable_shapes(SegformerConfig(decode_head_type="mmseg"), "segmentation")
     with pytest.raises(CheckpointError, match=r"decode_head/\w+.*cannot be written"):

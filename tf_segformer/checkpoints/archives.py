@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 
 def start_of_entry(path: Path, entry: zipfile.ZipInfo) -> int:
@@ -59,7 +60,7 @@ class Window(io.RawIOBase):
         self._position = max(origin + offset, 0)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Fills a buffer from the part and returns how many bytes there were."""
         length = max(min(len(buffer), self.size - self._position), 0)
         self._file.seek(self._start + self._position)

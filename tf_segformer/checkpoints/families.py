@@ -19,7 +19,8 @@ class Family:
     Args:
         title: What messages call it.
         modules: Module templates of the file -> modules of the Keras model.
-        prefixes: What may stand before every name; the first is written for a model with a head.
+        prefixes: What may stand before every name; the first is written before the encoder's in a model with a head.
+        prefixed_under: The heads whose models are written with that prefix.
         layout: "torch" for (out, in) matrices and (out, in, h, w) kernels, "keras" for (in, out) and (h, w, in, out).
         respell: (pattern, replacement) pairs that bring a name into the form "module.leaf" first.
         unused: Patterns of names that are in such files and in no model.
@@ -29,6 +30,7 @@ class Family:
     title: str
     modules: Mapping[str, str | tuple[str, ...]]
     prefixes: tuple[str, ...] = ("",)
+    prefixed_under: tuple[str, ...] = ("decode_head/",)
     layout: str = "torch"
     respell: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = (r".*\.num_batches_tracked",)
@@ -88,7 +90,7 @@ _HUGGING_FACE_V5_ENCODER = {
     "stages.{i}.layer_norm": "stage_norm_{i}",
 }
 
-_NVLABS_ENCODER = {
+_NVLABS_ENCODER: dict[str, str | tuple[str, ...]] = {
     "patch_embed{i+1}.proj": "patch_embedding_{i}/projection",
     "patch_embed{i+1}.norm": "patch_embedding_{i}/layer_norm",
     "block{i+1}.{j}.norm1": f"{_BLOCK}/layer_norm_1",
@@ -112,7 +114,7 @@ _NVLABS_HEAD = {
     "head": "classifier",
 }
 
-_MMSEG_ENCODER = {
+_MMSEG_ENCODER: dict[str, str | tuple[str, ...]] = {
     "layers.{i}.0.projection": "patch_embedding_{i}/projection",
     "layers.{i}.0.norm": "patch_embedding_{i}/layer_norm",
     "layers.{i}.1.{j}.norm1": f"{_BLOCK}/layer_norm_1",
@@ -191,6 +193,7 @@ FAMILIES: Mapping[str, Family] = {
         "Hugging Face (PyTorch)",
         {**_HUGGING_FACE_ENCODER, **_HUGGING_FACE_HEAD, **_MMSEG_HEAD},
         prefixes=("segformer.", ""),
+        prefixed_under=("decode_head/", "classifier/"),
         fields=_HUGGING_FACE_EPSILONS,
     ),
     "huggingface-v5": Family(

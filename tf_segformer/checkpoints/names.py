@@ -50,8 +50,8 @@ def keras_names(family: str, name: str) -> tuple[str, ...] | None:
     module, _, leaf = name.rpartition(".")
     for prefix in table.prefixes:
         if module.startswith(prefix):
-            for pattern, targets in _patterns(family):
-                match = pattern.fullmatch(module, len(prefix))
+            for template, targets in _patterns(family):
+                match = template.fullmatch(module, len(prefix))
                 if match:
                     found = [_keras_leaf(each, leaf, table.layout) for each in _expand(targets, match.groupdict())]
                     return tuple(each for each in found if each) if all(found) else None
@@ -73,10 +73,10 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
 
     Example:
         >>> source_names("nvlabs", ["stage_norm_0/gamma"])
-        {'backbone.norm1.weight': ('stage_norm_0/gamma',)}
+        {'norm1.weight': ('stage_norm_0/gamma',)}
     """
     table, variables = FAMILIES[family], list(variables)
-    has_head = any(name.startswith(HEADS) for name in variables)
+    encoder_prefix = table.prefixes[0] if any(name.startswith(table.prefixed_under) for name in variables) else ""
     names: dict[str, tuple[str, ...]] = {}
     for variable in variables:
         module, _, leaf = variable.rpartition("/")
@@ -89,7 +89,7 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
             continue  # a later part of a stacked tensor, named by its first
         leaves = _NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES
         torch_leaf = next(torch for torch, keras in leaves.items() if keras == leaf)
-        prefix = table.prefixes[0] if has_head and not module.startswith(("decode_head", "classifier")) else ""
+        prefix = "" if variable.startswith(HEADS) else encoder_prefix
         parts = _expand(targets, stage_and_block.groupdict())
         names[f"{prefix}{_fill(template, stage_and_block.groupdict())}.{torch_leaf}"] = tuple(
             f"{part}/{leaf}" for part in parts

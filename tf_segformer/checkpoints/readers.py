@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -90,7 +91,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             name: LazyTensor(
                 tuple(each.get_shape()),
                 _SAFETENSORS_DTYPES[each.get_dtype()],
-                lambda name=name: file.get_tensor(name),
+                partial(file.get_tensor, name),
             )
             for name, each in slices.items()
         }

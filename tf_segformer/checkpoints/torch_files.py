@@ -205,7 +205,8 @@ def _labels(described: Any) -> tuple[tuple[str, ...] | None, tuple[tuple[int, in
     """Class names and palette of mmsegmentation's meta data, where they are plain data that fit together."""
     meta = described.get("meta") if isinstance(described, dict) else None
     meta = meta if isinstance(meta, dict) else {}
-    dataset = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, dict) else {}
     names = dataset.get("classes", meta.get("CLASSES"))
     palette = dataset.get("palette", meta.get("PALETTE"))
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
