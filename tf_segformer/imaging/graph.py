@@ -267,7 +267,7 @@ def _possible_classes(logits: tf.Tensor) -> tf.Tensor:
     one's minimum cannot win between these four. In a photograph, few of 150 classes are left.
     """
     highest, lowest = _largest_of_four(logits), -_largest_of_four(-logits)
-    beaten = highest < 0.3 + tf.reduce_max(lowest, axis=-1, keepdims=True)  # never where a logit is not a number
+    beaten = highest < tf.reduce_max(lowest, axis=-1, keepdims=True)  # never where a logit is not a number
     return tf.reduce_any(~beaten, axis=1)
 
 

@@ -116,9 +116,8 @@ class _Axis:
 
     def __init__(self, size: int, target: int) -> None:
         pixels = np.arange(target)
-        half = np.float32(0.5)  # single precision throughout: torch's positions, to the last bit
-        position = (pixels.astype(np.float32) + half) * (np.float32(size) / np.float32(target)) - half
-        position = np.clip(position, 0, np.float32(size - 1))
+        scale = np.float32(size) / np.float32(target)  # single precision: torch's positions, to the last bit
+        position = np.clip((pixels.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0, size - 1)
         low = position.astype(np.intp)
         self.weight = position - low.astype(np.float32)  # of logit low + 1, for each pixel
         self.first = np.flatnonzero(np.diff(low, prepend=-1) | (pixels % _BLOCK == 0))  # pixel of each block
