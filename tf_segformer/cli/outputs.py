@@ -60,6 +60,7 @@ class OutputFolder:
         Raises:
             OSError: Where the folder cannot be written.
         """
+        assert result.source is not None  # `predict` passes paths
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = self._free_paths(Path(result.source).stem)
         for kind, path in paths.items():
@@ -82,6 +83,7 @@ class OutputFolder:
         return lambda file: mask_picture(result.class_map, list(result.labels.values())).save(file, "PNG")
 
     def _write_overlay(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+        assert result.source is not None
         picture = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
         step = math.ceil(math.sqrt(result.class_map.size / _MOST_OVERLAY_PIXELS))
         if step > 1:
@@ -94,7 +96,9 @@ class OutputFolder:
         return lambda file: file.write((json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n").encode())
 
     def _write_logits(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
-        return lambda file: np.save(file, result.logits)
+        assert result.logits is not None  # asked for with --save logits
+        logits = result.logits
+        return lambda file: np.save(file, logits)
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:

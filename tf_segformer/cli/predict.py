@@ -108,7 +108,7 @@ def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json:
         more = len(shares) - _SHARES_IN_A_LINE
         click.echo(f"{result.source}: {largest}{f' and {more} more' if more > 0 else ''}")
         return
-    _print_table(result.source, ("class", "share"), [(name, _percent(share)) for name, share in shares.items()])
+    _print_table(str(result.source), ("class", "share"), [(name, _percent(share)) for name, share in shares.items()])
     for path in paths:
         click.echo(f"wrote {path}")
 

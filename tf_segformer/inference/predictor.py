@@ -204,7 +204,7 @@ class SegmentationPredictor:
     def _rows(self, pixels: np.ndarray, size: _Size, mirrored: bool) -> RowSource:
         """The logits of one view of a picture: of the whole, or averaged over windows."""
         pixels = pixels[:, ::-1] if mirrored else pixels
-        if self.window is None:
+        if self.window is None or self.stride is None:
             return LogitRows(self._logits([pixels], size)[0])
         if size != pixels.shape[:2]:
             pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)

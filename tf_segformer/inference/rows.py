@@ -19,6 +19,9 @@ class RowSource(Protocol):
     def rows(self, first: int, last: int) -> np.ndarray:
         """The (last - first, width, num_classes) float32 logits of rows first to last - 1."""
 
+    def drop_before(self, row: int) -> None:
+        """Frees what only the rows above need; they must not be read again."""
+
 
 class LogitRows:
     """Rows of one array of logits.
@@ -113,7 +116,7 @@ class WindowRows:
             if begin >= end:
                 continue
             if top not in self._computed:
-                self._drop_before(first)
+                self.drop_before(first)
                 self._computed[top] = self._compute(top)
             for left, window in zip(self._lefts, self._computed[top], strict=True):
                 total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top)
@@ -121,7 +124,7 @@ class WindowRows:
         total /= count[..., None]
         return total
 
-    def _drop_before(self, row: int) -> None:
+    def drop_before(self, row: int) -> None:
         """Frees the upper parts of windows that were read already: at 150 classes they are gigabytes."""
         for top, windows in self._computed.items():
             for window in windows:
@@ -187,12 +190,15 @@ def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int
 
 def _combine(views: Sequence[tuple[RowSource, bool]], first: int, last: int, probabilities: bool) -> np.ndarray:
     """Logits of one view, or the mean probabilities of all, for a few rows."""
-    total = None
-    for source, mirrored in views:
+
+    def read(source: RowSource, mirrored: bool) -> np.ndarray:
         values = source.rows(first, last)
         values = values[:, ::-1] if mirrored else values
-        values = _softmax(values) if probabilities else values
-        total = values if total is None else total + values
+        return _softmax(values) if probabilities else values
+
+    total = read(*views[0])
+    for view in views[1:]:
+        total = total + read(*view)
     return total / len(views) if len(views) > 1 else total
 
 

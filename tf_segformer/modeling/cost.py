@@ -78,7 +78,8 @@ def stage_sizes(config: SegformerConfig, size: tuple[int, int]) -> list[tuple[in
     """(height, width) of each stage's feature map for a picture of the given size."""
     sizes = []
     for patch, stride in zip(config.patch_sizes, config.strides, strict=True):
-        size = tuple((side + 2 * (patch // 2) - patch) // stride + 1 for side in size)
+        height, width = ((side + 2 * (patch // 2) - patch) // stride + 1 for side in size)
+        size = (height, width)
         sizes.append(size)
     return sizes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ class RunLog:
 
     def progress(self, step: int, steps: int, loss: float) -> None:
         """Shows the step on one line that is written over, at most twice a second; silent where nobody watches."""
-        if not click.get_text_stream("stderr").isatty() or time.monotonic() - self._shown < 0.5:
+        if not sys.stderr.isatty() or time.monotonic() - self._shown < 0.5:
             return
         self._shown = time.monotonic()
         click.echo(f"\r[{'=' * (30 * step // steps):<30}] step {step}/{steps}  loss {loss:.4f} ", nl=False, err=True)

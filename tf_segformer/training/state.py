@@ -27,10 +27,13 @@ def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> No
         >>> save_state("run/state.npz", model, {"step": 500})  # doctest: +SKIP
     """
     path = Path(path)
-    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _named_variables(model).items()}
+    arrays: dict[str, Any] = {
+        name: keras.ops.convert_to_numpy(variable) for name, variable in _named_variables(model).items()
+    }
+    arrays[_META] = np.array(json.dumps(meta))
     aside = path.with_name(path.name + ".partial")
     with aside.open("wb") as file:
-        np.savez(file, **arrays, **{_META: np.array(json.dumps(meta))})
+        np.savez(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)

@@ -79,14 +79,14 @@ def write_shards(dataset: SegmentationDataset, folder: str | Path, examples_per_
                     "labels": _as_png(dataset.read_labels(example.labels)),
                 }
                 writer.write(_serialized(features))
-    index = {
+    content = {
         "name": dataset.name,
         "shards": names,
         "size": len(dataset.examples),
         "class_names": list(dataset.class_names),
     }
     aside = folder / f"{INDEX_NAME}.partial"  # renamed last: a folder without the index is not complete
-    aside.write_text(json.dumps(index, indent=2))
+    aside.write_text(json.dumps(content, indent=2))
     os.replace(aside, folder / INDEX_NAME)
     return open_shards(folder)
 

@@ -109,7 +109,9 @@ class Recipe:
         """
         if steps < len(self.phases):
             raise ValueError(f"steps={steps} must be at least {len(self.phases)}, one for each phase of {self.name}")
-        ends, phases, done = [], [], 0
+        ends: list[int] = []
+        phases: list[Phase] = []
+        done = 0
         for phase in self.phases:
             done += phase.steps
             ends.append(max(len(ends) + 1, round(steps * done / self.steps)))
@@ -168,6 +170,7 @@ def _recipe_of_file(path: Path) -> Recipe:
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such recipe file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     recipe = getattr(module, "RECIPE", None)
