@@ -87,6 +87,8 @@ def train(
     with strategy.scope() if strategy else contextlib.nullcontext():
         with keras.RematScope(mode="full") if remat else contextlib.nullcontext():
             model = _make_model(recipe, splits["train"].class_names, PRECISIONS[precision])
+        if strategy:
+            trainer.synchronize_batch_norm(model)
         trainer.compile_model(model, recipe, jit_compile="auto" if jit is None else jit)
     _print_groups(model)
     best = trainer.train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
         meta = json.loads(str(stored.pop(_META)))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a readable training state ({error})") from error
     variables = _named_variables(model)
     wrong = sorted(set(stored) ^ set(variables))

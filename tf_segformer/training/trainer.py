@@ -65,6 +65,20 @@ def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str
     model.optimizer.build(model.trainable_variables)
 
 
+def synchronize_batch_norm(model: keras.Model) -> None:
+    """Lets batch norms take their moments over all devices of a `tf.distribute` strategy, as the authors trained.
+
+    Args:
+        model: Built in the strategy's scope, not traced yet.
+
+    Example:
+        >>> synchronize_batch_norm(model)  # doctest: +SKIP
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
 def train(
     model: keras.Model,
     recipe: Recipe,
@@ -221,6 +235,17 @@ class _Follower(keras.callbacks.Callback):
         self.log.progress(self.step, self.steps, self.loss)
         if self.stop.is_set() or math.isnan(self.loss):
             self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # `fit` ends by replacing the weights by their average; this run goes on with the weights themselves.
+        self._keeps_average, self._optimizer.use_ema = self._optimizer.use_ema, False
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._optimizer.use_ema = self._keeps_average
+
+    @property
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
 
 
 def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
