@@ -135,7 +135,7 @@ def generate_palette(count: int) -> np.ndarray:
         count: Number of classes, at least 1.
 
     Returns:
-        Colours (count, 3), uint8, the same in every run; after 1,331 they repeat.
+        Colours (count, 3), uint8, the same in every run; after 1,500 they repeat.
 
     Raises:
         ValueError: A count below 1.
@@ -148,15 +148,17 @@ def generate_palette(count: int) -> np.ndarray:
     """
     if count < 1:
         raise ValueError(f"A palette needs at least one class, not {count}.")
-    levels = np.linspace(25, 245, 11).round()  # no colour so dark or light that it looks like "ignored" or paper
+    levels = np.linspace(0, 255, 13).round()
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness = _as_seen(grid)[0, :, 0]
+    grid = grid[(lightness > 38) & (lightness < 94)]  # neither like the black of ignored pixels nor like paper
     candidates = np.concatenate([_OKABE_ITO, grid])
     seen = _as_seen(candidates)  # (sight, candidate, Lab)
     chosen = list(range(min(count, len(_OKABE_ITO))))
     distance = np.full(len(candidates), np.inf)
     for index in chosen:
         distance = np.minimum(distance, np.linalg.norm(seen - seen[:, index : index + 1], axis=-1).min(axis=0))
-    while len(chosen) < min(count, len(grid)):
+    while len(chosen) < min(count, _DISTINCT_COLORS):
         chosen.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(seen - seen[:, chosen[-1:]], axis=-1).min(axis=0))
     palette = candidates[np.resize(chosen, count)].astype(np.uint8)
@@ -164,6 +166,7 @@ def generate_palette(count: int) -> np.ndarray:
     return palette
 
 
+_DISTINCT_COLORS = 1500
 _OKABE_ITO = _colors("0072b2 e69f00 009e73 cc79a7 56b4e9 d55e00 f0e442").astype(np.float64)
 
 # Linear RGB as a protanope and a deuteranope see it (Viénot, Brettel and Mollon 1999), after normal sight.
