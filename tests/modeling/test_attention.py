@@ -53,7 +53,7 @@ def test_gradients_through_blocks_are_those_at_once(jit_compile):
 def test_a_model_gives_the_same_in_blocks(small_config, pixel_values, monkeypatch):
     model = SegformerForSemanticSegmentation(small_config.replace(initializer_range=0.2))
     at_once = model(pixel_values).numpy()
-    monkeypatch.setattr(attention, "MAX_SCORES", 50)
+    monkeypatch.setattr(attention.EfficientSelfAttention, "max_scores", 50)
     taken = []
     in_blocks = attention._attend_in_blocks
     monkeypatch.setattr(attention, "_attend_in_blocks", lambda *inputs: taken.append(1) or in_blocks(*inputs))

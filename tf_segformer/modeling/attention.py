@@ -111,6 +111,8 @@ class EfficientSelfAttention(keras.layers.Layer):
         (1, 8, 12, 64)
     """
 
+    max_scores: int | None = MAX_SCORES  # as in `attend`; export to formats without loops sets None for a while
+
     def __init__(
         self,
         hidden_size: int,
@@ -177,7 +179,7 @@ class EfficientSelfAttention(keras.layers.Layer):
             context = ops.matmul(self.dropout(probabilities, training=training), value)
             context = ops.transpose(context, (0, 2, 1, 3))
         else:
-            context = attend(query, key, value, MAX_SCORES, recompute=training)
+            context = attend(query, key, value, self.max_scores, recompute=training)
         context = ops.reshape(context, ops.shape(x))  # (B, H, W, C)
         outputs = self.output_dense(context)
         return (outputs, probabilities) if return_attention else outputs
@@ -191,11 +193,13 @@ class EfficientSelfAttention(keras.layers.Layer):
         ratio = self.sequence_reduction_ratio
         if ratio == 1:
             return x
-        height, width = ops.shape(x)[1:3]
+        batch, height, width = ops.shape(x)[:3]
         missing = [
             max(ratio - side, 0) if isinstance(side, int) else ops.maximum(ratio - side, 0) for side in (height, width)
         ]
         x = ops.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        # TensorFlow forgets how many channels there are where it pads by a tensor; LiteRT has to know
+        x = ops.reshape(x, (batch, height + missing[0], width + missing[1], self.hidden_size))
         return self.layer_norm(self.sequence_reduction(x))
 
     def _split_heads(self, x: Any) -> Any:
