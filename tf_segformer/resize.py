@@ -24,7 +24,7 @@ def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
         float32 tensor (B, height, width, C).
 
     Example:
-        >>> resize_bilinear(keras.ops.ones((1, 2, 3, 4)), 8, 12).shape
+        >>> tuple(resize_bilinear(keras.ops.ones((1, 2, 3, 4)), 8, 12).shape)
         (1, 8, 12, 4)
     """
     x = ops.cast(x, "float32")
@@ -51,7 +51,7 @@ def interpolation_matrix(size_out: Any, size_in: Any) -> Any:
         float32 matrix (size_out, size_in) whose rows sum to one.
 
     Example:
-        >>> interpolation_matrix(4, 2).shape
+        >>> tuple(interpolation_matrix(4, 2).shape)
         (4, 2)
     """
     ratio = ops.cast(size_in, "float32") / ops.cast(size_out, "float32")

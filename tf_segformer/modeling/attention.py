@@ -107,7 +107,7 @@ class EfficientSelfAttention(keras.layers.Layer):
     Source: Xie et al. 2021, section 3.1, "Efficient Self-Attention", equation 2.
 
     Example:
-        >>> EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape
+        >>> tuple(EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape)
         (1, 8, 12, 64)
     """
 

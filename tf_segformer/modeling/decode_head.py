@@ -92,7 +92,7 @@ class SegformerDecodeHead(keras.layers.Layer):
 
     Example:
         >>> maps = [keras.ops.ones((1, 32 // 2**i, 48 // 2**i, 8 * 2**i)) for i in range(4)]
-        >>> SegformerDecodeHead(num_labels=19, hidden_size=64)(maps).shape
+        >>> tuple(SegformerDecodeHead(num_labels=19, hidden_size=64)(maps).shape)
         (1, 32, 48, 19)
     """
 
@@ -211,7 +211,7 @@ class MmsegDecodeHead(keras.layers.Layer):
 
     Example:
         >>> maps = [keras.ops.ones((1, 32 // 2**i, 48 // 2**i, 8 * 2**i)) for i in range(4)]
-        >>> MmsegDecodeHead(num_labels=19, hidden_size=64)(maps).shape
+        >>> tuple(MmsegDecodeHead(num_labels=19, hidden_size=64)(maps).shape)
         (1, 32, 48, 19)
     """
 

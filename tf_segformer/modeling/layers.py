@@ -55,7 +55,7 @@ class DropPath(keras.layers.Layer):
     Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382.
 
     Example:
-        >>> DropPath(0.1)(keras.ops.ones((2, 4, 4, 8)), training=True).shape
+        >>> tuple(DropPath(0.1)(keras.ops.ones((2, 4, 4, 8)), training=True).shape)
         (2, 4, 4, 8)
     """
 
@@ -97,7 +97,7 @@ class OverlapPatchEmbedding(keras.layers.Layer):
     Source: Xie et al. 2021, section 3.1, "Overlapped Patch Merging".
 
     Example:
-        >>> OverlapPatchEmbedding(32, patch_size=7, stride=4)(keras.ops.ones((1, 64, 96, 3))).shape
+        >>> tuple(OverlapPatchEmbedding(32, patch_size=7, stride=4)(keras.ops.ones((1, 64, 96, 3))).shape)
         (1, 16, 24, 32)
     """
 
@@ -165,7 +165,7 @@ class MixFeedForward(keras.layers.Layer):
     Source: Xie et al. 2021, section 3.1, "Mix-FFN", equation 3.
 
     Example:
-        >>> MixFeedForward(32)(keras.ops.ones((1, 8, 12, 32))).shape
+        >>> tuple(MixFeedForward(32)(keras.ops.ones((1, 8, 12, 32))).shape)
         (1, 8, 12, 32)
     """
 
@@ -253,7 +253,7 @@ class TransformerBlock(keras.layers.Layer):
     Source: Xie et al. 2021, section 3.1 and figure 2.
 
     Example:
-        >>> TransformerBlock(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape
+        >>> tuple(TransformerBlock(64, num_heads=2, sequence_reduction=4)(keras.ops.ones((1, 8, 12, 64))).shape)
         (1, 8, 12, 64)
     """
 

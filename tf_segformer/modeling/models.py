@@ -130,7 +130,7 @@ class SegformerModel(PretrainedModel):
 
     Example:
         >>> model = SegformerModel(SegformerConfig.from_variant("b0"))
-        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        >>> tuple(model(keras.ops.ones((1, 64, 96, 3))).shape)
         (1, 2, 3, 256)
     """
 
@@ -248,7 +248,7 @@ class SegformerForImageClassification(PretrainedModel):
 
     Example:
         >>> model = SegformerForImageClassification(SegformerConfig.from_variant("b0", num_labels=10))
-        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        >>> tuple(model(keras.ops.ones((1, 64, 96, 3))).shape)
         (1, 10)
     """
 
@@ -310,7 +310,7 @@ class SegformerForSemanticSegmentation(PretrainedModel):
 
     Example:
         >>> model = SegformerForSemanticSegmentation(SegformerConfig.from_variant("b0", num_labels=19))
-        >>> model(keras.ops.ones((1, 64, 96, 3))).shape
+        >>> tuple(model(keras.ops.ones((1, 64, 96, 3))).shape)
         (1, 16, 24, 19)
     """
 
