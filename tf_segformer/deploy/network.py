@@ -44,23 +44,27 @@ class InferenceNetwork(tf.Module):
             raise ValueError(f"weights_dtype={weights_dtype!r}: choose one of {', '.join(WEIGHT_DTYPES)}")
         self.stored: list[tf.Variable] = []
         self._weights_dtype = weights_dtype
-        draw = self._with_stored_weights
-        encoder = draw(model.segformer, lambda pixel_values: model.segformer(pixel_values, training=False))
+        encoder = self._with_stored_weights(
+            model.segformer, lambda pixel_values: model.segformer(pixel_values, training=False)
+        )
         if isinstance(model, SegformerForSemanticSegmentation):
             head = self._decode_head(model.decode_head)
-            self._run = lambda pixel_values: head(encoder(pixel_values)["hidden_states"])
+            self.draw = lambda pixel_values: head(encoder(pixel_values)["hidden_states"])
         else:
             pool, classifier = model.get_layer("pool"), model.get_layer("classifier")
-            head = draw(classifier, lambda last: classifier(pool(last)))
-            self._run = lambda pixel_values: head(encoder(pixel_values)["last_hidden_state"])
+            head = self._with_stored_weights(classifier, lambda last: classifier(pool(last)))
+            self.draw = lambda pixel_values: head(encoder(pixel_values)["last_hidden_state"])
         shape = (None, None, None, model.config.num_channels)
         self.call = tf.function(
-            lambda pixel_values: tf.identity(self._run(pixel_values), name="logits"),
+            lambda pixel_values: tf.identity(self.draw(pixel_values), name="logits"),
             input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
         )
 
     def __call__(self, pixel_values: tf.Tensor) -> tf.Tensor:
-        """(B, H, W, C) float32 -> float32 logits: (B, ceil(H/4), ceil(W/4), K), or (B, K) for classification."""
+        """(B, H, W, C) float32 -> float32 logits: (B, ceil(H/4), ceil(W/4), K), or (B, K) for classification.
+
+        All callers share one graph with open sizes; `draw` draws the same into the caller's own graph, for its sizes.
+        """
         return self.call(pixel_values)
 
     def _store(self, value: Any, trainable: bool = True) -> tf.Variable:

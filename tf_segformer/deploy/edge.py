@@ -1,0 +1,153 @@
+"""Exports a model to LiteRT and ONNX: pixel values in, logits out, with the class names beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_segformer.deploy.network import InferenceNetwork
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.modeling.layers import TransformerBlock
+
+LABELS_NAME = "labels.txt"
+PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
+ONNX_OPSETS = (17, 18)
+
+
+def export_litert(
+    model: Any,
+    folder: str | os.PathLike,
+    processor: SegformerImageProcessor | None = None,
+    *,
+    precision: str = "float32",
+    size: tuple[int, int] | None = (512, 512),
+    calibration: Iterable[np.ndarray] | None = None,
+) -> Path:
+    """Writes `model.tflite` and `labels.txt`; the class of line i (from 0) is that of logit i.
+
+    Args:
+        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
+        folder: Where to write; made where it is missing, files of the same names are replaced.
+        processor: Where given, its preprocessor_config.json is written too: it says how pictures become pixel values.
+        precision: "float32"; "float16" stores the weights in half precision; "dynamic-int8" stores the weights of
+            matrix products and convolutions in 8 bits and quantizes activations as it runs; "int8" computes in 8 bits
+            throughout, with ranges measured on `calibration`. Input and output are float32 in all of them.
+        size: (height, width) of the input, whose batch is then 1; None for any size and batch, which "int8" excludes.
+        calibration: Pixel values (1, height, width, C) of typical pictures, about a hundred; for "int8" only.
+
+    Returns:
+        Path of the model.
+
+    Raises:
+        ValueError: A model that cannot be exported, an unknown precision, or "int8" without size or calibration.
+
+    Example:
+        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     export_litert(model, place, size=(64, 64)).name
+        'model.tflite'
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and (size is None or calibration is None):
+        raise ValueError('precision="int8" needs a fixed size and calibration pictures')
+    module = InferenceNetwork(model)
+    shape = [None, None, None] if size is None else [1, *size]
+    with _attention_at_once(model):
+        function = _named_function(module, [*shape, model.config.num_channels]).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    content = converter.convert()
+    return _write(Path(folder), "model.tflite", content, model, processor)
+
+
+def export_onnx(
+    model: Any,
+    folder: str | os.PathLike,
+    processor: SegformerImageProcessor | None = None,
+    *,
+    opset: int = ONNX_OPSETS[-1],
+) -> Path:
+    """Writes `model.onnx`, from `pixel_values` (B, H, W, C) of any size to `logits`, and `labels.txt`.
+
+    Needs the extra "onnx". The layout stays channels last.
+
+    Args:
+        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
+        folder: Where to write; made where it is missing, files of the same names are replaced.
+        processor: Where given, its preprocessor_config.json is written too: it says how pictures become pixel values.
+        opset: Version of the operators, 17 or 18.
+
+    Returns:
+        Path of the model.
+
+    Raises:
+        ValueError: A model that cannot be exported, or another version of the operators.
+        ImportError: tf2onnx is not installed.
+
+    Example:
+        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     export_onnx(model, place).name
+        'model.onnx'
+    """
+    if opset not in ONNX_OPSETS:
+        raise ValueError(f"opset={opset!r}: choose one of {', '.join(map(str, ONNX_OPSETS))}")
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError("export to ONNX needs tf2onnx: pip install tf_segformer[onnx]") from error
+    module = InferenceNetwork(model)
+    signature = [tf.TensorSpec([None, None, None, model.config.num_channels], tf.float32, name="pixel_values")]
+    with _attention_at_once(model):
+        function = _named_function(module, signature[0].shape)
+        content, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
+    return _write(Path(folder), "model.onnx", content.SerializeToString(), model, processor)
+
+
+def _named_function(module: InferenceNetwork, shape: Any) -> Any:
+    """The network with its input and output named, for one shape, not traced yet."""
+    return tf.function(
+        lambda pixel_values: {"logits": module.draw(pixel_values)},
+        input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
+    )
+
+
+@contextlib.contextmanager
+def _attention_at_once(model: Any) -> Iterator[None]:
+    """Draws attention without its loop over blocks of queries, whose shapes LiteRT would have to know."""
+    layers = [layer.attention for layer in model.segformer.layers if isinstance(layer, TransformerBlock)]
+    for layer in layers:
+        layer.max_scores = None
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.max_scores  # back to the class's
+
+
+def _write(folder: Path, name: str, content: bytes, model: Any, processor: SegformerImageProcessor | None) -> Path:
+    """Writes the model and what belongs to it, each file aside first."""
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file_name, data in ((name, content), (LABELS_NAME, ("\n".join(labels) + "\n").encode())):
+        aside = folder / f"{file_name}.partial"
+        aside.write_bytes(data)
+        aside.replace(folder / file_name)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    return folder / name
