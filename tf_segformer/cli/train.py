@@ -85,8 +85,9 @@ def train(
     strategy = _prepare_machine(threads, devices)
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        with keras.RematScope(mode="full") if remat else contextlib.nullcontext():
-            model = _make_model(recipe, splits["train"].class_names, PRECISIONS[precision])
+        model = _make_model(recipe, splits["train"].class_names, PRECISIONS[precision])
+        if remat:
+            trainer.rematerialize(model)
         if strategy:
             trainer.synchronize_batch_norm(model)
         trainer.compile_model(model, recipe, jit_compile="auto" if jit is None else jit)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
+import re
 import signal
 import threading
 import time
@@ -30,6 +32,7 @@ from tf_segformer.training.tfrecords import ShardedDataset
 
 STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
 BEST_NAME, LAST_NAME = "best", "last"
+_BLOCK = re.compile(r"block_\d+_\d+")
 _EXAMPLES = 3  # validation pictures that TensorBoard shows
 
 
@@ -77,6 +80,42 @@ def synchronize_batch_norm(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
+
+
+def rematerialize(model: keras.Model) -> None:
+    """Computes the inside of every attention and feed-forward layer again in the backward pass: less memory, more time.
+
+    `keras.RematScope` would do this, but under TensorFlow it fails on layers that are called with `training=`, and
+    around a whole block it would draw another stochastic depth the second time.
+
+    Args:
+        model: SegFormer model without dropout inside those layers, not traced yet.
+
+    Raises:
+        ValueError: The model has dropout there, which would be drawn anew.
+
+    Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
+
+    Example:
+        >>> rematerialize(model)  # doctest: +SKIP
+    """
+    config = model.config
+    if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
+        raise ValueError("rematerialization needs hidden_dropout_prob=0 and attention_probs_dropout_prob=0")
+    for layer in model._flatten_layers():
+        if _BLOCK.fullmatch(layer.name):
+            for part in (layer.attention, layer.mlp):
+                part.call = _rematerialized(part.call)
+
+
+def _rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's call that keeps its input only."""
+
+    @functools.wraps(call)
+    def call_again(x: Any, **options: Any) -> Any:
+        return keras.remat(lambda x: call(x, **options))(x)
+
+    return call_again
 
 
 def train(

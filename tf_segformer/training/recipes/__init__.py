@@ -110,13 +110,13 @@ class Recipe:
         if steps < len(self.phases):
             raise ValueError(f"steps={steps} must be at least {len(self.phases)}, one for each phase of {self.name}")
         ends: list[int] = []
-        phases: list[Phase] = []
-        done = 0
-        for phase in self.phases:
-            done += phase.steps
-            ends.append(max(len(ends) + 1, round(steps * done / self.steps)))
-        for phase, start, end in zip(self.phases, [0, *ends[:-1]], ends, strict=True):
-            phases.append(replace(phase, steps=end - start))
+        for index in range(len(self.phases)):
+            wanted = round(steps * sum(phase.steps for phase in self.phases[: index + 1]) / self.steps)
+            later = len(self.phases) - 1 - index  # each of them gets a step, too
+            ends.append(min(max(wanted, index + 1), steps - later))
+        starts = [0, *ends[:-1]]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        phases = [replace(phase, steps=length) for phase, length in zip(self.phases, lengths, strict=True)]
         return replace(
             self,
             phases=tuple(phases),
