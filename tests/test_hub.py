@@ -100,6 +100,16 @@ def test_a_dead_hub_gives_what_the_cache_has_or_one_clear_error(server, publishe
         SegformerConfig.from_pretrained("owner/other", **options)
 
 
+def test_a_download_that_cannot_be_finished_is_one_clear_error(server, published, tmp_path, monkeypatch):
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    server.servers[1].shutdown()
+    server.servers[1].server_close()
+    with pytest.raises(CheckpointError, match=r"owner/name: the Hub (did not give|is out of reach)"):
+        SegformerForSemanticSegmentation.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+
+
 def test_what_is_missing_on_the_hub_is_said(server, published, tmp_path):
     options = {"cache_dir": tmp_path / "cache"}
     with pytest.raises(CheckpointError, match=r"owner/none.*no such repository"):
@@ -161,6 +171,15 @@ def test_the_processor_is_pushed_beside_the_model(server, small_config):
     model = SegformerForSemanticSegmentation(small_config)
     model.push_to_hub("me/tiny", token="secret", processor=SegformerImageProcessor(size=64))
     assert "preprocessor_config.json" in server.files["me/tiny"]
+
+
+def test_a_push_to_a_dead_hub_is_one_clear_error(server, small_config, monkeypatch):
+    from huggingface_hub.utils import _http
+
+    server.close()
+    monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    with pytest.raises(CheckpointError, match=r"me/tiny: the Hub did not take the upload: .+"):
+        SegformerForSemanticSegmentation(small_config).push_to_hub("me/tiny", token="secret")
 
 
 def test_metrics_without_a_data_set_are_refused(small_config):

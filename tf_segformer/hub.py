@@ -217,8 +217,6 @@ def _find_on_hub(
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -248,18 +246,45 @@ def _find_on_hub(
             raise CheckpointError(f"{hub_id}: the repository has no revision {revision!r}") from error
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {_first_line(error)}") from error
+        except hub_errors() as error:
+            raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {first_line(error)}") from error
     if unreachable is None:
         return None
     wanted = " or ".join(file_names)
     if local_files_only:
         raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
     raise CheckpointError(
-        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {_first_line(unreachable)}"
+        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {first_line(unreachable)}"
     ) from unreachable
 
 
-def _first_line(error: Exception) -> str:
-    """An error of the Hub's client without the advice of several lines that follows it."""
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the Hub refuses, breaks off or is out of reach.
+
+    Returns:
+        Classes for an `except` clause.
+
+    Example:
+        >>> issubclass(ConnectionError, hub_errors())
+        True
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The second is the base of its HTTP library's errors, requests or httpx, of which not all are OSErrors.
+    return HfHubHTTPError, HfHubHTTPError.__mro__[1], HFValidationError, OSError
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the Hub's client says, without the advice of several lines that follows it.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Its first line, or the name of its class.
+
+    Example:
+        >>> first_line(ValueError("no\\nbecause"))
+        'no'
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -140,7 +140,7 @@ DISHONEST = {
     "no tensor": b"}",
     "call of a dictionary": hostile.mapping(a=b"})R"),
     "unhashable key": b"}(]K\x01u",
-    "colliding keys": b"}(" + b"".join(hostile.number(i * (2**61 - 1)) + b"N" for i in range(1, 9)) + b"u",
+    "colliding keys": b"}(" + b"".join(hostile.number(i * (2**61 - 1)) + b"N" for i in range(1, 40_000)) + b"u",
     "absurd memo": HONEST + b"r\xff\xff\xff\xff" + b"0N",
     "absurd text": b"X\xff\xff\xff\x7f" + b"a",
     "absurd bytes": b"\x8e" + struct.pack("<Q", 2**62),
@@ -223,6 +223,7 @@ def test_an_h5_file_cannot_lead_to_other_files_nor_claim_absurd_sizes(tmp_path):
         "outside": lambda file: file.create_dataset("a", (3,), "f4", external=[(os.fspath(secret), 0, 12)]),
         "virtual": lambda file: file.create_virtual_dataset("a", _virtual(secret)),
         "unwritten": lambda file: file.create_dataset("a", (10**9,), "f4"),
+        "unfilled": lambda file: file.create_dataset("a", (3,), "f4"),
         "compressed": lambda file: file.create_dataset("a", data=np.zeros(10**6), compression="gzip"),
         "text": lambda file: file.create_dataset("a", data="text"),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import first_line, hub_errors
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +72,6 @@ def push_to_hub(
         CheckpointError: Where the Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from tf_segformer.checkpoints.pretrained import save_pretrained
 
@@ -85,9 +85,8 @@ def push_to_hub(
             hub = HfApi(token=token)
             hub.create_repo(repo_id, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{repo_id}: the Hub did not take the upload: {reason}") from error
+        except hub_errors() as error:
+            raise CheckpointError(f"{repo_id}: the Hub did not take the upload: {first_line(error)}") from error
     return commit.commit_url
 
 
