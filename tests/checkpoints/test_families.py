@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -152,3 +156,28 @@ def test_a_classifier_of_nvlabs_gives_its_class_logits(tmp_path):
     with pytest.warns(UserWarning, match="has no decode_head"):
         segmenter = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "mit_b0.pth", num_labels=3)
     assert segmenter(picture).shape == (1, 25, 33, 3)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "stream"])
+def test_what_training_runs_save_beside_the_weights_is_read_past(tmp_path, legacy):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
+    optimizer.param_groups[0]["params"][0].sum().backward()
+    optimizer.step()
+    saved = {
+        "model": torch.nn.DataParallel(reference.NVlabsEncoder(DEPTHS)).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "args": argparse.Namespace(
+            lr=0.1, output=pathlib.Path("runs"), device=torch.device("cpu"), dtype=torch.float32
+        ),
+        "history": {
+            "loss": np.float64(0.5),
+            "curve": np.arange(3.0),
+            "seen": {1, 2},
+            "by": collections.defaultdict(list),
+        },
+        "epoch": 7,
+    }
+    torch.save(saved, tmp_path / "run.pth", _use_new_zipfile_serialization=not legacy)
+    model = SegformerModel.from_pretrained(tmp_path / "run.pth")
+    expected = saved["model"]["module.norm4.weight"].numpy()
+    np.testing.assert_array_equal(model.get_layer("stage_norm_3").gamma.numpy(), expected)

@@ -282,26 +282,38 @@ _STORAGES: Mapping[str, Any] = {
     "Bool": np.bool_,
 }
 
-# Met in the meta data and optimizer state of real training runs; read past, never built.
+# Met in the meta data and optimizer state of real training runs: read past, never built and never called.
 _HARMLESS = (
+    *(
+        f"{module} {name}"
+        for module in ("builtins", "__builtin__")  # the second is what Python 2 called it, and pickles still do
+        for name in (
+            "set",
+            "frozenset",
+            "dict",
+            "list",
+            "int",
+            "float",
+            "bytearray",
+            "complex",
+            "slice",
+            "object",
+            "getattr",
+        )
+    ),
     "argparse Namespace",
     "_codecs encode",
+    "copy_reg _reconstructor",
     "collections defaultdict",
-    "builtins set",
-    "builtins dict",
-    "builtins list",
-    "builtins int",
-    "builtins float",
-    "builtins slice",
+    "datetime datetime",
     "pathlib PosixPath",
     "pathlib WindowsPath",
     "numpy dtype",
     "numpy ndarray",
-    "numpy.core.multiarray scalar",
-    "numpy.core.multiarray _reconstruct",
-    "numpy._core.multiarray scalar",
-    "numpy._core.multiarray _reconstruct",
+    *(f"numpy.dtypes {name}DType" for name in ("Float32", "Float64", "Int32", "Int64", "Bool")),
+    *(f"numpy.{core}.multiarray {name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "torch device",
+    *(f"torch {name}" for name in ("float32", "float16", "bfloat16", "float64", "int64")),
     "mmcv.utils.config ConfigDict",
     "mmengine.config.config ConfigDict",
     "mmengine.logging.history_buffer HistoryBuffer",
