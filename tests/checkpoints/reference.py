@@ -202,13 +202,16 @@ def paper_head(state: dict[str, torch.Tensor], maps: list[torch.Tensor], names: 
 
 
 def mmseg_head(state: dict[str, torch.Tensor], maps: list[torch.Tensor]) -> torch.Tensor:
-    """Project, normalize and activate each stage; upsample, concatenate from the first to the last, fuse, classify."""
-    projected = [
-        norm_relu(state, f"decode_head.convs.{stage}.bn", linear(state, f"decode_head.convs.{stage}.conv", each))
-        for stage, each in enumerate(maps)
-    ]
-    fused = linear(state, "decode_head.fusion_conv.conv", torch.cat(upsampled(projected), 1))
-    return linear(state, "decode_head.conv_seg", norm_relu(state, "decode_head.fusion_conv.bn", fused))
+    """A head whose projections are each normalized and activated, the first stage first, then fused and classified."""
+    projected = []
+    for stage, features in enumerate(maps):
+        name = f"decode_head.convs.{stage}"
+        projected.append(norm_relu(state, f"{name}.bn", functional.conv2d(features, state[f"{name}.conv.weight"])))
+    together = torch.cat(upsampled(projected), dim=1)
+    fused = functional.conv2d(together, state["decode_head.fusion_conv.conv.weight"])
+    activated = norm_relu(state, "decode_head.fusion_conv.bn", fused)
+    classifier = "decode_head.conv_seg"
+    return functional.conv2d(activated, state[f"{classifier}.weight"], state[f"{classifier}.bias"])
 
 
 def random_state(shapes: dict[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, torch.Tensor]:
