@@ -176,3 +176,8 @@ def test_arguments_out_of_range_are_refused(wrong):
 def test_class_weights_of_another_length_are_refused(batch):
     with pytest.raises(ValueError, match="2 entries"):
         SegmentationLoss(class_weights=[1.0, 2.0])(batch[1], batch[0])
+
+
+def test_sample_weights_are_refused(batch):
+    with pytest.raises(ValueError, match="no sample weights"):
+        SegmentationLoss()(batch[1], batch[0], sample_weight=np.ones(2))

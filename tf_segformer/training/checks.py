@@ -31,8 +31,15 @@ def check_dataset(dataset: SegmentationDataset, threads: int = 4) -> np.ndarray:
     """
     with ThreadPoolExecutor(threads) as pool:
         findings = list(pool.map(lambda example: _check_example(dataset, example), dataset.examples))
-    refuse([problem for problems, _ in findings for problem in problems], dataset.name)
-    return sum((counts for _, counts in findings), np.zeros(dataset.num_labels, np.int64))
+    counts = sum((counts for _, counts in findings), np.zeros(dataset.num_labels, np.int64))
+    problems = [problem for problems, _ in findings for problem in problems]
+    if counts[0] == 0 and any(f"class {dataset.num_labels} is beyond" in problem for problem in problems):
+        problems.append(
+            f"Class 0 ({dataset.class_names[0]}) is never labelled: do these labels count from 1? Classes count from "
+            f"0: save the labels less one, with {IGNORE_INDEX} for pixels of no class"
+        )
+    refuse(problems, dataset.name)
+    return counts
 
 
 def refuse(problems: Iterable[str], name: str) -> None:

@@ -17,6 +17,32 @@ _STRIPS = 8  # bands of rows; the full-size logits exist one band at a time
 _DICE_SMOOTHING = 1.0
 
 
+def squeeze_labels(labels: Any) -> Any:
+    """Labels without their channel axis.
+
+    Args:
+        labels: Class indices, (B, H, W) or (B, H, W, 1).
+
+    Returns:
+        (B, H, W).
+
+    Raises:
+        ValueError: For other shapes, such as one-hot labels or RGB colours.
+
+    Example:
+        >>> tuple(squeeze_labels(ops.zeros((1, 4, 6, 1), "int32")).shape)
+        (1, 4, 6)
+    """
+    if len(labels.shape) == 4 and labels.shape[-1] == 1:
+        return ops.squeeze(labels, axis=-1)
+    if len(labels.shape) != 3:
+        raise ValueError(
+            f"labels must be class indices (batch, height, width), but their shape is {tuple(labels.shape)}: of "
+            "one-hot labels take the argmax, of RGB label files give find_dataset the palette"
+        )
+    return labels
+
+
 @keras.saving.register_keras_serializable(package="tf_segformer")
 class SegmentationLoss(keras.losses.Loss):
     """Sparse pixel-wise loss on logits of any resolution.
@@ -63,7 +89,7 @@ class SegmentationLoss(keras.losses.Loss):
         dice_weight: float = 0.0,
         name: str = "segmentation_loss",
     ) -> None:
-        super().__init__(name=name, reduction="sum", dtype="float32")  # `call` returns the average itself
+        super().__init__(name=name, dtype="float32")
         if average not in AVERAGES:
             raise ValueError(f"average={average!r} must be one of {', '.join(AVERAGES)}")
         if not 0 <= label_smoothing < 1:
@@ -83,6 +109,12 @@ class SegmentationLoss(keras.losses.Loss):
         self.ohem_min_kept = ohem_min_kept
         self.dice_weight = dice_weight
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> Any:
+        """The loss of one batch as a float32 scalar; see `call`."""
+        if sample_weight is not None:
+            raise ValueError("SegmentationLoss takes no sample weights: use ignore_index or class_weights")
+        return super().__call__(y_true, y_pred)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of one batch.
 
@@ -91,11 +123,10 @@ class SegmentationLoss(keras.losses.Loss):
             y_pred: Logits, (B, h, w, K) of any h and w.
 
         Returns:
-            A float32 scalar.
+            The average as float32 (1,): Keras takes the mean of it, and divides a vector, but no scalar, among the
+            devices of a distribution.
         """
-        if len(y_true.shape) == 4:
-            y_true = ops.squeeze(y_true, axis=-1)
-        labels, logits = ops.cast(y_true, "int32"), y_pred
+        labels, logits = ops.cast(squeeze_labels(y_true), "int32"), y_pred
         if logits.shape[-1] == 1:  # sigmoid(x) is the second entry of softmax([0, x])
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         num_classes = logits.shape[-1]
@@ -115,7 +146,7 @@ class SegmentationLoss(keras.losses.Loss):
             )
         labels = ops.where(counts, labels, 0)
         value = _with_gradient(logits, lambda x: self._value_and_gradient(x, labels, ops.cast(counts, "float32")))
-        return ops.where(strange, float("nan"), value)
+        return ops.reshape(ops.where(strange, float("nan"), value), (1,))
 
     def _value_and_gradient(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any]:
         """The loss and its gradient with respect to the low-resolution logits."""

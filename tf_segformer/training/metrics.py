@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tf_segformer.resize import resize_bilinear
+from tf_segformer.training.losses import squeeze_labels
 
 _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
 
@@ -129,9 +130,7 @@ class MeanIoU(keras.metrics.Metric):
         if sample_weight is not None:
             raise ValueError("MeanIoU takes no sample weights: mark pixels that do not count with ignore_index")
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        if len(y_true.shape) == 4:
-            y_true = ops.squeeze(y_true, axis=-1)
-        truth = ops.cast(y_true, "int32")  # (B, H, W)
+        truth = ops.cast(squeeze_labels(y_true), "int32")  # (B, H, W)
         predicted = self._predicted_classes(y_pred, ops.shape(truth)[1:])  # (B, H, W)
         counts = self._count_pairs(truth, predicted)  # (K, K) int32
         low = self._low_digit + ops.cast(counts % _RADIX, "float32")
