@@ -142,7 +142,7 @@ def _change(
         recipe = replace(recipe, phases=tuple(replace(phase, batch_size=batch_size) for phase in recipe.phases))
     if initial_weights is not None:
         recipe = replace(recipe, initial_weights=None if initial_weights == "random" else initial_weights)
-    given = {"learning_rate": learning_rate, "seed": seed}
+    given: dict[str, Any] = {"learning_rate": learning_rate, "seed": seed}
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     if epochs is not None:
         pictures_a_step = sum(phase.steps * phase.batch_size for phase in recipe.phases) / recipe.steps

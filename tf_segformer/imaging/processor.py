@@ -164,7 +164,9 @@ class SegformerImageProcessor:
         if segmentation_maps is not None:
             maps = as_list(segmentation_maps, axes=2)
             if len(maps) != len(pictures):
-                raise ValueError(f"There are {len(pictures)} images but {len(maps)} segmentation maps.")
+                colours = len(pictures) == 1 and getattr(segmentation_maps, "shape", ())[-1:] == (3,)
+                hint = " Turn RGB colours into class indices (H, W) first." if colours else ""
+                raise ValueError(f"There are {len(pictures)} images but {len(maps)} segmentation maps.{hint}")
             batch["labels"] = [settings._prepare_map(labels, input_data_format) for labels in maps]
         return {name: collate(arrays, name, return_tensors) for name, arrays in batch.items()}
 
@@ -188,6 +190,8 @@ class SegformerImageProcessor:
             >>> SegformerImageProcessor().post_process_semantic_segmentation(logits, [(30, 40)])[0].shape
             (30, 40)
         """
+        if isinstance(outputs, Mapping) and "logits" not in outputs:
+            raise ValueError(f"The outputs hold {', '.join(outputs)}, but no logits: is it a segmentation model?")
         logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
         logits = transforms.to_array(logits)
         if logits.ndim != 4:

@@ -99,6 +99,8 @@ class SegmentationPredictor:
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is unknown: choose one of {', '.join(MODES)}")
+        if not isinstance(processor, SegformerImageProcessor):
+            raise TypeError(f"processor must be a SegformerImageProcessor, but is a {type(processor).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         self.model = model

@@ -14,6 +14,7 @@ import keras
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.inputs import check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 
 
@@ -28,6 +29,13 @@ class PretrainedModel(keras.Model):
         self.config = config
         self.output_options = outputs
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Checks layout and type of the pictures, then runs the model on them as `call` says."""
+        pixel_values = inputs.get("pixel_values") if isinstance(inputs, dict) else inputs
+        if pixel_values is not None and not isinstance(pixel_values, (list, tuple)):  # Keras explains the others
+            check_pixel_values(pixel_values, self.config.num_channels)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Runs the model on pictures (B, H, W, C), or on a dictionary that holds them as `pixel_values`."""
@@ -120,6 +128,7 @@ class SegformerModel(PretrainedModel):
         output_attentions: Whether to give the attention probabilities of every block as well.
         dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
         name: Name of the model.
+        trainable: Whether training changes its weights.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives the last stage's map
     (B, H/32, W/32, C), rounded up. With either option the output is a dictionary: `last_hidden_state`,
@@ -141,8 +150,9 @@ class SegformerModel(PretrainedModel):
         output_attentions: bool = False,
         dtype: Any = None,
         name: str | None = "segformer",
-        **kwargs: Any,
+        trainable: bool = True,
     ) -> None:
+        check_config(config)
         # === Layers ===
         stages = range(config.num_encoder_blocks)
         patch_embeddings = [
@@ -207,7 +217,7 @@ class SegformerModel(PretrainedModel):
                 {"attentions": attentions} if output_attentions else {},
             ),
             name=name,
-            **kwargs,
+            trainable=trainable,
         )
 
         # === Config ===
@@ -240,6 +250,7 @@ class SegformerForImageClassification(PretrainedModel):
         output_attentions: Whether to give the attention probabilities of every block as well.
         dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
         name: Name of the model.
+        trainable: Whether training changes its weights.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, and gives float32 logits (B, num_labels); with either option
     a dictionary of `logits`, `hidden_states` and `attentions` as in `SegformerModel`.
@@ -259,7 +270,7 @@ class SegformerForImageClassification(PretrainedModel):
         output_attentions: bool = False,
         dtype: Any = None,
         name: str | None = None,
-        **kwargs: Any,
+        trainable: bool = True,
     ) -> None:
         # === Layers ===
         encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
@@ -279,7 +290,7 @@ class SegformerForImageClassification(PretrainedModel):
             inputs=pixel_values,
             outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
             name=name,
-            **kwargs,
+            trainable=trainable,
         )
 
         # === Config ===
@@ -301,6 +312,7 @@ class SegformerForSemanticSegmentation(PretrainedModel):
         output_attentions: Whether to give the attention probabilities of every block as well.
         dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
         name: Name of the model.
+        trainable: Whether training changes its weights.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives float32 logits
     (B, ceil(H/4), ceil(W/4), num_labels), neither resized nor normalized; with either option a dictionary of `logits`,
@@ -321,7 +333,7 @@ class SegformerForSemanticSegmentation(PretrainedModel):
         output_attentions: bool = False,
         dtype: Any = None,
         name: str | None = None,
-        **kwargs: Any,
+        trainable: bool = True,
     ) -> None:
         # === Layers ===
         encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
@@ -342,7 +354,7 @@ class SegformerForSemanticSegmentation(PretrainedModel):
             inputs=pixel_values,
             outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
             name=name,
-            **kwargs,
+            trainable=trainable,
         )
 
         # === Config ===

@@ -1,0 +1,62 @@
+"""Refuses what a model cannot take for pictures, in words that say what to do instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tf_segformer.configuration import SegformerConfig
+
+
+def check_config(config: Any) -> None:
+    """Refuses anything but a `SegformerConfig`, such as the name of a variant.
+
+    Raises:
+        TypeError: With the calls that were probably meant.
+    """
+    if not isinstance(config, SegformerConfig):
+        raise TypeError(
+            f"config={config!r:.80} must be a SegformerConfig, such as SegformerConfig.from_variant('b0'); "
+            "a model with its weights comes from from_pretrained"
+        )
+
+
+def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
+    """Refuses pictures of another layout or type than (B, H, W, C) floats; looks at shape and dtype alone.
+
+    Args:
+        pixel_values: What the model was called with: array, tensor or symbolic tensor.
+        num_channels: Channels that the model takes.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    shape = getattr(pixel_values, "shape", None)
+    if shape is None or not hasattr(pixel_values, "dtype"):
+        raise ValueError(
+            f"the model takes an array or tensor of pixel values, not {type(pixel_values).__name__}: "
+            "SegformerImageProcessor makes them from pictures"
+        )
+    if getattr(shape, "rank", 4) is None:  # tf.data after a numpy_function
+        return
+    shape = tuple(shape)
+    if len(shape) != 4:
+        hint = "; pixel_values[None] makes a batch of one picture" if len(shape) == 3 else ""
+        raise ValueError(f"pixel_values must be (batch, height, width, channels), but their shape is {shape}{hint}")
+    if shape[-1] not in (num_channels, None):
+        hint = (
+            "; these have their channels first: transpose them to (0, 2, 3, 1), or let SegformerImageProcessor do it"
+            if shape[1] == num_channels
+            else ""
+        )
+        raise ValueError(
+            f"pixel_values must be (batch, height, width, {num_channels}), channels last, but their shape is "
+            f"{shape}{hint}"
+        )
+    dtype = keras.backend.standardize_dtype(pixel_values.dtype)
+    if "int" in dtype or dtype == "bool":
+        raise ValueError(
+            f"pixel_values are {dtype}: the model takes normalized floats, which SegformerImageProcessor makes from "
+            "pictures of 0 to 255"
+        )
