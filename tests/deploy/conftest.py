@@ -1,0 +1,69 @@
+"""Small exported models, pictures of any kind, and what Python makes of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_segformer import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    export_saved_model,
+)
+from tf_segformer.imaging.files import open_image
+
+LABELS = {0: "meadow", 1: "sky", 2: "house", 3: "straße", 4: "tree"}
+CLASSES = {"segmentation": SegformerForSemanticSegmentation, "classification": SegformerForImageClassification}
+
+
+class Exported(NamedTuple):
+    """A model, its processor, and the folder of its exported version."""
+
+    model: keras.Model
+    processor: SegformerImageProcessor
+    version: Path
+
+    def logits(self, encoded: bytes) -> np.ndarray:
+        """What Python computes from a picture file: (h, w, K) or (K,)."""
+        return np.asarray(self.model(self.processor(open_image(encoded))["pixel_values"]))[0]
+
+    def class_map(self, encoded: bytes) -> np.ndarray:
+        """What Python makes of a picture file: (H, W)."""
+        size = open_image(encoded).size[::-1]
+        return self.processor.post_process_semantic_segmentation(self.logits(encoded)[None], [size])[0]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Gives an exported model of one task; it stays for the session."""
+    made: dict[str, Exported] = {}
+
+    def make(task: str = "segmentation") -> Exported:
+        if task not in made:
+            keras.utils.set_random_seed(1)
+            config = SegformerConfig(
+                depths=(1, 1, 1, 1),
+                hidden_sizes=(8, 16, 20, 32),
+                decoder_hidden_size=16,
+                id2label=LABELS,
+                initializer_range=0.2,
+            )
+            model, processor = CLASSES[task](config), SegformerImageProcessor(size=64)
+            made[task] = Exported(model, processor, export_saved_model(model, tmp_path_factory.mktemp(task), processor))
+        return made[task]
+
+    return make
+
+
+@cache
+def signatures(version: Path):
+    """The signatures of an exported version, loaded once for all tests."""
+    return tf.saved_model.load(str(version)).signatures

@@ -1,0 +1,247 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.deploy.conftest import LABELS, Exported, signatures
+from tests.deploy.pictures import encoded_picture, read_png
+from tf_segformer import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    SegformerModel,
+    export_saved_model,
+)
+from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.labels import palette_for
+
+LOGITS = {"rtol": 0, "atol": 2e-5}
+PICTURES = [
+    encoded_picture(0, 120, 100),
+    encoded_picture(1, 45, 61, "PNG"),
+    encoded_picture(2, 64, 64, mode="L", quality=60),
+    encoded_picture(3, 300, 20, "PNG", mode="RGBA"),
+    encoded_picture(4, 1, 1, "PNG"),
+]
+
+
+def check_segmentation(exported: Exported, pictures: list[bytes]) -> None:
+    """Every signature against the Python path: class maps on every pixel, logits within 2e-5."""
+    loaded = signatures(exported.version)
+    num_labels = exported.model.config.num_labels
+    class_maps = [exported.class_map(one) for one in pictures]
+    logits = [exported.logits(one) for one in pictures]
+    assert len({len(np.unique(one)) for one in class_maps}) > 1 or class_maps[0].max() > 0, "the check would be empty"
+
+    for name in ("serving_default", "serving_strict"):
+        answer = loaded[name](image_bytes=tf.constant(pictures))
+        assert answer["status"].numpy().tolist() == [b"OK"] * len(pictures)
+        for encoded, expected in zip(answer["class_map_bytes"].numpy(), class_maps, strict=True):
+            np.testing.assert_array_equal(read_png(encoded), expected)
+        shares = [np.bincount(one.ravel(), minlength=num_labels) / one.size for one in class_maps]
+        np.testing.assert_allclose(answer["shares"], shares, rtol=0, atol=1e-6)
+
+    scores = loaded["scores"](image_bytes=tf.constant(pictures))
+    np.testing.assert_allclose(scores["logits"], logits, **LOGITS)
+    assert scores["sizes"].numpy().tolist() == [list(one.shape) for one in class_maps]
+    images = np.stack([np.asarray(open_image(one)) for one in pictures[:1] * 2])
+    answer = loaded["class_map"](images=tf.constant(images))["class_map"]
+    assert answer.dtype == tf.int32
+    np.testing.assert_array_equal(answer, [class_maps[0]] * 2)
+    check_tensor(exported, loaded["tensor"], (1, 97, 66, 3))
+
+
+def check_tensor(exported: Exported, signature, shape) -> None:
+    pixel_values = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    answer = signature(pixel_values=tf.constant(pixel_values))["logits"]
+    np.testing.assert_allclose(answer, exported.model(pixel_values), **LOGITS)
+
+
+def check_classification(exported: Exported, pictures: list[bytes]) -> None:
+    loaded = signatures(exported.version)
+    logits = np.stack([exported.logits(one) for one in pictures])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    order = np.argsort(-probabilities, axis=-1)[:, :5]
+    for name in ("serving_default", "classify", "serving_strict"):
+        answer = loaded[name](image_bytes=tf.constant(pictures))
+        np.testing.assert_array_equal(answer["indices"], order)
+        np.testing.assert_allclose(
+            answer["probabilities"], np.take_along_axis(probabilities, order, axis=-1), rtol=0, atol=1e-5
+        )
+        names = [[exported.model.config.id2label[index] for index in row] for row in order]
+        assert [[one.decode() for one in row] for row in answer["labels"].numpy()] == names
+    np.testing.assert_allclose(loaded["scores"](image_bytes=tf.constant(pictures))["logits"], logits, **LOGITS)
+    check_tensor(exported, loaded["tensor"], (2, 97, 66, 3))
+
+
+def test_segmentation_signatures_equal_the_python_path(exported):
+    check_segmentation(exported(), PICTURES)
+
+
+def test_classification_signatures_equal_the_python_path(exported):
+    check_classification(exported("classification"), PICTURES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_class", "variant", "check"),
+    [
+        (SegformerForSemanticSegmentation, "b0", check_segmentation),
+        (SegformerForImageClassification, "b0", check_classification),
+        (SegformerForSemanticSegmentation, "b2", check_segmentation),
+    ],
+)
+def test_published_variants_equal_the_python_path(model_class, variant, check, tmp_path):
+    config = SegformerConfig.from_variant(variant, num_labels=19, initializer_range=0.05)
+    model, processor = model_class(config), SegformerImageProcessor(size=128)
+    version = export_saved_model(model, tmp_path, processor)
+    check(Exported(model, processor, version), PICTURES[:2])
+    if variant == "b0":
+        size = sum(each.stat().st_size for each in version.rglob("*") if each.is_file())
+        assert size < 17e6
+
+
+def test_mmsegmentations_head_is_exported_as_it_is(tmp_path):
+    config = SegformerConfig(
+        depths=(1, 1, 1, 1), hidden_sizes=(8, 16, 20, 32), decoder_hidden_size=16, num_labels=4,
+        decode_head_type="mmseg", initializer_range=0.2,
+    )  # fmt: skip
+    model, processor = SegformerForSemanticSegmentation(config), SegformerImageProcessor(size=64)
+    for weight in model.decode_head.weights:  # moving averages that do something
+        weight.assign(weight + 0.1 * np.random.default_rng(0).random(weight.shape))
+    check_segmentation(Exported(model, processor, export_saved_model(model, tmp_path, processor)), PICTURES[:2])
+
+
+def test_batch_norm_is_folded(tmp_path, small_config):
+    model = SegformerForSemanticSegmentation(small_config.replace(initializer_range=0.2))
+    random = np.random.default_rng(0)
+    for weight in model.decode_head.batch_norm.weights:
+        weight.assign(random.uniform(0.5, 2, weight.shape))
+    processor = SegformerImageProcessor(size=64)
+    exported = Exported(model, processor, export_saved_model(model, tmp_path, processor))
+    check_segmentation(exported, PICTURES[:2])
+    nodes = {node.name for function in graph_of(exported.version).library.function for node in function.node_def}
+    assert not any("batch_norm" in name for name in nodes)
+
+
+def graph_of(version):
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved_model = SavedModel()
+    saved_model.ParseFromString((version / "saved_model.pb").read_bytes())
+    return saved_model.meta_graphs[0].graph_def
+
+
+def test_weights_are_stored_once(exported):
+    model, _, version = exported()
+    shapes = dict(tf.train.list_variables(str(version / "variables" / "variables")))
+    stored = sum(int(np.prod(shape)) for name, shape in shapes.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
+    config = model.config
+    folded_head = (sum(config.hidden_sizes) + 1) * config.decoder_hidden_size
+    classifier = (config.decoder_hidden_size + 1) * config.num_labels
+    assert stored == model.segformer.count_params() + folded_head + classifier
+    constants = [
+        node.attr["value"].ByteSize()
+        for function in graph_of(version).library.function
+        for node in function.node_def
+        if node.op == "Const"
+    ]
+    assert max(constants) < 5000  # no weight hides in the graph
+
+
+def test_no_python_and_no_custom_operations(exported):
+    known = set(dir(tf.raw_ops))
+    for task in ("segmentation", "classification"):
+        graph = graph_of(exported(task).version)
+        used = {node.op for each in graph.library.function for node in each.node_def} | {n.op for n in graph.node}
+        functions = {each.signature.name for each in graph.library.function}
+        assert not {"PyFunc", "PyFuncStateless", "EagerPyFunc"} & used
+        assert used - functions <= known | {"_Arg", "_Retval"}
+
+
+def test_it_loads_where_this_package_is_not(exported, tmp_path):
+    (tmp_path / "picture.jpg").write_bytes(PICTURES[0])
+    code = (
+        "import sys; sys.modules['tf_segformer'] = None\n"
+        "import tensorflow as tf\n"
+        f"served = tf.saved_model.load({str(exported().version)!r}).signatures['serving_default']\n"
+        f"answer = served(image_bytes=[tf.io.read_file({str(tmp_path / 'picture.jpg')!r})])\n"
+        f"tf.io.write_file({str(tmp_path / 'map.png')!r}, answer['class_map_bytes'][0])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(read_png((tmp_path / "map.png").read_bytes()), exported().class_map(PICTURES[0]))
+
+
+def test_labels_and_colors_travel_along(exported):
+    version = exported().version
+    entries = json.loads((version / "assets" / "labels.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in entries] == list(LABELS.values())
+    answer = signatures(version)["serving_default"](image_bytes=tf.constant(PICTURES[:2]))
+    assert [one.decode() for one in answer["labels"].numpy()[1]] == list(LABELS.values())
+    np.testing.assert_array_equal(answer["colors"][1], palette_for(list(LABELS.values())))
+    assert [each["color"] for each in entries] == answer["colors"][0].numpy().tolist()
+
+
+def test_tfsmlayer_runs_and_trains_the_tensor_signature(exported):
+    model, _, version = exported()
+    layer = keras.layers.TFSMLayer(str(version), call_endpoint="tensor")
+    pixel_values = np.random.default_rng(0).standard_normal((2, 65, 97, 3)).astype("float32")
+    np.testing.assert_allclose(layer(pixel_values)["logits"], model(pixel_values), **LOGITS)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(layer(pixel_values)["logits"] ** 2)
+    gradients = tape.gradient(loss, layer.trainable_weights)
+    assert gradients and all(np.abs(each).max() > 0 or "key" in each.name for each in gradients if each is not None)
+    assert all(each is not None for each in gradients)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_half_precision_weights_halve_the_size(exported, tmp_path, dtype, tolerance):
+    model, processor, version = exported()
+    half = export_saved_model(model, tmp_path, processor, weights_dtype=dtype)
+    sizes = [sum(each.stat().st_size for each in one.glob("variables/*.data*")) for one in (half, version)]
+    assert sizes[0] < 0.55 * sizes[1]
+    expected = np.stack([exported().logits(one) for one in PICTURES])
+    logits = signatures(half)["scores"](image_bytes=tf.constant(PICTURES))["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())  # of rounded weights
+
+
+def test_a_model_of_other_channels_has_the_tensor_signature_only(small_config, tmp_path):
+    model = SegformerForSemanticSegmentation(small_config.replace(num_channels=5, initializer_range=0.2))
+    loaded = signatures(export_saved_model(model, tmp_path, version=7))
+    assert set(loaded) == {"tensor", "serving_default"}
+    check_tensor(Exported(model, None, tmp_path / "7"), loaded["serving_default"], (1, 65, 97, 5))
+
+
+def test_an_existing_version_is_kept(exported):
+    model, processor, version = exported()
+    before = (version / "saved_model.pb").read_bytes()
+    with pytest.raises(FileExistsError, match="choose another version"):
+        export_saved_model(model, version.parent, processor)
+    assert (version / "saved_model.pb").read_bytes() == before
+    assert [each.name for each in version.parent.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": 0}, "version must be"),
+        ({"max_pixels": 0.5}, "max_pixels must be"),
+        ({"weights_dtype": "int4"}, "choose one of float32"),
+        ({"processor": SegformerImageProcessor(do_resize=False)}, "do_resize"),
+        ({"processor": SegformerImageProcessor(apply_exif_orientation=True)}, "apply_exif_orientation"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(small_config, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_alone_is_refused(small_config, tmp_path):
+    with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
+        export_saved_model(SegformerModel(small_config), tmp_path)

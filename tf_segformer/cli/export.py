@@ -1,0 +1,125 @@
+"""`tf-segformer export`: a checkpoint in; a SavedModel, a LiteRT or an ONNX file out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tf_segformer.cli.inputs import expand_inputs
+from tf_segformer.cli.loading import load_model, load_processor
+from tf_segformer.cli.options import read_numbers
+
+FORMATS = ("saved_model", "litert", "onnx")
+PRECISIONS = ("float32", "float16", "bfloat16", "dynamic-int8", "int8")  # which of them, each format says
+_OF_FORMAT = {
+    "saved_model": ("float32", "float16", "bfloat16"),
+    "litert": ("float32", "float16", "dynamic-int8", "int8"),
+    "onnx": ("float32",),
+}
+_CALIBRATION_PICTURES = 100
+
+
+@click.command(short_help="Write a SavedModel, LiteRT or ONNX file.")
+@click.argument("model")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--format", "format_name", type=click.Choice(FORMATS), default="saved_model", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+    help="saved_model: float32, or weights in float16 or bfloat16; litert: float32, float16, dynamic-int8, int8.",
+)  # fmt: skip
+@click.option(
+    "--version", type=click.IntRange(1), default=1, show_default=True, help="saved_model: number of the version."
+)
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
+    help="saved_model: larger pictures are refused by their header.",
+)  # fmt: skip
+@click.option(
+    "--size", metavar="H[,W]|any", default=None,
+    help="litert: size of the input; default the processor's. 'any' leaves it open, except in int8.",
+)  # fmt: skip
+@click.option(
+    "--calibration",
+    metavar="PHOTOS",
+    help=f"litert int8: folder or pattern of pictures; {_CALIBRATION_PICTURES} are used.",
+)
+def export(
+    model: str,
+    folder: Path,
+    format_name: str,
+    precision: str,
+    version: int,
+    max_pixels: int,
+    size: str | None,
+    calibration: str | None,
+) -> None:
+    """Writes MODEL into FOLDER for a server or a device.
+
+    MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. A SavedModel goes to
+    FOLDER/VERSION and takes JPEG and PNG files; LiteRT and ONNX take prepared pixel values and have their class names
+    in labels.txt.
+
+    Example: tf-segformer export camvid-b0 served
+    """
+    if precision not in _OF_FORMAT[format_name]:
+        raise click.UsageError(f"--precision of {format_name} is one of {', '.join(_OF_FORMAT[format_name])}")
+    if (size or calibration) and format_name != "litert":
+        raise click.UsageError("--size and --calibration are for --format litert")
+    if (precision == "int8") != (calibration is not None):
+        raise click.UsageError("--precision int8 and --calibration PHOTOS go together")
+    if precision == "int8" and size == "any":
+        raise click.UsageError("--precision int8 needs a fixed --size")
+    loaded, processor = load_model(model), load_processor(model)
+    if format_name == "saved_model":
+        from tf_segformer.deploy.saved_model import export_saved_model
+
+        options: dict[str, Any] = {"version": version, "weights_dtype": precision, "max_pixels": max_pixels}
+        written = export_saved_model(loaded.model, folder, processor, **options)
+    elif format_name == "onnx":
+        from tf_segformer.deploy.edge import export_onnx
+
+        written = export_onnx(loaded.model, folder, processor)
+    else:
+        from tf_segformer.deploy.edge import export_litert
+
+        sides = _read_size(size, processor)
+        if sides is not None:
+            processor.size = {"height": sides[0], "width": sides[1]}
+        photos = _calibration(calibration, processor) if calibration else None
+        written = export_litert(loaded.model, folder, processor, precision=precision, size=sides, calibration=photos)
+    click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
+
+
+def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:
+    """Height and width of the input; None for any."""
+    if size == "any":
+        return None
+    if size is None:
+        return processor.size["height"], processor.size["width"]
+    context = click.get_current_context()
+    numbers = read_numbers(int, 2)(context, context.command.params[0], size)
+    sides = numbers if isinstance(numbers, tuple) else (numbers, numbers)
+    if min(sides) < 1:
+        raise click.UsageError(f"--size {size}: both sides must be at least 1")
+    return sides
+
+
+def _calibration(photos: str, processor: Any) -> Iterator[Any]:
+    """Pixel values of some pictures, spread over all that were named."""
+    from tf_segformer.imaging.files import open_image
+
+    pictures, problems = expand_inputs([photos])
+    if problems:
+        raise click.UsageError(problems[0])
+    step = max(1, len(pictures) // _CALIBRATION_PICTURES)
+    for path in pictures[::step][:_CALIBRATION_PICTURES]:
+        yield processor(open_image(path))["pixel_values"]
+
+
+def _megabytes(path: Path) -> float:
+    """Size of a file or of all files in a folder."""
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files) / 1e6

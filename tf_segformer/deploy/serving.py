@@ -1,0 +1,333 @@
+"""A client for TensorFlow Serving, over REST or gRPC: picture files in, class maps out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from tf_segformer.errors import SegformerError
+
+DEFAULT_MODEL_NAME = "segformer"
+OK = "OK"
+_FIRST_PAUSE = 0.1  # seconds before the first retry, doubled with each one
+_CODES_BY_HTTP_STATUS = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 412: "FAILED_PRECONDITION", 503: "UNAVAILABLE"}
+# With one output, TensorFlow Serving's REST answer leaves its name out.
+_SINGLE_OUTPUTS = {"class_map": "class_map", "tensor": "logits"}
+
+Inputs = Mapping[str, Any]
+Outputs = dict[str, np.ndarray]
+Picture = bytes | str | os.PathLike
+
+
+class ServerError(SegformerError):
+    """A server refused a request, or did not answer.
+
+    Attributes:
+        code: gRPC's name of the reason, such as "INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE".
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ServedSegmentation:
+    """What a server answered for one picture.
+
+    Args:
+        status: "OK", or "INVALID_ARGUMENT: " and why the picture was refused.
+        class_map: (H, W) int32, or None where the picture was refused.
+        shares: How much of the picture each class covers, (K,) float32.
+        labels: Class names.
+        colors: (K, 3) uint8.
+    """
+
+    status: str
+    class_map: np.ndarray | None
+    shares: np.ndarray
+    labels: list[str]
+    colors: np.ndarray
+
+
+@dataclass(frozen=True)
+class ServedClassification:
+    """What a server answered for one picture.
+
+    Args:
+        status: "OK", or "INVALID_ARGUMENT: " and why the picture was refused.
+        probabilities: Probability by class name, the largest first; empty where the picture was refused.
+    """
+
+    status: str
+    probabilities: dict[str, float]
+
+
+class Client:
+    """Asks a TensorFlow Serving server that serves a model of `export_saved_model`.
+
+    Needs the extra "serving".
+
+    Args:
+        url: "http://host:8501" (or https) for REST, "grpc://host:8500" (or grpcs) for gRPC.
+        model: Name of the model on the server.
+        timeout: Seconds that one attempt may take.
+        retries: How often a request is sent again while the server is unavailable, with growing pauses.
+
+    Raises:
+        ValueError: An address of another form.
+        ImportError: The packages of the extra are not installed.
+
+    Example:
+        >>> client = Client("http://localhost:8501")  # nothing is sent yet
+        >>> client.model
+        'segformer'
+    """
+
+    def __init__(self, url: str, model: str = DEFAULT_MODEL_NAME, *, timeout: float = 30.0, retries: int = 3) -> None:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).netloc
+        if scheme not in _TRANSPORTS or not host:
+            raise ValueError(f"url={url!r}: write http://HOST:8501 for REST or grpc://HOST:8500 for gRPC")
+        if timeout <= 0 or retries < 0:
+            raise ValueError(f"timeout={timeout!r} must be above 0 and retries={retries!r} at least 0")
+        self.model = model
+        self._retries = retries
+        self._transport: _Transport = _TRANSPORTS[scheme](url, model, timeout)
+
+    def segment(self, pictures: Iterable[Picture], *, strict: bool = False) -> list[ServedSegmentation]:
+        """Segments pictures, all in one request.
+
+        Args:
+            pictures: Bytes or paths of JPEG or PNG files, of any sizes.
+            strict: Whether one picture that is refused is an error; otherwise it is told in its `status`.
+
+        Returns:
+            One answer a picture, in order.
+
+        Raises:
+            ServerError: No answer, or with `strict` a picture that was refused.
+        """
+        outputs = self._ask(pictures, strict)
+        return [
+            ServedSegmentation(
+                status=_text(outputs["status"][index]),
+                class_map=_read_png(outputs["class_map_bytes"][index]),
+                shares=np.asarray(outputs["shares"][index], np.float32),
+                labels=[_text(label) for label in outputs["labels"][index]],
+                colors=np.asarray(outputs["colors"][index], np.uint8),
+            )
+            for index in range(len(outputs["status"]))
+        ]
+
+    def classify(self, pictures: Iterable[Picture], *, strict: bool = False) -> list[ServedClassification]:
+        """Classifies pictures, all in one request.
+
+        Args:
+            pictures: As in `segment`.
+            strict: As in `segment`.
+
+        Returns:
+            One answer a picture, in order.
+
+        Raises:
+            ServerError: No answer, or with `strict` a picture that was refused.
+        """
+        outputs = self._ask(pictures, strict)
+        answers = []
+        for status, labels, values in zip(outputs["status"], outputs["labels"], outputs["probabilities"], strict=True):
+            named = {_text(label): float(value) for label, value in zip(labels, values, strict=True)}
+            answers.append(ServedClassification(_text(status), named if _text(status) == OK else {}))
+        return answers
+
+    def predict(self, inputs: Inputs, signature: str = "serving_default") -> Outputs:
+        """Calls a signature with its own inputs.
+
+        Args:
+            inputs: Arrays by input name; strings of bytes as a list.
+            signature: Name of the signature.
+
+        Returns:
+            Arrays by output name. Over REST, numbers are int64 or float64.
+
+        Raises:
+            ServerError: No answer, or an error instead of one.
+        """
+        for attempt in range(self._retries + 1):
+            try:
+                return self._transport.predict(inputs, signature)
+            except ServerError as error:
+                if error.code != "UNAVAILABLE" or attempt == self._retries:
+                    raise
+            time.sleep(_FIRST_PAUSE * 2**attempt)
+        raise AssertionError("the loop returns or raises")
+
+    def is_ready(self) -> bool:
+        """Tells whether the server answers and has a version of the model available: a health check.
+
+        Returns:
+            False also where there is no server, or no such model on it.
+
+        Raises:
+            ServerError: The server answers with another error.
+        """
+        try:
+            return "AVAILABLE" in self._transport.version_states()
+        except ServerError as error:
+            if error.code in ("UNAVAILABLE", "NOT_FOUND", "DEADLINE_EXCEEDED"):
+                return False
+            raise
+
+    def _ask(self, pictures: Iterable[Picture], strict: bool) -> Outputs:
+        """Sends pictures to the signature that answers with labels."""
+        encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
+        outputs = self.predict({"image_bytes": encoded})
+        for index, status in enumerate(outputs["status"]):
+            if strict and _text(status) != OK:
+                code, _, reason = _text(status).partition(": ")
+                raise ServerError(code, f"picture {index}: {reason}")
+        return outputs
+
+
+class _Transport(Protocol):
+    """One way to a server; errors are `ServerError`."""
+
+    def predict(self, inputs: Inputs, signature: str) -> Outputs: ...
+
+    def version_states(self) -> list[str]: ...
+
+
+class _Rest:
+    """TensorFlow Serving's REST interface, in its form by columns."""
+
+    def __init__(self, url: str, model: str, timeout: float) -> None:
+        try:
+            import requests
+        except ImportError as error:
+            raise ImportError("the REST client needs requests: pip install tf_segformer[serving]") from error
+        self._requests = requests
+        self._session = requests.Session()
+        self._url = f"{url.rstrip('/')}/v1/models/{model}"
+        self._timeout = timeout
+
+    def predict(self, inputs: Inputs, signature: str) -> Outputs:
+        body = {
+            "signature_name": signature,
+            "inputs": {name: _to_json(value) for name, value in inputs.items()},
+        }
+        outputs = self._send("POST", f"{self._url}:predict", body)["outputs"]
+        if not isinstance(outputs, dict):
+            outputs = {_SINGLE_OUTPUTS.get(signature, "output"): outputs}
+        return {name: _from_json(value) for name, value in outputs.items()}
+
+    def version_states(self) -> list[str]:
+        return [version["state"] for version in self._send("GET", self._url)["model_version_status"]]
+
+    def _send(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
+        """One request; what the server says of an error is kept."""
+        try:
+            response = self._session.request(method, url, json=body, timeout=self._timeout)
+            answer = response.json()
+        except self._requests.Timeout as error:
+            raise ServerError("DEADLINE_EXCEEDED", f"{url} did not answer in {self._timeout:g} s") from error
+        except self._requests.JSONDecodeError as error:
+            code = _CODES_BY_HTTP_STATUS.get(response.status_code, "UNKNOWN")
+            raise ServerError(code, f"{url} answered no JSON: HTTP {response.status_code}") from error
+        except self._requests.RequestException as error:
+            raise ServerError("UNAVAILABLE", f"{url} cannot be reached: {error}") from error
+        if response.status_code != 200:
+            code = _CODES_BY_HTTP_STATUS.get(response.status_code, f"HTTP {response.status_code}")
+            raise ServerError(code, str(answer.get("error", answer)) if isinstance(answer, dict) else str(answer))
+        return answer
+
+
+class _Grpc:
+    """TensorFlow Serving's gRPC interface."""
+
+    def __init__(self, url: str, model: str, timeout: float) -> None:
+        try:
+            import grpc
+            from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+        except ImportError as error:
+            raise ImportError(
+                "the gRPC client needs tensorflow-serving-api: pip install tf_segformer[serving]"
+            ) from error
+        self._grpc = grpc
+        host = urlsplit(url).netloc
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if urlsplit(url).scheme == "grpcs":
+            self._channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(host, options)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._model = model
+        self._timeout = timeout
+
+    def predict(self, inputs: Inputs, signature: str) -> Outputs:
+        import tensorflow as tf
+        from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+        request = PredictRequest()
+        request.model_spec.name = self._model
+        request.model_spec.signature_name = signature
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+        answer = self._call(self._prediction.Predict, request)
+        return {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+
+    def version_states(self) -> list[str]:
+        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, ModelVersionStatus
+
+        request = GetModelStatusRequest()
+        request.model_spec.name = self._model
+        answer = self._call(self._models.GetModelStatus, request)
+        return [ModelVersionStatus.State.Name(version.state) for version in answer.model_version_status]
+
+    def _call(self, method: Any, request: Any) -> Any:
+        """One request; gRPC's errors become ours."""
+        try:
+            return method(request, timeout=self._timeout)
+        except self._grpc.RpcError as error:
+            raise ServerError(error.code().name, error.details() or "no details") from error
+
+
+_TRANSPORTS: dict[str, Any] = {"http": _Rest, "https": _Rest, "grpc": _Grpc, "grpcs": _Grpc}
+
+
+def _to_json(value: Any) -> Any:
+    """Arrays as nested lists, bytes as TensorFlow Serving wants them."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_to_json(each) for each in value]
+    return np.asarray(value).tolist()
+
+
+def _from_json(value: Any) -> np.ndarray:
+    """The reverse: nested lists as an array, in which strings and bytes are objects."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return np.array([base64.b64decode(each["b64"]) for each in value], dtype=object)
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _read_png(encoded: bytes) -> np.ndarray | None:
+    """Class map (H, W) int32 of a PNG; None of no bytes."""
+    if not encoded:
+        return None
+    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
+        return np.asarray(picture).astype(np.int32)
