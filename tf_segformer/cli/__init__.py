@@ -23,6 +23,12 @@ COMMANDS = {
 }
 
 
+OUT_OF_MEMORY = (
+    "out of memory: take a smaller --batch-size; predict and evaluate need less with --mode slide and a small "
+    "--window, train with --precision bfloat16 or --remat"
+)
+
+
 class LazyGroup(click.Group):
     """Lists the subcommands without importing them, so that `--help` answers at once."""
 
@@ -50,7 +56,13 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="tf-segformer")
 def cli() -> None:
-    """SegFormer in Keras 3: segment pictures, train, convert weights, export and serve."""
+    """SegFormer in Keras 3: segment pictures, train, convert weights, export and serve.
+
+    Exit codes: 0 done; 1 some pictures could not be read; 2 wrong arguments or input, said in a line on stderr.
+
+    Completion of commands and options in bash (zsh and fish likewise): add the line
+    eval "$(_TF_SEGFORMER_COMPLETE=bash_source tf-segformer)" to ~/.bashrc.
+    """
 
 
 def main() -> None:
@@ -59,6 +71,19 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # nor are the Hub client's notes on each of its attempts
     try:
         cli(standalone_mode=True)
-    except (SegformerError, OSError) as error:
+    except (SegformerError, OSError, ImportError) as error:
         click.echo(f"tf-segformer: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        click.echo(f"tf-segformer: {OUT_OF_MEMORY}", err=True)
+        sys.exit(2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the device (whose backend has an error class of its own) or the machine ran out of memory."""
+    name = type(error).__name__
+    return (
+        name in ("MemoryError", "OutOfMemoryError", "ResourceExhaustedError") or "RESOURCE_EXHAUSTED" in str(error)[:99]
+    )
