@@ -11,6 +11,8 @@ from tf_segformer.errors import CheckpointError
 
 EMBEDDED_FOLDER = Path(__file__).parent / "pretrained"
 
+KERAS_ARCHIVE_NAME = "model.keras"
+
 # In the order of preference. Only the first that exists is fetched.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -18,6 +20,7 @@ WEIGHT_FILES = (
     "tf_model.h5",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    KERAS_ARCHIVE_NAME,
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -121,7 +124,7 @@ def resolve_weights(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Finds the weights of a pretrained model: safetensors before h5 before bin.
+    """Finds the weights of a pretrained model: safetensors before h5 before bin before an archive of Keras.
 
     Args:
         name_or_path: A weight file, a folder, the name of an embedded model, or a Hub id "owner/name".

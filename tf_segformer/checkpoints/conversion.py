@@ -1,28 +1,28 @@
-"""Converts checkpoints tensor by tensor, without building a model, except where Keras itself is to write the file."""
+"""Converts checkpoints tensor by tensor, without building a model."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tf_segformer.checkpoints.convert import Translation, match_shapes, translate
 from tf_segformer.checkpoints.families import FAMILIES
+from tf_segformer.checkpoints.keras_files import write_keras_archive, write_keras_weights
 from tf_segformer.checkpoints.pretrained import checkpoint_config, load_pretrained, write_pretrained
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of, variable_shapes
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, VARIANTS, SegformerConfig
 from tf_segformer.errors import CheckpointError
-from tf_segformer.hub import find_file, resolve_weights
+from tf_segformer.hub import KERAS_ARCHIVE_NAME, find_file, resolve_weights
 from tf_segformer.imaging.labels import LABELS
 
 TARGETS = ("huggingface", "nvlabs", "keras")
-KERAS_SUFFIXES = (".keras", ".weights.h5")
+KERAS_WRITERS = {".keras": write_keras_archive, ".weights.h5": write_keras_weights}
 PREPROCESSOR_NAME = "preprocessor_config.json"
 
 Progress = Callable[[int], Any]
@@ -125,7 +125,7 @@ def convert_checkpoint(source: Source, target: str | Path, *, to: str, progress:
     Args:
         source: What `open_source` returned.
         target: For "huggingface" and "nvlabs" a folder, which gets config.json and model.safetensors; for "keras" a
-            file "*.keras" or "*.weights.h5", or a folder, which gets model.keras.
+            file "*.keras", or "*.weights.h5", which gets config.json beside it, or a folder, which gets model.keras.
         to: One of `TARGETS`.
         progress: Called with the bytes of every tensor that has been read.
 
@@ -133,21 +133,26 @@ def convert_checkpoint(source: Source, target: str | Path, *, to: str, progress:
         The folder or file that was written, which `from_pretrained` loads.
 
     Raises:
-        CheckpointError: Where the target cannot be written, or its format has no place for this decode head.
+        CheckpointError: Where the target cannot be written, its format has no place for this decode head, or a
+            config.json of another model lies where one of this model is due.
     """
     target = Path(target)
     tensors = {name: _counted(tensor, progress) for name, tensor in source.translation.tensors.items()}
     expected = variable_shapes(source.config, source.task)
     tensors = {name: tensors[name] for name in expected}
-    if to == "keras":
-        path = target if target.name.endswith(KERAS_SUFFIXES) else target / "model.keras"
-        return _write_keras(path, source, tensors)
+    suffix = next((suffix for suffix in KERAS_WRITERS if target.name.endswith(suffix)), None)
+    if to == "keras" and suffix is not None:
+        KERAS_WRITERS[suffix](target, source.config, tensors)
+        return target
     if target.is_file() or target.suffix in (".safetensors", ".keras", ".h5"):
-        raise CheckpointError(f"{target}: give a folder, which gets config.json and model.safetensors")
-    write_pretrained(target, source.config, tensors, family=to)
+        raise CheckpointError(f"{target}: give a folder, which gets config.json and the weights")
+    if to == "keras":
+        write_keras_archive(target / KERAS_ARCHIVE_NAME, source.config, tensors)
+    else:
+        write_pretrained(target, source.config, tensors, family=to)
     if source.preprocessor is not None and source.preprocessor.resolve().parent != target.resolve():
         shutil.copyfile(source.preprocessor, target / PREPROCESSOR_NAME)
-    return target
+    return target / KERAS_ARCHIVE_NAME if to == "keras" else target
 
 
 def compare_outputs(source: str | Path, target: str | Path, task: str, **hub_options: Any) -> float:
@@ -168,7 +173,7 @@ def compare_outputs(source: str | Path, target: str | Path, task: str, **hub_opt
 
     model_class = getattr(models, TASK_CLASSES[task])
     first = load_pretrained(model_class, source, **hub_options)
-    second = load_pretrained(model_class, target, config=first.config if str(target).endswith(".h5") else None)
+    second = load_pretrained(model_class, target)
     picture = np.random.default_rng(0).standard_normal((1, 97, 131, first.config.num_channels), dtype=np.float32)
     expected = first.predict_on_batch(picture)
     return float(np.abs(second.predict_on_batch(picture) - expected).max() / max(np.abs(expected).max(), 1e-30))
@@ -185,24 +190,6 @@ def variant_name(config: SegformerConfig) -> str:
         if (config.hidden_sizes, config.depths) == (fields["hidden_sizes"], fields["depths"]):
             return name.upper()
     return "of its own"
-
-
-def _write_keras(path: Path, source: Source, tensors: Mapping[str, LazyTensor]) -> Path:
-    """Builds the model and lets Keras save it, aside first."""
-    from tf_segformer.checkpoints.convert import load_weights_into
-    from tf_segformer.modeling import models
-
-    model = getattr(models, TASK_CLASSES[source.task])(source.config)
-    load_weights_into(model, replace(source.translation, tensors=tensors))
-    suffix = next(suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix))
-    aside = path.with_name(f"{path.name.removesuffix(suffix)}.partial{suffix}")  # Keras goes by the suffix
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (model.save if suffix == ".keras" else model.save_weights)(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def _counted(tensor: LazyTensor, progress: Progress | None) -> LazyTensor:

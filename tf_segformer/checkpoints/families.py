@@ -169,19 +169,19 @@ _KERAS = {
     "overlap_patch_embedding_{i}.layer_norm": "patch_embedding_{i}/layer_norm",
     **{module.replace("/", "."): module for module in _HUGGING_FACE_ENCODER.values() if module.startswith("block_")},
     "layer_normalization_{i}": "stage_norm_{i}",
-    "segformer_decode_head.linear_c.linear_weights_{i}": "decode_head/linear_c_{i}",
-    "segformer_decode_head.linear_fuse": "decode_head/linear_fuse",
-    "segformer_decode_head.batch_norm": "decode_head/batch_norm",
-    "segformer_decode_head.classifier": "decode_head/classifier",
-    "mmseg_decode_head.convolutions.dense_{i}": "decode_head/convolution_{i}",
-    "mmseg_decode_head.batch_norms.batch_normalization_{i}": "decode_head/batch_norm_{i}",
-    "mmseg_decode_head.fusion": "decode_head/fusion",
-    "mmseg_decode_head.fusion_norm": "decode_head/fusion_norm",
-    "mmseg_decode_head.classifier": "decode_head/classifier",
+    "decode_head.linear_c.linear_weights_{i}": "decode_head/linear_c_{i}",
+    "decode_head.linear_fuse": "decode_head/linear_fuse",
+    "decode_head.batch_norm": "decode_head/batch_norm",
+    "decode_head.convolutions.dense_{i}": "decode_head/convolution_{i}",
+    "decode_head.batch_norms.batch_normalization_{i}": "decode_head/batch_norm_{i}",
+    "decode_head.fusion": "decode_head/fusion",
+    "decode_head.fusion_norm": "decode_head/fusion_norm",
+    "decode_head.classifier": "decode_head/classifier",
     "dense": "classifier",
 }
 _FIRST_OF_KERAS = (
-    r"(overlap_patch_embedding|layer_normalization|.*\.linear_weights|.*\.dense|.*\.batch_normalization)(\..*)"
+    r"((?:segformer_model\.)?(?:overlap_patch_embedding|layer_normalization)"
+    r"|.*\.(?:linear_weights|dense|batch_normalization))(\..*)"
 )
 
 _HUGGING_FACE_EPSILONS = {"embedding_norm_eps": 1e-5, "block_norm_eps": 1e-5}
@@ -240,8 +240,10 @@ FAMILIES: Mapping[str, Family] = {
     "keras": Family(
         "Keras (tf_segformer)",
         _KERAS,
+        prefixes=("segformer_model.", ""),
+        prefixed_under=("decode_head/", "classifier/"),
         layout="keras",
-        respell=((r"(?:segformer_model\.)?(.*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
+        respell=((r"(?:segformer|mmseg)_(decode_head\..*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
     ),
     "keras-hub": Family(
         "keras-hub",

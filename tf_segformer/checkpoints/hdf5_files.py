@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from tf_segformer.checkpoints.archives import Window, start_of_entry
+from tf_segformer.checkpoints.schema import TASK_CLASSES
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
 
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
     import h5py
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+WEIGHTS_IN_ARCHIVE = "model.weights.h5"
 MAX_TENSORS = 20_000  # a B5 in training has 3,600
 MAX_CONFIG_BYTES = 2**20
 
-_WEIGHTS_IN_ARCHIVE = "model.weights.h5"
-_OUR_CLASSES = ("SegformerModel", "SegformerForImageClassification", "SegformerForSemanticSegmentation")
 # Of keras-hub and of this project.
 _BLOCK = re.compile(r"(|.*\.)(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(.*)")
 _BLOCK_WIDTH = re.compile(
@@ -68,14 +68,14 @@ def read_keras_archive(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
             described = archive.getinfo("config.json")
-            weights = archive.getinfo(_WEIGHTS_IN_ARCHIVE)
+            weights = archive.getinfo(WEIGHTS_IN_ARCHIVE)
             if described.file_size > MAX_CONFIG_BYTES:
                 raise ValueError(f"its config.json has more than {MAX_CONFIG_BYTES} bytes")
             if weights.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("its weights are compressed, which Keras never does")
             model = json.loads(archive.read(described))
         class_name = model.get("class_name") if isinstance(model, dict) else None
-        if class_name not in _OUR_CLASSES:
+        if class_name not in TASK_CLASSES.values():
             raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project")
         fields = model["config"]["config"]
         depths = [int(depth) for depth in fields["depths"]]

@@ -62,11 +62,11 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
     """The names that a family gives to the variables of a Keras model.
 
     Args:
-        family: A key of `FAMILIES` with PyTorch's layout.
+        family: A key of `FAMILIES` that is written: "huggingface", "nvlabs" or "keras".
         variables: Names of the model's variables.
 
     Returns:
-        Name in the file -> the variables that it holds, several where the family stacks them.
+        Name in the file, before any respelling -> the variables that it holds, several where the family stacks them.
 
     Raises:
         CheckpointError: Where the family has no name for a variable.
@@ -87,11 +87,9 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
         stage_and_block = _template_pattern(_as_tuple(targets)[0]).fullmatch(module)
         if stage_and_block is None:
             continue  # a later part of a stacked tensor, named by its first
-        leaves = _NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES
-        torch_leaf = next(torch for torch, keras in leaves.items() if keras == leaf)
         prefix = "" if variable.startswith(HEADS) else encoder_prefix
         parts = _expand(targets, stage_and_block.groupdict())
-        names[f"{prefix}{_fill(template, stage_and_block.groupdict())}.{torch_leaf}"] = tuple(
+        names[f"{prefix}{_fill(template, stage_and_block.groupdict())}.{_file_leaf(variable, table.layout)}"] = tuple(
             f"{part}/{leaf}" for part in parts
         )
     return names
@@ -170,3 +168,11 @@ def _keras_leaf(module: str, leaf: str, layout: str) -> str | None:
         names = list(leaves.values())
         found = names[int(leaf)] if leaf.isdecimal() and int(leaf) < len(names) else leaf if leaf in names else None
     return f"{module}/{found}" if found else None
+
+
+def _file_leaf(variable: str, layout: str) -> str:
+    """What a file calls the leaf of a variable: PyTorch's name or Keras' number of it."""
+    module, _, leaf = variable.rpartition("/")
+    leaves = _NORM_LEAVES if is_norm(module) else _LINEAR_LEAVES
+    number = list(leaves.values()).index(leaf)
+    return list(leaves)[number] if layout == "torch" else str(number)

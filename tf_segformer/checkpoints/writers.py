@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,36 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
         _force_to_disk(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Lets a file be written aside; it takes its place once it is whole and on the disk.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        CheckpointError: Where it cannot be written; what was in its place is then still there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with written_aside(Path(folder, "file")) as partial:
+        ...         _ = partial.write_text("all of it")
+        ...     Path(folder, "file").read_text()
+        'all of it'
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield _aside(path)
+        _force_to_disk(_aside(path))
+        os.replace(_aside(path), path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _aside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tf_segformer.checkpoints.conversion import (
-    KERAS_SUFFIXES,
+    KERAS_WRITERS,
     TARGETS,
     Source,
     compare_outputs,
@@ -50,7 +50,7 @@ def convert(
 
     Example: tf-segformer convert segformer.b0.512x512.ade.160k.pth segformer-b0 --labels ade20k --verify
     """
-    to = to or ("keras" if target.name.endswith(KERAS_SUFFIXES) else "huggingface")
+    to = to or ("keras" if target.name.endswith(tuple(KERAS_WRITERS)) else "huggingface")
     hub_options = {"revision": revision, "token": token}
     opened = open_source(source, labels=labels, **hub_options)
     click.echo(opened.describe())
