@@ -148,9 +148,9 @@ def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, 
             return _permuted(records, key + tf.stack([0, block + 1]) * _EPOCHS)
 
         records = tf.data.Dataset.from_tensor_slices(_permuted(paths, key)).interleave(
-            tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE, deterministic=True
+            tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE
         )
-        return records.batch(buffer).enumerate().map(shuffle_block, deterministic=True).unbatch()
+        return records.batch(buffer).enumerate().map(shuffle_block).unbatch()
 
     first_epoch = first // dataset.size
     epochs = tf.data.Dataset.range(first_epoch, -(-last // dataset.size))

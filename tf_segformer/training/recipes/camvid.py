@@ -46,7 +46,7 @@ _FINISH = Recipe(
     dataset="camvid",
     phases=(
         Phase(2_500, 8, _mild(192, (0.4, 1.1))),
-        Phase(2_000, 8, _mild(256, (0.7, 1.5))),
+        Phase(2_000, 8, _mild(224, (0.7, 1.5))),
     ),
     learning_rate=1e-3,
     warmup_steps=100,
