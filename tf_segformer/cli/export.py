@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
 from tf_segformer.cli.options import read_numbers
+from tf_segformer.errors import CheckpointError, SegformerError
 
 FORMATS = ("saved_model", "litert", "onnx")
 PRECISIONS = ("float32", "float16", "bfloat16", "dynamic-int8", "int8")  # which of them, each format says
@@ -73,24 +75,44 @@ def export(
     if precision == "int8" and size == "any":
         raise click.UsageError("--precision int8 needs a fixed --size")
     loaded, processor = load_model(model), load_processor(model)
+    if loaded.task == "encoder":
+        raise CheckpointError(f"{loaded.weights}: an encoder alone cannot be exported, it has no classes")
+    try:
+        written = _write(
+            loaded.model, folder, processor, format_name, precision, version, max_pixels, size, calibration
+        )
+    except SegformerError:
+        raise
+    except ValueError as error:  # a processor that cannot run in a graph
+        raise click.UsageError(str(error)) from error
+    click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
+
+
+def _write(
+    model: Any,
+    folder: Path,
+    processor: Any,
+    format_name: str,
+    precision: str,
+    version: int,
+    max_pixels: int,
+    size: str | None,
+    calibration: str | None,
+) -> Path:
+    """Calls the function of one format with what it takes."""
     if format_name == "saved_model":
         from tf_segformer.deploy.saved_model import export_saved_model
 
-        options: dict[str, Any] = {"version": version, "weights_dtype": precision, "max_pixels": max_pixels}
-        written = export_saved_model(loaded.model, folder, processor, **options)
-    elif format_name == "onnx":
-        from tf_segformer.deploy.edge import export_onnx
+        return export_saved_model(model, folder, processor, version, weights_dtype=precision, max_pixels=max_pixels)
+    from tf_segformer.deploy.edge import export_litert, export_onnx
 
-        written = export_onnx(loaded.model, folder, processor)
-    else:
-        from tf_segformer.deploy.edge import export_litert
-
-        sides = _read_size(size, processor)
-        if sides is not None:
-            processor.size = {"height": sides[0], "width": sides[1]}
-        photos = _calibration(calibration, processor) if calibration else None
-        written = export_litert(loaded.model, folder, processor, precision=precision, size=sides, calibration=photos)
-    click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
+    if format_name == "onnx":
+        return export_onnx(model, folder, processor)
+    sides = _read_size(size, processor)
+    if sides is not None:
+        processor = replace(processor, size=sides)
+    photos = _calibration(calibration, processor) if calibration else None
+    return export_litert(model, folder, processor, precision=precision, size=sides, calibration=photos)
 
 
 def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:

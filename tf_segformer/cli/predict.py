@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from tf_segformer.cli.options import make_predictor, prediction_options
 from tf_segformer.cli.outputs import KINDS, OutputFolder, describe
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import Failure, SegmentationResult
+
+if TYPE_CHECKING:
+    from tf_segformer.cli.remote import RemotePredictor
 
 PARTLY_FAILED, UNUSABLE = 1, 2
 _SHARES_IN_A_LINE = 4
@@ -43,14 +46,20 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
 )  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colours.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture instead of tables.")
+@click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
+@click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
 @prediction_options
+@click.pass_context
 def predict(
+    context: click.Context,
     photos: tuple[str, ...],
     model: str,
     output: Path,
     save: tuple[str, ...],
     alpha: float,
     as_json: bool,
+    server: str | None,
+    server_model: str,
     **options: Any,
 ) -> None:
     """Segments photographs and writes a class map (PNG) and an overlay with legend for each.
@@ -66,7 +75,12 @@ def predict(
     for problem in problems:
         _complain(problem)
     done = failed = 0
-    if pictures:
+    if server is not None:
+        from tf_segformer.cli.remote import make_remote_predictor
+
+        remote = make_remote_predictor(context, server, server_model, save)
+        done, failed = _segment(remote, pictures, OutputFolder(output, save, pictures, alpha), as_json)
+    elif pictures:
         loaded, processor = load_model(model), load_processor(model)
         if loaded.task == "classification":
             done, failed = _classify(loaded.model, processor, pictures, as_json)
@@ -80,7 +94,7 @@ def predict(
 
 
 def _segment(
-    predictor: SegmentationPredictor, pictures: list[Path], folder: OutputFolder, as_json: bool
+    predictor: SegmentationPredictor | RemotePredictor, pictures: list[Path], folder: OutputFolder, as_json: bool
 ) -> tuple[int, int]:
     """Writes and reports every picture; returns how many could be read and how many not."""
     results = predictor(pictures, on_error="skip")

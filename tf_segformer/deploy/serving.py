@@ -117,7 +117,7 @@ class Client:
         Raises:
             ServerError: No answer, or with `strict` a picture that was refused.
         """
-        outputs = self._ask(pictures, strict)
+        outputs = self._ask(pictures, "class_map_bytes", strict)
         return [
             ServedSegmentation(
                 status=_text(outputs["status"][index]),
@@ -142,7 +142,7 @@ class Client:
         Raises:
             ServerError: No answer, or with `strict` a picture that was refused.
         """
-        outputs = self._ask(pictures, strict)
+        outputs = self._ask(pictures, "probabilities", strict)
         answers = []
         for status, labels, values in zip(outputs["status"], outputs["labels"], outputs["probabilities"], strict=True):
             named = {_text(label): float(value) for label, value in zip(labels, values, strict=True)}
@@ -187,10 +187,13 @@ class Client:
                 return False
             raise
 
-    def _ask(self, pictures: Iterable[Picture], strict: bool) -> Outputs:
-        """Sends pictures to the signature that answers with labels."""
+    def _ask(self, pictures: Iterable[Picture], wanted: str, strict: bool) -> Outputs:
+        """Sends pictures to the default signature, which must have a certain output."""
         encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
         outputs = self.predict({"image_bytes": encoded})
+        if wanted not in outputs:
+            found = ", ".join(sorted(outputs))
+            raise ServerError("FAILED_PRECONDITION", f"the model {self.model} is for another task: it answers {found}")
         for index, status in enumerate(outputs["status"]):
             if strict and _text(status) != OK:
                 code, _, reason = _text(status).partition(": ")

@@ -1,0 +1,92 @@
+"""`tf-segformer export` and `serving-config`, and `predict --server`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.modeling.models import SegformerForSemanticSegmentation
+
+
+def expected_class_map(folder, photo):
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    processor = SegformerImageProcessor.from_pretrained(folder)
+    logits = model(processor(open_image(photo))["pixel_values"])
+    return processor.post_process_semantic_segmentation(logits, [open_image(photo).size[::-1]])[0]
+
+
+def test_a_model_is_exported_served_and_asked(run, checkpoint, picture, tmp_path):
+    pytest.importorskip("tensorflow_serving", reason='needs the extra "serving"')
+    from tests.deploy import model_server
+
+    outcome = run("export", checkpoint(), tmp_path / "served")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"wrote {tmp_path / 'served' / '1'} (")
+    outcome = run("serving-config", tmp_path / "served", "-o", tmp_path / "config", "--name", "land")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "docker run --rm" in outcome.out and "tensorflow_model_server --port=8500" in outcome.out
+    assert (tmp_path / "served" / "1" / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 1000
+
+    _, grpc_port, rest_port = model_server.start(str(tmp_path / "served" / "1"), "land")
+    photo = picture(tmp_path / "photo.png")
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no picture")
+    for url in (f"http://127.0.0.1:{rest_port}", f"grpc://127.0.0.1:{grpc_port}"):
+        arguments = ("--server", url, "--server-model", "land", "-o", tmp_path / "out")
+        outcome = run("predict", photo, broken, tmp_path / "missing.png", *arguments)
+        assert outcome.code == 1
+        assert "broken.jpg: INVALID_ARGUMENT: the bytes are neither" in outcome.err
+        assert "missing.png: No such file" in outcome.err
+        mask = np.asarray(Image.open(tmp_path / "out" / "photo_mask.png"))
+        np.testing.assert_array_equal(mask, expected_class_map(checkpoint(), photo))
+        (tmp_path / "out" / "photo_mask.png").unlink()
+    outcome = run("predict", photo, "--server", url, "-o", tmp_path / "out")
+    assert outcome.code == 2 and "NOT_FOUND" in outcome.err and outcome.err.count("\n") == 1
+    outcome = run("predict", photo, "--server", url, "--mode", "slide")
+    assert outcome.code == 2 and "--mode has no effect with --server" in outcome.err
+
+
+def test_litert_with_calibration_pictures(run, checkpoint, picture, tmp_path):
+    for seed in range(3):
+        picture(tmp_path / "photos" / f"{seed}.png", seed)
+    arguments = ("--format", "litert", "--precision", "int8", "--size", "64,96", "--calibration", tmp_path / "photos")
+    outcome = run("export", checkpoint(), tmp_path / "edge", *arguments)
+    assert outcome.code == 0, outcome.err
+    names = sorted(path.name for path in (tmp_path / "edge").iterdir())
+    assert names == ["labels.txt", "model.tflite", "preprocessor_config.json"]
+    assert SegformerImageProcessor.from_pretrained(tmp_path / "edge").size == {"height": 64, "width": 96}
+
+
+def test_onnx(run, checkpoint, tmp_path):
+    pytest.importorskip("tf2onnx", reason='needs the extra "onnx"')
+    outcome = run("export", checkpoint(), tmp_path / "edge", "--format", "onnx")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "edge" / "model.onnx").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--precision", "int8"), "--precision of saved_model is one of float32, float16, bfloat16"),
+        (("--format", "onnx", "--size", "64"), "are for --format litert"),
+        (("--format", "litert", "--precision", "int8"), "go together"),
+        (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),
+    ],
+)
+def test_options_that_do_not_fit_the_format_are_refused(run, checkpoint, tmp_path, arguments, message):
+    outcome = run("export", checkpoint(), tmp_path / "out", *arguments)
+    assert outcome.code == 2 and message in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_or_an_existing_version_is_one_line(run, checkpoint, tmp_path):
+    (tmp_path / "served" / "1").mkdir(parents=True)
+    outcome = run("export", checkpoint(), tmp_path / "served")
+    assert outcome.code == 2 and "choose another version" in outcome.err and outcome.err.count("\n") == 1
+    outcome = run("export", checkpoint("encoder"), tmp_path / "other")
+    assert outcome.code == 2 and "cannot be exported" in outcome.err and "Traceback" not in outcome.err
+    outcome = run("serving-config", tmp_path / "served", "-o", tmp_path / "config")
+    assert outcome.code == 2 and "no SavedModel in it" in outcome.err

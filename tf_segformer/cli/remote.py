@@ -1,0 +1,75 @@
+"""`predict --server`: pictures are segmented by TensorFlow Serving instead of a model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from tf_segformer.deploy.serving import OK, Client
+from tf_segformer.errors import ImageError
+from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
+
+_LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size")
+
+
+class RemotePredictor:
+    """Stands in for a `SegmentationPredictor`: one request a picture.
+
+    Args:
+        client: A client of the server.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __call__(self, pictures: Sequence[Path], on_error: str = "skip") -> SegmentationResults:
+        """Segments picture files; one that cannot be read or is refused becomes a failure.
+
+        Args:
+            pictures: Paths of JPEG or PNG files.
+            on_error: "skip", the one way there is here.
+
+        Returns:
+            The results in order, each asked for when it is taken.
+        """
+        failures: list[Failure] = []
+        return SegmentationResults(self._results(pictures, failures), failures)
+
+    def _results(self, pictures: Sequence[Path], failures: list[Failure]) -> Iterator[SegmentationResult]:
+        for index, path in enumerate(pictures):
+            try:
+                encoded = path.read_bytes()
+            except OSError as error:
+                failures.append(Failure(index, str(path), ImageError(f"{path}: {error.strerror}")))
+                continue
+            (answer,) = self._client.segment([encoded])
+            if answer.status != OK or answer.class_map is None:
+                failures.append(Failure(index, str(path), ImageError(f"{path}: {answer.status}")))
+                continue
+            yield SegmentationResult(index, str(path), answer.class_map, dict(enumerate(answer.labels)))
+
+
+def make_remote_predictor(context: click.Context, url: str, name: str, saved_kinds: Sequence[str]) -> RemotePredictor:
+    """A predictor for `predict --server`; options that the server decides become a usage error.
+
+    Args:
+        context: Of the command.
+        url: Address of the server.
+        name: Name of the model on it.
+        saved_kinds: What is to be written; logits stay on the server.
+
+    Returns:
+        The predictor.
+    """
+    given = [one for one in _LOCAL_OPTIONS if context.get_parameter_source(one) == ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} has no effect with --server: the server decides it")
+    if "logits" in saved_kinds:
+        raise click.UsageError("--save logits needs a model in this process, not --server")
+    try:
+        return RemotePredictor(Client(url, name))
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(str(error)) from error
