@@ -47,7 +47,8 @@ def main() -> None:
             "huggingface -> huggingface": (CONVERT, source, folder / "copy", "huggingface"),
             "huggingface -> nvlabs": (CONVERT, source, folder / "nvlabs", "nvlabs"),
             "nvlabs -> huggingface": (CONVERT, folder / "nvlabs", folder / "back", "huggingface"),
-            "huggingface -> keras": (CONVERT, source, folder / "model.keras", "keras"),
+            "huggingface -> .keras": (CONVERT, source, folder / "model.keras", "keras"),
+            "huggingface -> .weights.h5": (CONVERT, source, folder / "bare" / "model.weights.h5", "keras"),
         }
         reference = None
         for title, (code, *rest) in lines.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
 
 _PACKAGE = "tf_segformer"  # under which the models are registered with Keras
-_COPIED_AT_ONCE = 2**20  # bytes
+_DTYPE = np.dtype("<f4")  # of every variable, whatever the source has
 # Layers of a block that hold no variables; Keras writes a group for these as well.
 _BARE_IN_BLOCK = ("", ".attention", ".attention.dropout", ".drop_path", ".dropout", ".mlp", ".mlp.dropout")
 
@@ -47,7 +47,8 @@ def write_keras_weights(path: Path, config: SegformerConfig, tensors: Mapping[st
             "give another folder, or a .keras file, which holds its own"
         )
     with written_aside(path) as partial:
-        _write_h5(partial, config, tensors)
+        with partial.open("wb") as file:
+            file.writelines(_h5_pieces(path, config, tensors))
         if not described.exists():
             config.save_pretrained(path.parent)
 
@@ -67,18 +68,11 @@ def write_keras_archive(path: Path, config: SegformerConfig, tensors: Mapping[st
         "keras_version": version("keras"),
         "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
     }
-    # HDF5 writes here and there, a zip archive only onwards: the weights go through a file of their own.
-    weights = path.with_name(f"{path.name}.weights.partial")
-    with written_aside(path) as partial:
-        try:
-            _write_h5(weights, config, tensors)
-            with zipfile.ZipFile(partial, "w") as archive:
-                archive.writestr("metadata.json", json.dumps(metadata))
-                archive.writestr("config.json", json.dumps(describe_model(config, task_of(tensors))))
-                with weights.open("rb") as source, archive.open(WEIGHTS_IN_ARCHIVE, "w", force_zip64=True) as entry:
-                    shutil.copyfileobj(source, entry, _COPIED_AT_ONCE)
-        finally:
-            weights.unlink(missing_ok=True)
+    with written_aside(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        archive.writestr("metadata.json", json.dumps(metadata))
+        archive.writestr("config.json", json.dumps(describe_model(config, task_of(tensors))))
+        with archive.open(WEIGHTS_IN_ARCHIVE, "w", force_zip64=True) as entry:
+            entry.writelines(_h5_pieces(path, config, tensors))
 
 
 def describe_model(config: SegformerConfig, task: str) -> dict[str, Any]:
@@ -127,25 +121,48 @@ def _describes(path: Path, config: SegformerConfig) -> bool:
         return False
 
 
-def _write_h5(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes the groups of all layers and the variables in them, which are float32 whatever the source has."""
+def _h5_pieces(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of the h5 file from first to last: HDF5 lays it out with room for the values, which are put in here.
+
+    So a zip archive, which is written onwards only, takes it without a second copy of the values on the disk.
+    """
+    layout = path.with_name(f"{path.name}.layout.partial")  # all its values are holes
+    try:
+        places = _lay_out(layout, config, tensors)
+        with layout.open("rb") as file:
+            for offset, variable in sorted(places):
+                yield file.read(offset - file.tell())
+                values = np.ascontiguousarray(tensors[variable].read(), _DTYPE)
+                file.seek(values.nbytes, os.SEEK_CUR)
+                yield values.data.cast("B")
+            yield file.read()
+    finally:
+        layout.unlink(missing_ok=True)
+
+
+def _lay_out(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> list[tuple[int, str]]:
+    """Writes an h5 file with the groups of all layers and room for their variables; gives the place of each."""
     import h5py
 
-    names = source_names("keras", tensors)
+    datasets = source_names("keras", tensors)
+    layers = dict(_bare_layers(config, task_of(tensors)))
+    layers |= {dataset.rpartition(".")[0]: variable.split("/")[-2] for dataset, (variable,) in datasets.items()}
+    room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    numbers = h5py.h5t.py_create(_DTYPE)
+    places = []
     with h5py.File(path, "w") as file:
-        for layer, name in _bare_layers(config, task_of(tensors)):
-            _add_layer(file, _group(layer, config), name)
-        for dataset, (variable,) in names.items():
+        groups = {}
+        for layer, name in layers.items():
+            groups[layer] = file.create_group(f"{_group(layer, config)}/vars")
+            groups[layer].attrs["name"] = name
+        for dataset, (variable,) in datasets.items():
             layer, _, number = dataset.rpartition(".")
-            group = _add_layer(file, _group(layer, config), variable.split("/")[-2])
-            group[number] = np.asarray(tensors[variable].read(), np.float32)
-
-
-def _add_layer(file: Any, group: str, name: str) -> Any:
-    """The group of a layer's variables, which tells the layer's name."""
-    variables = file.require_group(f"{group}/vars")
-    variables.attrs["name"] = name
-    return variables
+            shape = h5py.h5s.create_simple(tensors[variable].shape)
+            made = h5py.h5d.create(groups[layer].id, number.encode(), numbers, shape, dcpl=room)
+            places.append((made.get_offset(), variable))
+    return places
 
 
 def _bare_layers(config: SegformerConfig, task: str) -> Iterator[tuple[str, str]]:
