@@ -46,13 +46,16 @@ def test_every_target_holds_the_same_weights(run, checkpoint, tmp_path, target, 
     assert first[1].id2label == second[1].id2label
 
 
-def test_a_weights_file_of_keras_is_written(run, tmp_path):
+def test_a_weights_file_of_keras_is_written_with_its_configuration_beside_it(run, tmp_path):
     source = SegformerForSemanticSegmentation(
-        SegformerConfig.from_variant("b0", num_labels=3, decoder_hidden_size=8, depths=(1, 1, 1, 1))
+        SegformerConfig.from_variant(
+            "b0", num_labels=3, decoder_hidden_size=8, depths=(1, 1, 1, 1), block_norm_eps=2e-6
+        )
     )
     source.save_pretrained(tmp_path / "source")
     outcome = run("convert", tmp_path / "source", tmp_path / "new" / "b0.weights.h5", "--verify")
     assert outcome.code == 0, outcome.err
+    assert SegformerConfig.from_pretrained(tmp_path / "new").block_norm_eps == 2e-6
     for one, other in zip(source.get_weights(), weights(tmp_path / "new" / "b0.weights.h5")[0], strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -63,10 +66,17 @@ def test_names_of_nvlabs_are_in_the_file(run, checkpoint, tmp_path):
     assert {"backbone.block1.0.attn.kv.weight", "decode_head.linear_pred.bias"} <= set(names)
 
 
-def test_the_configuration_of_the_pictures_goes_along(run, checkpoint, tmp_path):
-    run("convert", checkpoint(), tmp_path / "out")
+@pytest.mark.parametrize("to", ["huggingface", "keras"])
+def test_the_configuration_of_the_pictures_goes_along(run, checkpoint, tmp_path, to):
+    run("convert", checkpoint(), tmp_path / "out", "--to", to)
     name = "preprocessor_config.json"
     assert (tmp_path / "out" / name).read_bytes() == (checkpoint() / name).read_bytes()
+
+
+def test_a_folder_with_an_archive_of_keras_is_a_model(run, checkpoint, tmp_path):
+    run("convert", checkpoint(), tmp_path / "out", "--to", "keras")
+    for one, other in zip(weights(checkpoint())[0], weights(tmp_path / "out")[0], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_folder_can_be_converted_in_its_place(run, tmp_path):
@@ -134,14 +144,15 @@ def test_a_large_checkpoint_has_a_progress_bar(run, checkpoint, tmp_path, monkey
     assert "converting" in outcome.out + outcome.err
 
 
-def test_the_script_does_the_same_without_loading_tensorflow(checkpoint, tmp_path):
+@pytest.mark.parametrize("name", ["out", "out/model.keras"])
+def test_the_script_does_the_same_without_loading_tensorflow(checkpoint, tmp_path, name):
     code = (
         "import sys, runpy; sys.argv = ['convert_weights.py', *sys.argv[1:]]\n"
         "try: runpy.run_path('convert_weights.py', run_name='__main__')\n"
         "finally: print('tensorflow' in sys.modules, 'torch' in sys.modules)\n"
     )
-    command = [sys.executable, "-c", code, str(checkpoint()), str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, str(checkpoint()), str(tmp_path / name)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "False False"
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert list((tmp_path / "out").glob("model.*"))

@@ -117,7 +117,7 @@ def _describes(path: Path, config: SegformerConfig) -> bool:
     """Whether a config.json says the same of the network and its classes."""
     try:
         return SegformerConfig.from_pretrained(path).replace(extra={}) == config.replace(extra={})
-    except CheckpointError:
+    except (OSError, CheckpointError):
         return False
 
 
