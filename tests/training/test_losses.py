@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_segformer.errors import DatasetError
+from tf_segformer.training import losses
 from tf_segformer.training.losses import SegmentationLoss
 
 torch = pytest.importorskip("torch", reason="the reference loss is torch's")
@@ -16,6 +17,12 @@ functional = torch.nn.functional
 SHAPE, CLASSES = (2, 5, 7), 4  # logits of odd sizes, where tf.image.resize is wrong under XLA
 LABEL_SIZE = (19, 23)
 WEIGHTS = [1.0, 2.0, 0.5, 3.0]
+
+
+@pytest.fixture(autouse=True)
+def several_strips(monkeypatch):
+    """Lets the small logits of these tests be resized three rows at a time, with a last strip that is not full."""
+    monkeypatch.setattr(losses, "_STRIP_SIZE", 3 * 2 * 23 * CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +142,14 @@ def test_label_out_of_range_is_nan_in_a_graph_and_teaches_nothing(batch, jit_com
     value, gradient = value_and_gradient(SegmentationLoss(), logits, np.full_like(labels, 7), jit_compile)
     assert np.isnan(value)
     assert not gradient.any()
+
+
+def test_one_strip_gives_the_same(batch, monkeypatch):
+    several = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
+    monkeypatch.setattr(losses, "_STRIP_SIZE", 2**22)
+    one = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
+    assert one[0] == pytest.approx(several[0], rel=1e-6)
+    np.testing.assert_allclose(one[1], several[1], atol=1e-8)
 
 
 def test_labels_may_have_a_last_axis_of_one(batch):

@@ -13,7 +13,7 @@ from tf_segformer.errors import DatasetError
 from tf_segformer.resize import interpolation_matrix
 
 AVERAGES = ("valid", "all")
-_STRIPS = 8  # bands of rows; the full-size logits exist one band at a time
+_STRIP_SIZE = 2**22  # entries of the upsampled logits that exist at a time: 16 MB
 _DICE_SMOOTHING = 1.0
 
 
@@ -150,35 +150,34 @@ class SegmentationLoss(keras.losses.Loss):
 
     def _value_and_gradient(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any]:
         """The loss and its gradient with respect to the low-resolution logits."""
-        num_classes = logits.shape[-1]
+        num_classes, strips = logits.shape[-1], _Strips.of(logits, labels)
         weights = counts
         if self.ohem_threshold is not None:
-            weights = weights * self._hard_pixels(logits, labels, counts)
+            weights = weights * self._hard_pixels(logits, labels, counts, strips)
         if self.class_weights is not None:
             weights = weights * ops.take(ops.convert_to_tensor(self.class_weights, "float32"), labels)
         total = ops.sum(weights) if self.average == "valid" else ops.sum(ops.ones_like(weights))
         weights = weights / ops.maximum(_over_replicas(total), 1e-12)  # every pixel ignored: 0 / tiny = 0
 
-        dice_value, dice_slopes = 0.0, None
+        dice_value, of_overlap, of_prediction = 0.0, None, None
         if self.dice_weight:
-            dice_value, dice_slopes = self._dice(logits, labels, counts)
+            dice_value, of_overlap, of_prediction = self._dice(logits, labels, counts, strips)
+        labels, weights, counts = strips.pad(labels), strips.pad(weights), strips.pad(counts)
 
-        def value_and_slope(upsampled: Any, rows: slice) -> tuple[Any, Any]:
+        def visit(strip: _Strip, upsampled: Any, value: Any, gradient: Any) -> tuple[Any, Any]:
             log_p, p = _softmax(upsampled)
-            is_label = ops.one_hot(labels[:, rows], num_classes, dtype="float32")  # (B, s, W, K)
-            value, slope = self._cross_entropy(log_p, p, is_label)
-            pixel_weights = weights[:, rows, :, None]
-            value, slope = ops.sum(value * pixel_weights), slope * pixel_weights
-            if dice_slopes is not None:
-                of_overlap, of_prediction = dice_slopes
-                by_p = (of_overlap * is_label + of_prediction) * counts[:, rows, :, None]
+            is_label = ops.one_hot(strip.cut(labels), num_classes, dtype="float32")  # (B, s, W, K)
+            pixels, slope = self._cross_entropy(log_p, p, is_label)
+            pixel_weights = strip.cut(weights)[..., None]
+            value, slope = value + ops.sum(pixels * pixel_weights), slope * pixel_weights
+            if of_overlap is not None:
+                by_p = (of_overlap * is_label + of_prediction) * strip.cut(counts)[..., None]
                 slope = slope + p * (by_p - ops.sum(p * by_p, axis=-1, keepdims=True))
-            return value, slope
+            return value, gradient + strip.project(slope)
 
-        value, gradient = dice_value, ops.zeros_like(logits)
-        for strip in _strips(logits, labels):
-            strip_value, slope = value_and_slope(strip.upsample(logits, after=gradient), strip.rows)
-            value, gradient = value + strip_value, gradient + strip.project(slope)
+        value, gradient = strips.fold(
+            visit, logits, ops.convert_to_tensor(dice_value, "float32"), ops.zeros_like(logits)
+        )
         return value, gradient
 
     def _cross_entropy(self, log_p: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
@@ -196,35 +195,39 @@ class SegmentationLoss(keras.losses.Loss):
             value = factor * value
         return value, slope
 
-    def _hard_pixels(self, logits: Any, labels: Any, counts: Any) -> Any:
+    def _hard_pixels(self, logits: Any, labels: Any, counts: Any, strips: _Strips) -> Any:
         """1 where a pixel is among the hard ones of online hard example mining, (B, H, W)."""
-        p_label, latest = [], logits
-        for strip in _strips(logits, labels):
-            p = _softmax(strip.upsample(logits, after=latest))[1]
-            latest = ops.take_along_axis(p, labels[:, strip.rows, :, None], axis=-1)
-            p_label.append(latest[..., 0])
-        p_label = ops.where(counts > 0, ops.concatenate(p_label, axis=1), 2.0)  # the ignored come last
+        padded = strips.pad(labels)
+
+        def visit(strip: _Strip, upsampled: Any, p_label: Any) -> tuple[Any]:
+            found = ops.take_along_axis(_softmax(upsampled)[1], strip.cut(padded)[..., None], axis=-1)
+            return (strip.paste(p_label, found[..., 0]),)
+
+        (p_label,) = strips.fold(visit, logits, ops.zeros_like(padded, dtype="float32"))
+        p_label = ops.where(counts > 0, p_label[:, : ops.shape(labels)[1]], 2.0)  # the ignored come last
         in_order = ops.sort(ops.reshape(p_label, (-1,)))
         last_kept = ops.take(in_order, ops.minimum(self.ohem_min_kept, ops.size(in_order)) - 1)
         is_hard = ops.logical_or(p_label < self.ohem_threshold, p_label <= last_kept)
         return ops.cast(is_hard, "float32")
 
-    def _dice(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, tuple[Any, Any]]:
+    def _dice(self, logits: Any, labels: Any, counts: Any, strips: _Strips) -> tuple[Any, Any, Any]:
         """The weighted Dice loss and its slopes by the sums of overlap and of prediction of each class, (K,)."""
         num_classes = logits.shape[-1]
-        overlap, predicted, labelled = (ops.zeros((num_classes,)) for _ in range(3))
-        for strip in _strips(logits, labels):
-            mask = counts[:, strip.rows, :, None]
-            is_label = ops.one_hot(labels[:, strip.rows], num_classes, dtype="float32") * mask
-            p = _softmax(strip.upsample(logits, after=predicted))[1]
-            overlap = overlap + ops.sum(p * is_label, axis=(0, 1, 2))
-            predicted = predicted + ops.sum(p * mask, axis=(0, 1, 2))
-            labelled = labelled + ops.sum(is_label, axis=(0, 1, 2))
+        labels, counts = strips.pad(labels), strips.pad(counts)
+
+        def visit(strip: _Strip, upsampled: Any, *sums: Any) -> tuple[Any, ...]:
+            mask = strip.cut(counts)[..., None]
+            is_label = ops.one_hot(strip.cut(labels), num_classes, dtype="float32") * mask
+            p = _softmax(upsampled)[1]
+            terms = (p * is_label, p * mask, is_label)
+            return tuple(total + ops.sum(term, axis=(0, 1, 2)) for total, term in zip(sums, terms, strict=True))
+
+        overlap, predicted, labelled = strips.fold(visit, logits, *(ops.zeros((num_classes,)) for _ in range(3)))
         present = ops.cast(labelled > 0, "float32")
         share = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)
         union = predicted + labelled + _DICE_SMOOTHING
         dice = (2 * overlap + _DICE_SMOOTHING) / union
-        return ops.sum(share * (1 - dice)), (-2 * share / union, share * dice / union)
+        return ops.sum(share * (1 - dice)), -2 * share / union, share * dice / union
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras' serialization."""
@@ -242,38 +245,76 @@ class SegmentationLoss(keras.losses.Loss):
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """A band of label rows with the matrices that resize to it."""
+class _Strips:
+    """Bands of label rows, all of one height, with the matrices that resize to them."""
 
-    rows: slice
-    by_row: Any  # (s, h)
+    rows: Any  # of a strip
+    count: Any
+    by_row: Any  # (count * rows, h); the rows below the labels are zero
     by_column: Any  # (W, w)
 
-    def upsample(self, logits: Any, after: Any) -> Any:
-        """(B, h, w, K) to (B, s, W, K), not computed before `after` is: two strips would share the memory."""
+    @classmethod
+    def of(cls, logits: Any, labels: Any) -> _Strips:
+        """Parts the labels so that the upsampled logits of a strip have about `_STRIP_SIZE` entries."""
+        batch, height, width = ops.shape(labels)
+        rows = _STRIP_SIZE // (batch * width * logits.shape[-1])
+        if isinstance(rows, int) and isinstance(height, int):
+            rows = min(max(rows, 1), height)  # JAX needs a plain number
+        else:
+            rows = ops.minimum(ops.maximum(rows, 1), height)
+        count = (height + rows - 1) // rows
+        by_row = interpolation_matrix(height, ops.shape(logits)[1])
+        by_row = ops.pad(by_row, ((0, count * rows - height), (0, 0)))
+        return cls(rows, count, by_row, interpolation_matrix(width, ops.shape(logits)[2]))
+
+    def pad(self, pixels: Any) -> Any:
+        """(B, H, W) with zeros below, to whole strips."""
+        return ops.pad(pixels, ((0, 0), (0, self.count * self.rows - ops.shape(pixels)[1]), (0, 0)))
+
+    def fold(self, visit: Callable[..., tuple[Any, ...]], logits: Any, *carry: Any) -> tuple[Any, ...]:
+        """Calls `visit(strip, upsampled (B, s, W, K), *carry)`, which returns the next carry, strip after strip."""
         batch, height, width, num_classes = ops.shape(logits)
         flat = ops.reshape(logits, (batch, height, width * num_classes))
-        strip = ops.matmul(_later(self.by_row, after), flat)  # (B, s, w*K)
-        strip = ops.reshape(strip, (batch, ops.shape(self.by_row)[0], width, num_classes))
-        return ops.matmul(self.by_column, strip)
+
+        def step(index: Any, *carry: Any) -> tuple[Any, ...]:
+            strip = _Strip(self, index * self.rows)
+            by_row = _later(strip.by_row(), carry[-1])  # two strips at once would share the memory
+            upsampled = ops.reshape(ops.matmul(by_row, flat), (batch, self.rows, width, num_classes))
+            return index + 1, *visit(strip, ops.matmul(self.by_column, upsampled), *carry)
+
+        first = ops.convert_to_tensor(0, "int32")
+        return ops.while_loop(lambda index, *_: index < self.count, step, (first, *carry))[1:]
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """One of the strips."""
+
+    strips: _Strips
+    start: Any  # its first row
+
+    def by_row(self) -> Any:
+        """The matrix that resizes to its rows, (s, h)."""
+        matrix = self.strips.by_row
+        return ops.slice(matrix, (self.start, 0), (self.strips.rows, ops.shape(matrix)[1]))
+
+    def cut(self, pixels: Any) -> Any:
+        """Its rows of padded pixels."""
+        batch, _, width = ops.shape(pixels)
+        return ops.slice(pixels, (0, self.start, 0), (batch, self.strips.rows, width))
+
+    def paste(self, pixels: Any, rows: Any) -> Any:
+        """Padded pixels with its rows replaced."""
+        return ops.slice_update(pixels, (0, self.start, 0), rows)
 
     def project(self, slope: Any) -> Any:
-        """The transpose of `upsample`."""
-        batch, rows, _, num_classes = ops.shape(slope)
-        height, width = ops.shape(self.by_row)[1], ops.shape(self.by_column)[1]
-        slope = ops.matmul(ops.transpose(self.by_column), slope)  # (B, s, w, K)
-        slope = ops.matmul(ops.transpose(self.by_row), ops.reshape(slope, (batch, rows, width * num_classes)))
-        return ops.reshape(slope, (batch, height, width, num_classes))
-
-
-def _strips(logits: Any, labels: Any) -> list[_Strip]:
-    """Parts the rows of the labels; the last strip may be shorter, or empty."""
-    height, width = ops.shape(labels)[1:]
-    by_row = interpolation_matrix(height, ops.shape(logits)[1])
-    by_column = interpolation_matrix(width, ops.shape(logits)[2])
-    step = (height + _STRIPS - 1) // _STRIPS
-    bands = [slice(index * step, (index + 1) * step) for index in range(_STRIPS)]
-    return [_Strip(rows, by_row[rows], by_column) for rows in bands]
+        """The transpose of the resize: (B, s, W, K) to (B, h, w, K)."""
+        by_row, by_column = self.by_row(), self.strips.by_column
+        batch, _, _, num_classes = ops.shape(slope)
+        height, width = ops.shape(by_row)[1], ops.shape(by_column)[1]
+        slope = ops.matmul(ops.transpose(by_column), slope)  # (B, s, w, K)
+        slope = ops.reshape(slope, (batch, self.strips.rows, width * num_classes))
+        return ops.reshape(ops.matmul(ops.transpose(by_row), slope), (batch, height, width, num_classes))
 
 
 def _softmax(logits: Any) -> tuple[Any, Any]:
