@@ -58,6 +58,7 @@ class InferenceNetwork(tf.Module):
         self.call = tf.function(
             lambda pixel_values: tf.identity(self.draw(pixel_values), name="logits"),
             input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
+            autograph=False,
         )
 
     def __call__(self, pixel_values: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,6 +16,7 @@ from tf_segformer.imaging.processor import SegformerImageProcessor
 _PARALLEL_PICTURES = 4  # decoded at once: a bound on memory
 
 Outputs = dict[str, tf.Tensor]
+Signature = tf.types.experimental.GenericFunction
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Pipeline:
         return logits, sizes, statuses
 
 
-def segmentation_signatures(pipeline: Pipeline) -> dict[str, tf.types.experimental.GenericFunction]:
+def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
     """The signatures of a semantic segmentation model; `export_saved_model` describes them.
 
     Args:
@@ -82,11 +84,12 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, tf.types.experiment
     Returns:
         Functions by signature name, the first argument's name being the input's.
     """
+    logits_of = _of_bytes(pipeline.logits_of)
     labels = tf.constant(pipeline.labels)
     colors = tf.constant(palette_for(pipeline.labels), tf.uint8)
 
     def segment(image_bytes: tf.Tensor) -> Outputs:
-        logits, sizes, statuses = pipeline.logits_of(image_bytes)
+        logits, sizes, statuses = logits_of(image_bytes)
         class_maps, shares = tf.map_fn(
             lambda one: _encoded_class_map(*one),
             (logits, sizes, statuses),
@@ -118,10 +121,10 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, tf.types.experiment
         return {"class_map": class_maps}
 
     pictures = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    return {**_bytes_signatures(segment, pipeline), "class_map": tf.function(class_map, input_signature=[pictures])}
+    return {**_bytes_signatures(segment, logits_of), "class_map": _graph(class_map, pictures)}
 
 
-def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, tf.types.experimental.GenericFunction]:
+def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, Signature]:
     """The signatures of an image classification model; `export_saved_model` describes them.
 
     Args:
@@ -131,10 +134,11 @@ def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, tf.ty
     Returns:
         Functions by signature name, the first argument's name being the input's.
     """
+    logits_of = _of_bytes(pipeline.logits_of)
     labels = tf.constant(pipeline.labels)
 
     def classify(image_bytes: tf.Tensor) -> Outputs:
-        logits, _, statuses = pipeline.logits_of(image_bytes)
+        logits, _, statuses = logits_of(image_bytes)
         probabilities, indices = tf.math.top_k(tf.nn.softmax(logits), min(top_k, len(pipeline.labels)))  # (B, k)
         good = (statuses == OK)[:, None]
         return {
@@ -144,13 +148,11 @@ def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, tf.ty
             "status": statuses,
         }
 
-    functions = _bytes_signatures(classify, pipeline)
+    functions = _bytes_signatures(classify, logits_of)
     return {**functions, "classify": functions["serving_default"]}
 
 
-def tensor_signature(
-    network: Callable[[tf.Tensor], tf.Tensor], num_channels: int
-) -> tf.types.experimental.GenericFunction:
+def tensor_signature(network: Callable[[tf.Tensor], tf.Tensor], num_channels: int) -> Signature:
     """The signature from pixel values to logits.
 
     Args:
@@ -161,16 +163,25 @@ def tensor_signature(
         The function.
     """
     pixel_values = tf.TensorSpec([None, None, None, num_channels], tf.float32, name="pixel_values")
-    return tf.function(lambda pixel_values: {"logits": network(pixel_values)}, input_signature=[pixel_values])
+    return _graph(lambda pixel_values: {"logits": network(pixel_values)}, pixel_values)
 
 
-def _bytes_signatures(
-    answer: Callable[[tf.Tensor], Outputs], pipeline: Pipeline
-) -> dict[str, tf.types.experimental.GenericFunction]:
+def _of_bytes(function: Callable[[tf.Tensor], Any]) -> Signature:
+    """A graph that takes encoded pictures."""
+    return _graph(function, tf.TensorSpec([None], tf.string, name="image_bytes"))
+
+
+def _graph(function: Callable[[tf.Tensor], Any], argument: tf.TensorSpec) -> Signature:
+    """A graph of one argument, drawn once however many others call it."""
+    return tf.function(function, input_signature=[argument], autograph=False)
+
+
+def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signature) -> dict[str, Signature]:
     """The signatures that take encoded pictures."""
+    default = _of_bytes(answer)
 
     def answer_or_fail(image_bytes: tf.Tensor) -> Outputs:
-        outputs = answer(image_bytes)
+        outputs = default(image_bytes)
         all_good = tf.debugging.Assert(
             tf.reduce_all(outputs["status"] == OK), [tf.strings.reduce_join(outputs["status"], separator="; ")]
         )
@@ -178,12 +189,10 @@ def _bytes_signatures(
             return {name: tf.identity(output) for name, output in outputs.items()}
 
     def scores(image_bytes: tf.Tensor) -> Outputs:
-        logits, sizes, statuses = pipeline.logits_of(image_bytes)
+        logits, sizes, statuses = logits_of(image_bytes)
         return {"logits": logits, "sizes": sizes, "status": statuses}
 
-    encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
-    functions = {"serving_default": answer, "serving_strict": answer_or_fail, "scores": scores}
-    return {name: tf.function(function, input_signature=[encoded]) for name, function in functions.items()}
+    return {"serving_default": default, "serving_strict": _of_bytes(answer_or_fail), "scores": _of_bytes(scores)}
 
 
 def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
