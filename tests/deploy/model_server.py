@@ -152,16 +152,30 @@ def make_rest_handler(model):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name = self.path.rpartition("/")[2].removesuffix(":predict")
+            by_rows = "instances" in request
             try:
-                inputs = {key: from_json(value) for key, value in request["inputs"].items()}
+                columns = columns_of(request["instances"]) if by_rows else request["inputs"]
+                inputs = {key: from_json(value) for key, value in columns.items()}
                 outputs = model.predict(name, request.get("signature_name", "serving_default"), inputs)
             except Refused as error:
                 self.refuse(error)
                 return
             shown = {key: to_json(key, value) for key, value in outputs.items()}
-            self.answer(200, {"outputs": next(iter(shown.values())) if len(shown) == 1 else shown})
+            if by_rows:
+                self.answer(200, {"predictions": rows_of(shown)})
+            else:
+                self.answer(200, {"outputs": next(iter(shown.values())) if len(shown) == 1 else shown})
 
     return RestHandler
+
+
+def columns_of(instances):
+    return {key: [each[key] for each in instances] for key in instances[0]}
+
+
+def rows_of(outputs):
+    rows = [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]
+    return [next(iter(row.values())) for row in rows] if len(outputs) == 1 else rows
 
 
 def from_json(value):

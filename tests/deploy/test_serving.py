@@ -1,4 +1,5 @@
 # ruff: noqa: E402 (what needs the extra is imported after the check for it)
+import base64
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tests.deploy import model_server
 from tests.deploy.conftest import LABELS
-from tests.deploy.pictures import BROKEN, JPEG, PNG, encoded_picture
+from tests.deploy.pictures import BROKEN, JPEG, PNG, encoded_picture, read_png
 from tf_segformer.deploy.serving import Client, ServerError
 from tf_segformer.deploy.serving_config import newest_version, write_serving_config, write_warmup_requests
 from tf_segformer.errors import SegformerError
@@ -74,6 +75,16 @@ def test_any_signature_can_be_called(exported, server, way):
     np.testing.assert_allclose(answer["logits"], exported().model(pixel_values), rtol=0, atol=2e-5)
     images = np.zeros((1, 20, 30, 3), np.uint8)
     assert Client(server.url(way)).predict({"images": images}, "class_map")["class_map"].shape == (1, 20, 30)
+
+
+def test_rest_by_rows_as_with_curl(exported, server):
+    instances = [{"image_bytes": {"b64": base64.b64encode(encoded).decode()}} for encoded in (JPEG, PNG)]
+    url = f"{server.url('rest')}/v1/models/segformer:predict"
+    rows = requests.post(url, json={"instances": instances}, timeout=60).json()["predictions"]
+    for row, encoded in zip(rows, (JPEG, PNG), strict=True):
+        class_map = read_png(base64.b64decode(row["class_map_bytes"]["b64"]))
+        np.testing.assert_array_equal(class_map, exported().class_map(encoded))
+        assert row["status"] == "OK" and row["labels"] == list(LABELS.values())
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])

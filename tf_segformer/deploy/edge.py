@@ -58,6 +58,7 @@ def export_litert(
         raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "int8" and (size is None or calibration is None):
         raise ValueError('precision="int8" needs a fixed size and calibration pictures')
+    pictures = () if calibration is None else calibration
     module = InferenceNetwork(model)
     shape = [None, None, None] if size is None else [1, *size]
     with _attention_at_once(model):
@@ -68,7 +69,7 @@ def export_litert(
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
-        converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in calibration)
+        converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in pictures)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     content = converter.convert()
     return _write(Path(folder), "model.tflite", content, model, processor)

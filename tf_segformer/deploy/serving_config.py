@@ -7,6 +7,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -163,7 +164,7 @@ def write_warmup_requests(version: Path, name: str = DEFAULT_MODEL_NAME) -> Path
     return path
 
 
-def _signature_inputs(version: Path) -> dict[str, tuple[str, object]]:
+def _signature_inputs(version: Path) -> dict[str, tuple[str, Any]]:
     """Name and description (TensorInfo) of the one input of each signature."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -177,7 +178,7 @@ def _signature_inputs(version: Path) -> dict[str, tuple[str, object]]:
     }
 
 
-def _example(tensor: object) -> np.ndarray | list[bytes]:
+def _example(tensor: Any) -> np.ndarray | list[bytes]:
     """A value that an input takes: a picture file, or an array with 512 in place of unknown sides."""
     import tensorflow as tf
 

@@ -16,7 +16,7 @@ from tf_segformer.imaging.processor import SegformerImageProcessor
 _PARALLEL_PICTURES = 4  # decoded at once: a bound on memory
 
 Outputs = dict[str, tf.Tensor]
-Signature = tf.types.experimental.GenericFunction
+Signature = Callable[..., Any]  # a tf.function
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Pipeline:
     labels: tuple[str, ...]
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that pictures are resized to."""
+        size: Any = self.processor.size  # the processor has made it a dictionary
+        return size["height"], size["width"]
+
     def logits_of(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Decodes, prepares and runs a batch; pictures that are refused cost no inference.
 
@@ -44,7 +50,7 @@ class Pipeline:
         Returns:
             Logits (B, ...), zero where a picture is refused; sizes (B, 2) int32; statuses (B,) strings.
         """
-        height, width = self.processor.size["height"], self.processor.size["width"]
+        height, width = self.input_size
 
         def prepare(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             image, status = decode_or_refuse(encoded, self.max_pixels)
@@ -107,7 +113,7 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
 
     def class_map(images: tf.Tensor) -> Outputs:
         size = tf.shape(images)[1:3]
-        shape = [pipeline.processor.size["height"], pipeline.processor.size["width"], 3]
+        shape = [*pipeline.input_size, 3]
         pixel_values = tf.map_fn(
             lambda image: preprocess(image, pipeline.processor),
             images,
