@@ -192,6 +192,7 @@ def train(
     with averaged_weights(model):
         _save_pretrained(model, processor, output / LAST_NAME)
     log.finish()
+    assert log.best is not None  # a run ends with a validation
     return log.best
 
 
@@ -222,7 +223,8 @@ def make_validation(
 
     def validate() -> dict[str, Any]:
         metric.reset_state()
-        losses, examples = [], []
+        losses: list[float] = []
+        examples: list[tuple[Any, Any, Any]] = []
         for pictures, labels in validation_pictures(dataset, parallel_calls):
             value, logits = measure(pictures, labels)
             losses.append(float(value))
@@ -270,7 +272,7 @@ class _Follower(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step += 1
-        self.loss = logs["loss"]  # the mean since the last validation
+        self.loss = (logs or {})["loss"]  # the mean since the last validation
         self.log.progress(self.step, self.steps, self.loss)
         if self.stop.is_set() or math.isnan(self.loss):
             self.model.stop_training = True

@@ -12,8 +12,7 @@ def _start(side: int, scale_range: tuple[float, float]) -> Augmentation:
 
 def _mild(side: int, scale_range: tuple[float, float]) -> Augmentation:
     """Weaker distortion: a network without ImageNet's weights has enough to learn."""
-    ranges = {"brightness": 24.0, "contrast": 0.3, "saturation": 0.3, "hue": 6.0}
-    return Augmentation(crop_size=(side, side), scale_range=scale_range, **ranges)
+    return Augmentation((side, side), scale_range=scale_range, brightness=24.0, contrast=0.3, saturation=0.3, hue=6.0)
 
 
 # (median share / share) ** power of the pixels of each class in the training pictures
