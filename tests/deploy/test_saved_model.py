@@ -106,29 +106,6 @@ def test_published_variants_equal_the_python_path(model_class, variant, check, t
         assert size < 17e6
 
 
-def test_mmsegmentations_head_is_exported_as_it_is(tmp_path):
-    config = SegformerConfig(
-        depths=(1, 1, 1, 1), hidden_sizes=(8, 16, 20, 32), decoder_hidden_size=16, num_labels=4,
-        decode_head_type="mmseg", initializer_range=0.2,
-    )  # fmt: skip
-    model, processor = SegformerForSemanticSegmentation(config), SegformerImageProcessor(size=64)
-    for weight in model.decode_head.weights:  # moving averages that do something
-        weight.assign(weight + 0.1 * np.random.default_rng(0).random(weight.shape))
-    check_segmentation(Exported(model, processor, export_saved_model(model, tmp_path, processor)), PICTURES[:2])
-
-
-def test_batch_norm_is_folded(tmp_path, small_config):
-    model = SegformerForSemanticSegmentation(small_config.replace(initializer_range=0.2))
-    random = np.random.default_rng(0)
-    for weight in model.decode_head.batch_norm.weights:
-        weight.assign(random.uniform(0.5, 2, weight.shape))
-    processor = SegformerImageProcessor(size=64)
-    exported = Exported(model, processor, export_saved_model(model, tmp_path, processor))
-    check_segmentation(exported, PICTURES[:2])
-    nodes = {node.name for function in graph_of(exported.version).library.function for node in function.node_def}
-    assert not any("batch_norm" in name for name in nodes)
-
-
 def graph_of(version):
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -199,15 +176,15 @@ def test_tfsmlayer_runs_and_trains_the_tensor_signature(exported):
     assert all(each is not None for each in gradients)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
-def test_half_precision_weights_halve_the_size(exported, tmp_path, dtype, tolerance):
-    model, processor, version = exported()
-    half = export_saved_model(model, tmp_path, processor, weights_dtype=dtype)
-    sizes = [sum(each.stat().st_size for each in one.glob("variables/*.data*")) for one in (half, version)]
-    assert sizes[0] < 0.55 * sizes[1]
-    expected = np.stack([exported().logits(one) for one in PICTURES])
-    logits = signatures(half)["scores"](image_bytes=tf.constant(PICTURES))["logits"]
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())  # of rounded weights
+def test_half_precision_weights_halve_the_size(small_config, tmp_path):
+    model = SegformerForSemanticSegmentation(small_config.replace(num_channels=1))
+    sizes = {}
+    for version, dtype in enumerate(("float32", "float16", "bfloat16"), 1):
+        folder = export_saved_model(model, tmp_path, version=version, weights_dtype=dtype)
+        shapes = tf.train.list_variables(str(folder / "variables" / "variables"))
+        assert len(shapes) > 100
+        sizes[dtype] = next(folder.glob("variables/*.data*")).stat().st_size
+    assert sizes["float16"] == sizes["bfloat16"] < 0.55 * sizes["float32"]
 
 
 def test_a_model_of_other_channels_has_the_tensor_signature_only(small_config, tmp_path):
