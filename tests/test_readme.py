@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tf_segformer.cli import cli
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -85,3 +87,28 @@ def test_the_cost_that_the_readme_states_is_what_info_prints():
     ours = segmentation_macs(config, (512, 512)) / 1e9
     reference = segmentation_macs(config, (512, 512), composed_head=False) / 1e9
     assert f"{ours:.1f} instead of {reference:.1f} GMAC" in README
+
+
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_imports_and_options_in_the_pages_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for line in re.findall(r"^from tf_segformer.*$", text, re.MULTILINE):
+        exec(line, {})
+    commands = re.findall(r"tf-segformer ([a-z][a-z-]*)((?:[^\n`|]|\\\n)*)", text)
+    for name, arguments in commands:
+        command = cli.get_command(None, name)
+        assert command is not None, name
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", arguments)) <= options | {"--help"}, (name, arguments)
+
+
+def test_files_in_the_table_of_the_layout_exist():
+    text = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| [^|]+ \| (`.*) \|$", text, re.MULTILINE):
+        room = Path()
+        for name in re.findall(r"`([\w/.]+)`", row):
+            room = Path(name).parent if "/" in name else room
+            assert (ROOT / "tf_segformer" / room / Path(name).name).exists() or (ROOT / "tf_segformer" / name).exists()

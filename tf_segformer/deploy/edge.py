@@ -48,6 +48,7 @@ def export_litert(
         ValueError: A model that cannot be exported, an unknown precision, or "int8" without size or calibration.
 
     Example:
+        >>> import tempfile
         >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
         >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
         >>> with tempfile.TemporaryDirectory() as place:
@@ -100,6 +101,7 @@ def export_onnx(
         ImportError: tf2onnx is not installed.
 
     Example:
+        >>> import tempfile
         >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
         >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
         >>> with tempfile.TemporaryDirectory() as place:
