@@ -299,7 +299,9 @@ def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, t
 
 def test_recipes_are_those_of_the_paper():
     recipes = known_recipes()
-    assert {f"{data}-b{i}" for data in ("ade20k", "cityscapes") for i in range(6)} | {"camvid-b0"} <= set(recipes)
+    assert {f"{data}-b{i}" for data in ("ade20k", "cityscapes", "finetune") for i in range(6)} | {"camvid-b0"} <= set(
+        recipes
+    )
     for variant in ("b0", "b5"):
         ade = recipes[f"ade20k-{variant}"]
         assert (ade.steps, ade.phases[0].batch_size, ade.learning_rate, ade.weight_decay) == (160_000, 16, 6e-5, 0.01)

@@ -12,7 +12,7 @@ from typing import Any
 from tf_segformer.errors import DatasetError
 from tf_segformer.training.augmentation import Augmentation
 
-_MODULES = ("ade20k", "camvid", "cityscapes")
+_MODULES = ("ade20k", "camvid", "cityscapes", "finetune")
 
 
 @dataclass(frozen=True)
