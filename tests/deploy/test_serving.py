@@ -159,6 +159,7 @@ def test_warmup_requests_run_on_every_signature(exported, task, tmp_path):
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         outputs = running.model.predict(request.model_spec.name, request.model_spec.signature_name, inputs)
         assert outputs.get("status", np.array([b"OK"])).tolist() == [b"OK"]
+    assert path.stat().st_size < 100_000
     path.unlink()
 
 
@@ -236,6 +237,7 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
         finally:
             process.stdin.close()
             process.wait(30)
+    print("MB after each 500 requests:", [round(each) for each in memory])
     assert not wrong, wrong[:3]
     assert answered == {"good": 1800, "refused": 200}
     assert memory[3] - memory[1] < 20, memory  # MB over the last 1,000 requests; the first 1,000 fill caches

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from tf_segformer.cli.loading import import_keras
 from tf_segformer.deploy.serving import OK, Client
 from tf_segformer.errors import ImageError
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
@@ -69,6 +70,8 @@ def make_remote_predictor(context: click.Context, url: str, name: str, saved_kin
         raise click.UsageError(f"--{given[0].replace('_', '-')} has no effect with --server: the server decides it")
     if "logits" in saved_kinds:
         raise click.UsageError("--save logits needs a model in this process, not --server")
+    if url.startswith("grpc"):
+        import_keras()  # with TensorFlow, whose start-up notes nobody asked for
     try:
         return RemotePredictor(Client(url, name))
     except (ValueError, ImportError) as error:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tf_segformer.cli.loading import import_keras
+
 
 @click.command("serving-config", short_help="Write what TF Serving needs beside a model.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -31,6 +33,7 @@ def serving_config(
 
     Example: tf-segformer serving-config served
     """
+    import_keras()  # with TensorFlow, whose start-up notes nobody asked for
     from tf_segformer.deploy.serving_config import WARMUP_PATH, newest_version, write_serving_config
 
     commands = write_serving_config(

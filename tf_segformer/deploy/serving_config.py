@@ -158,7 +158,7 @@ def write_warmup_requests(version: Path, name: str = DEFAULT_MODEL_NAME) -> Path
             request = log.predict_log.request
             request.model_spec.name = name
             request.model_spec.signature_name = signature
-            request.inputs[input_name].CopyFrom(tf.make_tensor_proto(_example(tensor)))
+            request.inputs[input_name].CopyFrom(_example(tensor))
             writer.write(log.SerializeToString())
     aside.replace(path)
     return path
@@ -178,18 +178,18 @@ def _signature_inputs(version: Path) -> dict[str, tuple[str, Any]]:
     }
 
 
-def _example(tensor: Any) -> np.ndarray | list[bytes]:
-    """A value that an input takes: a picture file, or an array with 512 in place of unknown sides."""
+def _example(tensor: Any) -> Any:
+    """A value that an input takes, as TensorProto: a picture file, or zeros with 512 in place of unknown sides."""
     import tensorflow as tf
 
     dtype = tf.dtypes.as_dtype(tensor.dtype)
     if dtype == tf.string:
         encoded = io.BytesIO()
-        ramp = np.linspace(0, 255, _WARMUP_SIDE, dtype=np.uint8)
-        Image.fromarray(np.stack([np.add.outer(ramp // 2, ramp // 2)] * 3, axis=-1)).save(encoded, "JPEG")
-        return [encoded.getvalue()]
+        ramp = np.linspace(0, 127, _WARMUP_SIDE, dtype=np.uint8)
+        Image.fromarray(np.stack([np.add.outer(ramp, ramp)] * 3, axis=-1)).save(encoded, "JPEG")
+        return tf.make_tensor_proto([encoded.getvalue()])
     sides = [axis.size if axis.size > 0 else _WARMUP_SIDE for axis in tensor.tensor_shape.dim]
-    return np.zeros([1, *sides[1:]], dtype.as_numpy_dtype)
+    return tf.make_tensor_proto(0, dtype, [1, *sides[1:]])  # the one zero stands for all: a small file
 
 
 def _quoted(text: str) -> str:
