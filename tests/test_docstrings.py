@@ -5,12 +5,22 @@ from __future__ import annotations
 import doctest
 import inspect
 import pkgutil
+import re
+import shutil
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tf_segformer
+from tf_segformer.training import recipes, reports, trainer
+from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.training.datasets import find_dataset
+from tf_segformer.training.tfrecords import write_shards
 
+ROOT = Path(__file__).parents[1]
 MODULES = ["tf_segformer"] + [
     module.name
     for module in pkgutil.walk_packages(tf_segformer.__path__, "tf_segformer.")
@@ -20,18 +30,68 @@ EXTRAS = {"tf_segformer.deploy.edge": "tf2onnx", "tf_segformer.deploy.serving": 
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What the examples of the training room find in their folder: data in two layouts, shards, a photograph."""
+    folder = tmp_path_factory.mktemp("examples")
+    spec = spec_from_file_location("scenes", ROOT / "tests" / "training" / "scenes.py")
+    scenes = module_from_spec(spec)
+    spec.loader.exec_module(scenes)
+    scenes.write_dataset(folder / "CamVid", train=4, val=2)
+    write_shards(find_dataset("camvid", folder / "CamVid", "train"), folder / "shards" / "train")
+    (folder / "labels").mkdir()
+    Image.new("P", (8, 6), 3).save(folder / "labels" / "0001.png")
+    photo = ROOT / "examples" / "china.jpg"
+    shutil.copy(photo, folder / "photo.jpg")
+    for split in ("train", "val"):
+        (folder / "imagenet" / split / "n01440764").mkdir(parents=True)
+        shutil.copy(photo, folder / "imagenet" / split / "n01440764")
+    return folder
+
+
+@pytest.fixture
+def training_names(small_config):
+    """A function that makes what the examples of the training room call by name: a compiled model, data, a recipe."""
+
+    def make():
+        model = tf_segformer.SegformerForSemanticSegmentation(small_config.replace(num_labels=11))
+        recipe = recipes.Recipe(
+            "two-steps", "b0", "camvid", (recipes.Phase(2, 2, Augmentation((32, 32))),), warmup_steps=0
+        )
+        trainer.compile_model(model, recipe)
+        train_data, val_data = (find_dataset("camvid", "CamVid", split) for split in ("train", "val"))
+        log = reports.RunLog("logs", val_data.class_names, [])
+        validate = trainer.make_validation(model, val_data)
+        processor = tf_segformer.SegformerImageProcessor(do_resize=False)
+        names = {"find_dataset": find_dataset, "load_recipe": recipes.load_recipe, "dataset": train_data}
+        return {**names, **{name: value for name, value in locals().items() if name not in ("names", "small_config")}}
+
+    return make
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_give_what_they_say(name, tmp_path, monkeypatch):
+def test_docstring_examples_give_what_they_say(name, files, training_names, tmp_path, monkeypatch):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
+    in_training = name.startswith("tf_segformer.training")
+    if in_training:
+        shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     module = import_module(name)
-    finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []
-    for example in finder.find(module, name):
-        runner.run(example, out=report.append)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
+        source = "".join(example.source for example in test.examples)
+        if in_training and re.search(r"\b(model|dataset|find_dataset|load_recipe|log|val_data)\b", source):
+            for key, value in training_names().items():
+                test.globs.setdefault(key, value)
+        runner.run(test, out=report.append)
     assert not runner.summarize(verbose=False).failed, "".join(report)
+
+
+def test_no_example_is_skipped():
+    for path in (ROOT / "tf_segformer").rglob("*.py"):
+        assert "+SKIP" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("name", PUBLIC_CLASSES)

@@ -49,7 +49,7 @@ def training_batches(
         ValueError: The batch cannot be shared evenly among the workers.
 
     Example:
-        >>> batches = training_batches(dataset, Augmentation((256, 256)), 8, last_step=100)  # doctest: +SKIP
+        >>> batches = training_batches(dataset, Augmentation((256, 256)), 8, last_step=100)
     """
     if batch_size % workers or not 0 <= worker < workers:
         raise ValueError(f"batch_size={batch_size} cannot be shared among workers={workers} (this is worker {worker})")
@@ -84,7 +84,7 @@ def validation_pictures(
         A dataset of (picture (1, H, W, 3) float32, normalized; labels (1, H, W) int32).
 
     Example:
-        >>> pictures = validation_pictures(dataset)  # doctest: +SKIP
+        >>> pictures = validation_pictures(dataset)
     """
     read = _reader(dataset, seed=None)
     if isinstance(dataset, ShardedDataset):
@@ -144,7 +144,8 @@ def decode_picture(path: Any) -> Any:
         (H, W, 3) uint8.
 
     Example:
-        >>> decode_picture("photo.jpg")  # doctest: +SKIP
+        >>> decode_picture("photo.jpg").dtype
+        tf.uint8
     """
     return tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")  # reads PNG, too
 

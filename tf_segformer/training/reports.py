@@ -30,7 +30,7 @@ class RunLog:
         rows: The rows so far.
 
     Example:
-        >>> RunLog("runs/camvid", ["road", "sky"], []).best is None  # doctest: +SKIP
+        >>> RunLog("runs/camvid", ["road", "sky"], []).best is None
         True
     """
 
@@ -65,7 +65,9 @@ class RunLog:
             Whether its mIoU is the best so far.
 
         Example:
-            >>> log.add(500, 0.7, {"learning_rate": 6e-5}, 12.0, validate())  # doctest: +SKIP
+            >>> log.add(500, 0.7, {"learning_rate": 6e-5}, 12.0, validate())
+            step 500: loss 0.7000, ...
+            True
         """
         row = {
             "step": step,
@@ -128,7 +130,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path
         path: PNG file to write.
 
     Example:
-        >>> draw_curves(log.rows, log.class_names, "curves.png")  # doctest: +SKIP
+        >>> draw_curves(log.rows, log.class_names, "curves.png")
     """
     try:
         from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> No
         meta: Plain values, such as the step.
 
     Example:
-        >>> save_state("run/state.npz", model, {"step": 500})  # doctest: +SKIP
+        >>> save_state("state.npz", model, {"step": 500})
     """
     path = Path(path)
     arrays: dict[str, Any] = {
@@ -54,7 +54,8 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
         CheckpointError: The file is missing, damaged, or of another model or optimizer; the model is unchanged.
 
     Example:
-        >>> load_state("run/state.npz", model)["step"]  # doctest: +SKIP
+        >>> save_state("state.npz", model, {"step": 500})
+        >>> load_state("state.npz", model)["step"]
         500
     """
     path = Path(path)

@@ -33,8 +33,8 @@ class ShardedDataset:
         class_names: Class names by index.
 
     Example:
-        >>> open_shards("shards/train").size  # doctest: +SKIP
-        20210
+        >>> len(open_shards("shards/train").paths)
+        1
     """
 
     name: str
@@ -63,7 +63,8 @@ def write_shards(dataset: SegmentationDataset, folder: str | Path, examples_per_
         DatasetError: The folder is not empty.
 
     Example:
-        >>> write_shards(find_dataset("ade20k", "ADE", "train"), "shards/train")  # doctest: +SKIP
+        >>> write_shards(find_dataset("camvid", "CamVid", "val"), "shards/val").class_names[:2]
+        ('Sky', 'Building')
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +105,8 @@ def open_shards(folder: str | Path) -> ShardedDataset:
         DatasetError: The index or a shard is missing.
 
     Example:
-        >>> open_shards("shards/train").num_labels  # doctest: +SKIP
-        150
+        >>> open_shards("shards/train").num_labels
+        11
     """
     folder = Path(folder)
     try:
@@ -137,7 +138,7 @@ def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, 
         A dataset of (number int64, serialized record).
 
     Example:
-        >>> records = numbered_records(open_shards("shards/train"), seed=0, first=0, last=8)  # doctest: +SKIP
+        >>> records = numbered_records(open_shards("shards/train"), seed=0, first=0, last=8)
     """
     paths = tf.constant([str(path) for path in dataset.paths])
 
@@ -168,7 +169,10 @@ def parse_record(record: Any) -> tuple[Any, Any]:
         (H, W, 3) uint8 and (H, W) int32.
 
     Example:
-        >>> dataset.map(parse_record)  # doctest: +SKIP
+        >>> records = tf.data.TFRecordDataset("shards/train/shard-00000-of-00001.tfrecord")
+        >>> image, labels = next(iter(records.map(parse_record)))
+        >>> image.shape[:2] == labels.shape
+        True
     """
     features = tf.io.parse_single_example(record, _FEATURES)
     image = tf.io.decode_jpeg(features["image"], channels=3, dct_method="INTEGER_ACCURATE")  # reads PNG, too
