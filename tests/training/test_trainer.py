@@ -269,13 +269,23 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(scenes, tmp_path_factory):
+    """The folder of a run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "recipe.py").write_text(RECIPE_FILE)
+    process = start_command(folder, scenes, folder / "run")
+    _, message = process.communicate(timeout=300)
+    assert process.returncode == 0, message
+    return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
-def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, tmp_path, kill):
+def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, tmp_path, uninterrupted, kill):
     (tmp_path / "recipe.py").write_text(RECIPE_FILE)
-    whole = start_command(tmp_path, scenes, tmp_path / "whole")
-    killed = start_command(tmp_path, scenes, tmp_path / "killed")
-    wait_for(tmp_path / "killed/state.npz", killed)
+    killed = start_command(tmp_path, scenes, tmp_path / "run")
+    wait_for(tmp_path / "run/state.npz", killed)
     os.kill(killed.pid, kill)
     _, message = killed.communicate(timeout=300)
     if kill == signal.SIGKILL:
@@ -283,17 +293,16 @@ def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, t
     else:
         assert killed.returncode == 2
         assert "continue with --resume" in message
-    step = json.loads(str(np.load(tmp_path / "killed/state.npz")["__meta__"]))["step"]
+    step = json.loads(str(np.load(tmp_path / "run/state.npz")["__meta__"]))["step"]
     assert 0 < step < 24, "the run was not interrupted"
-    resumed = start_command(tmp_path, scenes, tmp_path / "killed", "--resume")
-    for process in (whole, resumed):
-        _, message = process.communicate(timeout=300)
-        assert process.returncode == 0, message
-    one, other = np.load(tmp_path / "whole/state.npz"), np.load(tmp_path / "killed/state.npz")
+    resumed = start_command(tmp_path, scenes, tmp_path / "run", "--resume")
+    _, message = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, message
+    one, other = np.load(uninterrupted / "state.npz"), np.load(tmp_path / "run/state.npz")
     assert set(one.files) == set(other.files)
     for name in set(one.files) - {"__meta__"}:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    weights = [(tmp_path / run / "last/model.safetensors").read_bytes() for run in ("whole", "killed")]
+    weights = [(folder / "last/model.safetensors").read_bytes() for folder in (uninterrupted, tmp_path / "run")]
     assert weights[0] == weights[1]
 
 
