@@ -16,6 +16,7 @@ from tf_segformer.checkpoints.conversion import (
     convert_checkpoint,
     open_source,
 )
+from tf_segformer.cli.loading import import_keras
 from tf_segformer.errors import CheckpointError
 
 LARGE = 50_000_000  # bytes from which a progress bar is worth its line
@@ -58,6 +59,7 @@ def convert(
         written = convert_checkpoint(opened, target, to=to, progress=bar.update if bar else None)
     click.echo(f"wrote {written}")
     if verify:
+        import_keras()  # without TensorFlow's start-up notes
         difference = compare_outputs(source, written, opened.task, **hub_options)
         if not difference <= TOLERANCE:
             raise CheckpointError(
