@@ -4,8 +4,8 @@ Commands: tf-segformer train --recipe camvid-b0-start --data CamVid, stopped aft
     tf-segformer train --recipe camvid-b0-middle --data CamVid --init runs/camvid-b0-start/best; then
     tf-segformer train --recipe camvid-b0 --data CamVid --init runs/camvid-b0-middle/best
 Hardware: one thread of an AMD EPYC processor shared with others, two hours by the clock, about one of processor time.
-Score to expect (validation mIoU, whole pictures of 480x360): about 31 after the first stage, 57 after the second; the third keeps
-it, and is there for streets of other cities.
+Score to expect (validation mIoU, whole pictures of 480x360): about 31 after the first stage, 57 after the second and 58
+after the third, which is there for streets of other cities.
 Source: own runs; the curve is in `tf_segformer/pretrained/camvid-b0/README.md`.
 """
 
