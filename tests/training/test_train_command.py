@@ -84,7 +84,7 @@ def test_hostile_data_is_named_before_training_starts(invoke, scenes, tmp_path, 
 
 
 def test_command_trains_and_prints_the_optimizers_groups(invoke, scenes, tmp_path):
-    result = invoke("--threads", "1")
+    result = invoke()
     assert result.exception is None, result.output
     assert "folder/train: 3 pictures checked" in result.output
     assert "encoder, norms" in result.output
@@ -96,7 +96,7 @@ def test_written_shards_train_like_the_files(invoke, scenes, tmp_path):
     assert invoke("--write-shards", str(tmp_path / "shards")).exception is None
     assert (tmp_path / "shards/train/shards.json").is_file()
     assert not (tmp_path / "run").exists()
-    result = invoke("--threads", "1", data=tmp_path / "shards")
+    result = invoke(data=tmp_path / "shards")
     assert result.exception is None, result.output
     assert "best mIoU" in result.output
 
