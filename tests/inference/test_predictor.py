@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.inference.definitions import resized
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
@@ -42,16 +43,6 @@ def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth colours, so that resizing keeps something."""
     small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear with half-pixel centres as two matrices, in float64."""
-    for axis, target in enumerate(size):
-        source = logits.shape[axis]
-        position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-        weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(source)))  # (target, source)
-        logits = np.moveaxis(np.tensordot(weights, logits, axes=(1, axis)), 0, axis)
-    return logits
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -93,13 +84,13 @@ def test_whole_mode_rounds_both_sides_up_to_32(model, processor):
     result = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(picture))
     logits = _logits(model, processor, picture, size=(96, 128))
     np.testing.assert_allclose(result.logits, logits, atol=1e-5)
-    _assert_same_but_for_ties(result.class_map, _resized(logits, (75, 110)))
+    _assert_same_but_for_ties(result.class_map, resized(logits, (75, 110)))
 
 
 def test_one_window_equals_the_whole_picture(model, processor):
     picture = _picture(64, 128)
     whole = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(picture))
-    logits = _resized(whole.logits, (64, 128))
+    logits = resized(whole.logits, (64, 128))
     _assert_same_but_for_ties(whole.class_map, logits)
     for window in ((64, 128), 512):
         slide = _only(SegmentationPredictor(model, processor, "slide", window=window)(picture))
@@ -115,7 +106,7 @@ def _slide_logits(model, processor, picture, window, stride):
             bottom, right = min(row * stride[0] + window[0], height), min(column * stride[1] + window[1], width)
             top, left = max(bottom - window[0], 0), max(right - window[1], 0)
             crop = picture[top:bottom, left:right]
-            total[top:bottom, left:right] += _resized(_logits(model, processor, crop), crop.shape[:2])
+            total[top:bottom, left:right] += resized(_logits(model, processor, crop), crop.shape[:2])
             count[top:bottom, left:right] += 1
     return total / count
 
@@ -152,9 +143,9 @@ def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
     probabilities = []
     for scale in (0.5, 1.0, 1.75):
         view_size = tuple(int(np.ceil(side * scale / 32)) * 32 for side in (75, 110))
-        probabilities.append(_softmax(_resized(_logits(model, processor, picture, view_size), (75, 110))))
+        probabilities.append(_softmax(resized(_logits(model, processor, picture, view_size), (75, 110))))
         if flip:
-            mirrored = _resized(_logits(model, processor, picture[:, ::-1], view_size), (75, 110))
+            mirrored = resized(_logits(model, processor, picture[:, ::-1], view_size), (75, 110))
             probabilities.append(_softmax(mirrored)[:, ::-1])
     _assert_same_but_for_ties(result.class_map, np.mean(probabilities, axis=0))
     np.testing.assert_allclose(result.scores, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
@@ -173,7 +164,7 @@ def test_multiscale_through_windows_slides_at_each_scale(model, processor):
     result = _only(predictor(picture))
     enlarged = np.asarray(Image.fromarray(picture).resize((192, 128), Image.Resampling.BILINEAR))
     views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (picture, enlarged)]
-    expected = np.mean([_softmax(_resized(each, (64, 96))) for each in views], axis=0)
+    expected = np.mean([_softmax(resized(each, (64, 96))) for each in views], axis=0)
     _assert_same_but_for_ties(result.class_map, expected)
     np.testing.assert_allclose(result.scores, expected.max(-1), atol=1e-5)
 
@@ -182,7 +173,7 @@ def test_scores_are_the_probability_of_the_predicted_class(model, processor):
     picture = _picture(75, 110)
     result = _only(SegmentationPredictor(model, processor, return_scores=True)(picture))
     logits = _logits(model, processor, picture, size=(64, 96))
-    np.testing.assert_allclose(result.scores, _softmax(_resized(logits, (75, 110))).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.scores, _softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
 
 
 def test_every_kind_of_picture_gives_the_same_map(model, processor, tmp_path):

@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.inference.definitions import resized
 from tf_segformer.inference.rows import STRIP_BYTES, LogitRows, ResizedRows, WindowRows, strips, window_starts
-
-
-def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear with half-pixel centres as two matrices, in float64."""
-    for axis, target in enumerate(size):
-        source = logits.shape[axis]
-        position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-        weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(source)))  # (target, source)
-        logits = np.moveaxis(np.tensordot(weights, logits, axes=(1, axis)), 0, axis)
-    return logits
 
 
 def _read(source, step: int) -> np.ndarray:
@@ -29,7 +20,7 @@ def test_resized_rows_equal_the_whole_resize(size, step):
     logits = np.random.default_rng(0).normal(size=(9, 13, 3)).astype("float32")
     rows = _read(ResizedRows(LogitRows(logits), size), step)
     assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows, _resized(logits, size), atol=2e-6)
+    np.testing.assert_allclose(rows, resized(logits, size), atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ def test_window_rows_equal_the_rule_of_mmsegmentation(size, window, stride, step
             right = min(column * stride[1] + window_size[1], size[1])
             top, left = bottom - window_size[0], right - window_size[1]
             logits = _window_logits((top, left, *window_size))
-            total[top:bottom, left:right] += _resized(logits, window_size)
+            total[top:bottom, left:right] += resized(logits, window_size)
             count[top:bottom, left:right] += 1
     source = WindowRows(size, window, stride, lambda boxes: [_window_logits(box) for box in boxes])
     np.testing.assert_allclose(_read(source, step), total / count, atol=3e-6)
@@ -93,7 +84,7 @@ def test_windows_are_computed_once_and_dropped_when_passed():
 def test_window_rows_can_be_resized_in_turn():
     source = WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes])
     whole = _read(WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes]), 24)
-    np.testing.assert_allclose(_read(ResizedRows(source, (31, 57)), 4), _resized(whole, (31, 57)), atol=3e-6)
+    np.testing.assert_allclose(_read(ResizedRows(source, (31, 57)), 4), resized(whole, (31, 57)), atol=3e-6)
 
 
 def test_strips_cover_every_row_within_the_budget():
