@@ -1,0 +1,178 @@
+"""The parent's side of the workers: starts them, asks them, ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.artifacts import PEERS as ARTIFACTS
+from benchmarks.harness.case import Case, Peer
+
+ROOT = Path(__file__).parents[2]
+
+
+class Skipped(Exception):
+    """A peer that cannot run here, and why."""
+
+
+class TookTooLong(Exception):
+    """A worker that did not answer within its time."""
+
+
+class Worker:
+    """One engine in a process of its own.
+
+    Args:
+        peer: Key of the peer.
+        module: Module whose `PEERS` has that key.
+        case: The network and its size.
+        python: Interpreter to run it in.
+        time_limit: Seconds that any answer may take.
+
+    Raises:
+        Skipped: The engine is not installed.
+        TookTooLong: It did not load in time.
+        RuntimeError: It failed; with the end of what it printed.
+    """
+
+    def __init__(
+        self, peer: str, module: str, case: Case, python: str = sys.executable, time_limit: float = 1800
+    ) -> None:
+        self.peer, self.time_limit = peer, time_limit
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `close`)
+        self._process = subprocess.Popen(
+            [python, "-m", "benchmarks.harness.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._printed,
+            cwd=ROOT,
+            env=_environment(case.threads),
+            text=True,
+        )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._answers, selectors.EVENT_READ)
+        self.facts = self.ask(peer=peer, module=module, case=asdict(case))
+        if "skipped" in self.facts:
+            self.close()
+            raise Skipped(self.facts["skipped"])
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends one request and waits for its answer."""
+        with contextlib.suppress(BrokenPipeError):  # it has died: reading tells
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+        if not self._selector.select(self.time_limit):
+            self.close()
+            raise TookTooLong(f"no answer within {self.time_limit:g} s")
+        answer = self._answers.readline()
+        if not answer:
+            self._printed.seek(0)
+            printed = self._printed.read()[-3000:]
+            self.close()
+            raise RuntimeError(f"{self.peer} failed:\n{printed}")
+        return json.loads(answer)
+
+    def run(self) -> float:
+        """Does the measured work once; its seconds, measured where it runs."""
+        self.last = self.ask(do="run")
+        return self.last["seconds"]
+
+    def output(self) -> np.ndarray:
+        """The logits (B, h, w, K) of the case's pictures."""
+        with tempfile.TemporaryDirectory() as folder:
+            return np.load(self.ask(do="output", path=f"{folder}/output.npy")["path"])
+
+    def close(self) -> None:
+        """Ends the process and waits for it."""
+        self._process.kill()
+        self._process.wait()
+        self._selector.close()
+        for file in (self._requests, self._answers, self._printed):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where workers of one table come from.
+
+    Args:
+        module: Module of the table of peers.
+        peers: That table.
+        tf_port_python: Interpreter of the environment of transformers' TensorFlow port, where there is one.
+        time_limit: Seconds that any answer may take.
+    """
+
+    module: str
+    peers: dict[str, Peer]
+    tf_port_python: str | None = None
+    time_limit: float = 1800
+
+    def start(self, key: str, case: Case) -> Worker:
+        """A worker of the peer, once what it needs has been made from the weights.
+
+        Raises:
+            Skipped: It cannot run here.
+            TookTooLong: It did not load in time.
+        """
+        peer = self.peers[key]
+        if peer.needs_tf_port and not self.tf_port_python:
+            raise Skipped("its environment is not given (--tf-port-python)")
+        for artifact in peer.artifacts:
+            self._make(artifact, case)
+        python = self.tf_port_python if peer.needs_tf_port else None
+        return Worker(key, self.module, case, python or sys.executable, self.time_limit)
+
+    def _make(self, artifact: str, case: Case) -> None:
+        """Makes a file from the weights, in a process of its own, unless it is there."""
+        made = ARTIFACTS[artifact]
+        for needed in made.artifacts:
+            self._make(needed, case)
+        done = case.weights if artifact == "weights" else case.export(artifact)
+        if not done.exists():
+            Worker(artifact, "benchmarks.harness.artifacts", case, time_limit=self.time_limit).close()
+
+    @contextlib.contextmanager
+    def start_all(self, keys: Sequence[str], case: Case) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
+        """Workers of all peers that can run here, and why the others cannot; ended at the end."""
+        workers: dict[str, Worker] = {}
+        skipped: dict[str, str] = {}
+        try:
+            for key in keys:
+                print(f"  loading {self.peers[key].title}", file=sys.stderr, flush=True)
+                try:
+                    workers[key] = self.start(key, case)
+                except (Skipped, TookTooLong) as reason:
+                    skipped[key] = str(reason)
+            yield workers, skipped
+        finally:
+            for worker in workers.values():
+                worker.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: the thread count where it must be set before the start, and silence."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(threads),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # or it keeps processes of its own that disturb the others
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+    }

@@ -1,0 +1,162 @@
+"""The tools that all benchmarks share: agreement, turns, tables, and workers that skip, answer, fail and end."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import report
+from benchmarks.harness.agreement import Disagreement, check_agreement
+from benchmarks.harness.case import Case, Engine, Peer
+from benchmarks.harness.pool import Bench, Skipped, TookTooLong
+from benchmarks.harness.timing import Summary, interleave, ratio, summarize
+
+CASE = Case("unused", height=64, width=96, classes=5, batch=2)
+
+
+def _stand_in(case: Case) -> Engine:
+    return Engine(run=lambda: 2.5, output=lambda: case.pixel_values()[..., :1])
+
+
+def _failing(case: Case) -> Engine:
+    raise ValueError(f"no engine for {case.variant}")
+
+
+def _slow(case: Case) -> Engine:
+    return Engine(run=lambda: time.sleep(60), output=lambda: np.empty(0))
+
+
+# The table that the workers of these tests read.
+PEERS = {
+    "stand-in": Peer("a stand-in", ("numpy",), _stand_in, artifacts=()),
+    "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in, artifacts=()),
+    "failing": Peer("a failing one", (), _failing, artifacts=()),
+    "slow": Peer("a slow one", (), _slow, artifacts=()),
+    "port": Peer("the port", (), _stand_in, artifacts=(), needs_tf_port=True),
+}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench("tests.benchmarks.test_harness", PEERS, time_limit=60)
+
+
+def test_a_worker_answers_with_seconds_peak_and_output(bench):
+    with bench.start_all(["stand-in"], CASE) as (workers, skipped):
+        worker = workers["stand-in"]
+        assert 0 <= worker.run() < 1
+        assert worker.last["value"] == 2.5
+        assert worker.last["peak"] > 10e6, "a Python with NumPy takes more than ten megabytes"
+        assert worker.facts["versions"] == {"numpy": np.__version__}
+        np.testing.assert_array_equal(worker.output(), CASE.pixel_values()[..., :1])
+    assert not skipped
+    assert worker._process.poll() is not None, "the process outlives its table"
+
+
+def test_what_cannot_run_is_skipped_with_its_reason(bench):
+    with bench.start_all(["missing", "stand-in", "port"], CASE) as (workers, skipped):
+        assert list(workers) == ["stand-in"]
+    assert skipped == {
+        "missing": "nowhere_to_be_found is not installed",
+        "port": "its environment is not given (--tf-port-python)",
+    }
+    lines = report.skipped_lines(skipped, {key: peer.title for key, peer in PEERS.items()})
+    assert lines.splitlines()[1] == "- skipped: a missing one: nowhere_to_be_found is not installed"
+
+
+def test_a_missing_peer_leaves_no_process(bench):
+    with pytest.raises(Skipped):
+        bench.start("missing", CASE)
+
+
+def test_an_engine_that_fails_stops_the_benchmark_with_what_it_said(bench):
+    with pytest.raises(RuntimeError, match="no engine for b0"):
+        bench.start("failing", CASE)
+
+
+def test_a_peer_that_takes_too_long_is_given_up():
+    worker = Bench("tests.benchmarks.test_harness", PEERS, time_limit=30).start("slow", CASE)
+    worker.time_limit = 0.2
+    with pytest.raises(TookTooLong):
+        worker.run()
+    assert worker._process.poll() is not None
+
+
+def _logits() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 4, 6, 3)).astype("float32")
+
+
+def test_equal_engines_agree_and_say_by_how_much():
+    one = _logits()
+    other = one + 1e-5 * np.abs(one).max()
+    differences = check_agreement({"one": one, "other": other}, reference="one")
+    assert differences["one"] == 0
+    assert differences["other"] == pytest.approx(1e-5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda logits: logits + 0.01 * np.abs(logits).max(), "not the same network"),
+        (lambda logits: logits[..., ::-1], "not the same network"),
+        (lambda logits: np.where(logits == logits.max(), np.nan, logits), "not the same network"),
+        (lambda logits: logits[:, :2], "shape"),
+        (lambda logits: logits.transpose(0, 3, 1, 2), "shape"),
+    ],
+)
+def test_a_wrong_peer_stops_the_comparison(spoil, message):
+    with pytest.raises(Disagreement, match=f"wrong.*{message}"):
+        check_agreement({"right": _logits(), "wrong": spoil(_logits())}, reference="right")
+
+
+def test_a_reference_of_one_class_is_refused():
+    with pytest.raises(Disagreement, match="one class"):
+        check_agreement({"one": np.zeros((1, 4, 6, 3), "float32")}, reference="one")
+
+
+def test_turns_are_taken_one_after_the_other():
+    calls: list[str] = []
+
+    def run(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    seconds = interleave({name: lambda name=name: run(name) for name in "abc"}, rounds=2, warmup=1, pause=0)
+    assert "".join(calls) == "abcabcabc"
+    assert seconds == {"a": [4, 7], "b": [5, 8], "c": [6, 9]}
+
+
+def test_statistics():
+    assert summarize([4.0, 1.0, 2.0, 3.0, 5.0]) == Summary(median=3.0, minimum=1.0, spread=2.0)
+    assert summarize([4.0]) == Summary(4.0, 4.0, 0.0)
+    assert ratio([1.0, 10.0, 3.0], [2.0, 20.0, 4.0]) == 0.5, "the ratio of a round, not of the medians"
+
+
+def test_a_table_is_markdown_that_reads_as_text():
+    drawn = report.table(["engine", "ms"], [["this project", 41], ["a peer", "105.5"]])
+    assert drawn.splitlines() == [
+        "| engine       |    ms |",
+        "| :----------- | ----: |",
+        "| this project |    41 |",
+        "| a peer       | 105.5 |",
+    ]
+
+
+def test_the_machine_is_described_without_its_name():
+    import socket
+
+    described = report.machine([{"numpy": "2.0", "torch": "2.1"}, {"numpy": "1.9"}])
+    assert "numpy 1.9 and 2.0, torch 2.1." in described
+    assert "cores" in described and "GiB" in described
+    assert socket.gethostname() not in described.split()
+
+
+def test_inputs_are_the_same_in_every_process():
+    assert CASE.pixel_values().shape == (2, 64, 96, 3)
+    np.testing.assert_array_equal(CASE.pixel_values(), CASE.pixel_values())
+    labels = CASE.labels()
+    assert labels.shape == (2, 64, 96)
+    assert set(np.unique(labels)) == set(range(5))
+    assert Case("x", height=50, width=70).labels().shape == (1, 50, 70)
