@@ -11,17 +11,16 @@ arithmetic of this project's form of the network at the speed of a large matrix 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 
 from benchmarks.harness import report
-from benchmarks.harness.agreement import check_agreement
 from benchmarks.harness.case import Case
 from benchmarks.harness.inference_peers import PEERS, matmul_flop
 from benchmarks.harness.options import parser_of
 from benchmarks.harness.pool import Bench
 from benchmarks.harness.timing import interleave, ratio, summarize
 
-REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here says what the logits should be
 TITLES = {key: peer.title for key, peer in PEERS.items()}
 
 
@@ -39,12 +38,9 @@ def main() -> None:
 
 def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
     """The table of one case, with a heading and the machine."""
-    with bench.start_all([*keys, "matmul"], case) as (workers, skipped):
-        engines = {key: worker for key, worker in workers.items() if key != "matmul"}
-        reference = next((key for key in REFERENCES if key in engines), next(iter(engines)))
-        differences = check_agreement({key: worker.output() for key, worker in engines.items()}, reference)
-        seconds = interleave({key: worker.run for key, worker in workers.items()}, rounds)
-        versions = [worker.facts["versions"] for worker in workers.values()]
+    with bench.start_agreeing(keys, case) as team, contextlib.closing(bench.start("matmul", case)) as matmul:
+        runs = {key: worker.run for key, worker in team.workers.items()}
+        seconds = interleave({**runs, "matmul": matmul.run}, rounds)
     peak = matmul_flop() / min(seconds.pop("matmul"))
     floor = 2 * _macs(case) / peak
     rows = []
@@ -52,16 +48,16 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
         summary = summarize(taken)
         cells = [f"{1000 * each:.1f}" for each in (summary.median, summary.minimum, summary.spread)]
         ratios = [f"{ratio(seconds[ours], taken):.2f}" for ours in _ours(seconds)]
-        rows.append([TITLES[key], *cells, *ratios, f"{summary.median / floor:.1f}", f"{differences[key]:.0e}"])
+        rows.append([TITLES[key], *cells, *ratios, f"{summary.median / floor:.1f}", f"{team.differences[key]:.0e}"])
     header = ["engine", "median ms", "min", "spread", *(f"{TITLES[ours]} / peer" for ours in _ours(seconds))]
     return "\n".join(
         [
             f"\n### Inference: {case.describe()}\n",
             report.table([*header, "x floor", "difference"], rows),
-            report.skipped_lines(skipped, TITLES),
+            report.skipped_lines(team.skipped, TITLES),
             f"\n{rounds} rounds in turns; spread is between the quartiles; difference is that of the logits from "
-            f"{TITLES[reference]}'s, over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at "
-            f"{peak / 1e9:.0f} GFLOP/s take {1000 * floor:.1f} ms. {report.machine(versions)}\n",
+            f"{TITLES[team.reference]}'s, over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at "
+            f"{peak / 1e9:.0f} GFLOP/s take {1000 * floor:.1f} ms. {report.machine(team.versions)}\n",
         ]
     )
 

@@ -171,7 +171,7 @@ _OURS = (
     "tf_segformer.checkpoints.pretrained",
     "tf_segformer.inference.forward",
 )
-_HUGGING_FACE = ("torch", "transformers.models.segformer.modeling_segformer")
+HUGGING_FACE_IMPORTS = ("torch", "transformers.models.segformer.modeling_segformer")
 
 PEERS: dict[str, Peer] = {
     "ours": Peer("this project", _OURS, _ours),
@@ -203,8 +203,8 @@ PEERS: dict[str, Peer] = {
         _onnxruntime("ours.onnx", _channels_last),
         artifacts=("ours.onnx",),
     ),
-    "torch-compile": Peer("HF PyTorch, torch.compile", _HUGGING_FACE, _hugging_face(compile_model=True)),
-    "torch": Peer("HF PyTorch, eager", _HUGGING_FACE, _hugging_face(compile_model=False)),
+    "torch-compile": Peer("HF PyTorch, torch.compile", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=True)),
+    "torch": Peer("HF PyTorch, eager", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=False)),
     "keras-hub": Peer("keras-hub (with its resize)", ("tensorflow", "keras_hub"), _keras_hub(True)),
     "keras-hub-logits": Peer("keras-hub, to the logits", ("tensorflow", "keras_hub"), _keras_hub(False)),
     "tf-port": Peer(

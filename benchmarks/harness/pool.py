@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.agreement import check_agreement
 from benchmarks.harness.artifacts import PEERS as ARTIFACTS
 from benchmarks.harness.case import Case, Peer
 
 ROOT = Path(__file__).parents[2]
+REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here says what the logits should be
 
 
 class Skipped(Exception):
@@ -96,7 +98,7 @@ class Worker:
             return np.load(self.ask(do="output", path=f"{folder}/output.npy")["path"])
 
     def close(self) -> None:
-        """Ends the process and waits for it."""
+        """Ends the process and waits for it; once more does nothing."""
         self._process.kill()
         self._process.wait()
         self._selector.close()
@@ -146,21 +148,57 @@ class Bench:
             Worker(artifact, "benchmarks.harness.artifacts", case, time_limit=self.time_limit).close()
 
     @contextlib.contextmanager
-    def start_all(self, keys: Sequence[str], case: Case) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
-        """Workers of all peers that can run here, and why the others cannot; ended at the end."""
+    def start_agreeing(self, keys: Sequence[str], case: Case) -> Iterator[Team]:
+        """Workers of all peers that can run here, once their logits have been compared; ended at the end.
+
+        Each has done its work once, so that whatever it compiles on its first call is done.
+
+        Raises:
+            Disagreement: One computes something else.
+        """
         workers: dict[str, Worker] = {}
         skipped: dict[str, str] = {}
+        logits: dict[str, np.ndarray] = {}
         try:
             for key in keys:
                 print(f"  loading {self.peers[key].title}", file=sys.stderr, flush=True)
                 try:
-                    workers[key] = self.start(key, case)
+                    workers[key] = worker = self.start(key, case)
+                    logits[key] = worker.output()
+                    worker.run()
                 except (Skipped, TookTooLong) as reason:
                     skipped[key] = str(reason)
-            yield workers, skipped
+            running = {key: worker for key, worker in workers.items() if key not in skipped}
+            if not running:
+                raise SystemExit(f"none of the peers can run: {skipped}")
+            reference = next((key for key in REFERENCES if key in running), next(iter(running)))
+            differences = check_agreement({key: logits.pop(key) for key in running}, reference)
+            yield Team(running, skipped, differences, reference)
         finally:
             for worker in workers.values():
                 worker.close()
+
+
+@dataclass(frozen=True)
+class Team:
+    """Workers that compute the same.
+
+    Args:
+        workers: Worker by key of its peer.
+        skipped: Why the others cannot run here.
+        differences: Largest difference of each one's logits, as a share of the reference's largest logit.
+        reference: Key of the peer that they were compared with.
+    """
+
+    workers: dict[str, Worker]
+    skipped: dict[str, str]
+    differences: dict[str, float]
+    reference: str
+
+    @property
+    def versions(self) -> list[dict[str, str]]:
+        """Versions by name, of each worker."""
+        return [worker.facts["versions"] for worker in self.workers.values()]
 
 
 def _environment(threads: int) -> dict[str, str]:

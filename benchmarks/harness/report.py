@@ -54,12 +54,7 @@ def machine(versions: Iterable[Mapping[str, str]]) -> str:
 
 
 def skipped_lines(skipped: Mapping[str, str], titles: Mapping[str, str]) -> str:
-    """A list of the peers that were not measured, and why, set apart from a table above it; empty where there are none.
-
-    Example:
-        >>> skipped_lines({"openvino": "it is not installed"}, {"openvino": "OpenVINO"})
-        '\n- skipped: OpenVINO: it is not installed'
-    """
+    """A list of the peers that were not measured, and why, set apart from a table above it; empty without any."""
     return "".join(f"\n- skipped: {titles[key]}: {reason}" for key, reason in skipped.items())
 
 

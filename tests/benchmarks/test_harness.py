@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
@@ -17,7 +18,11 @@ CASE = Case("unused", height=64, width=96, classes=5, batch=2)
 
 
 def _stand_in(case: Case) -> Engine:
-    return Engine(run=lambda: 2.5, output=lambda: case.pixel_values()[..., :1])
+    return Engine(run=lambda: 2.5, output=case.pixel_values)
+
+
+def _wrong(case: Case) -> Engine:
+    return Engine(run=lambda: None, output=lambda: 1.01 * case.pixel_values())
 
 
 def _failing(case: Case) -> Engine:
@@ -31,6 +36,7 @@ def _slow(case: Case) -> Engine:
 # The table that the workers of these tests read.
 PEERS = {
     "stand-in": Peer("a stand-in", ("numpy",), _stand_in, artifacts=()),
+    "wrong": Peer("a wrong one", ("numpy",), _wrong, artifacts=()),
     "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in, artifacts=()),
     "failing": Peer("a failing one", (), _failing, artifacts=()),
     "slow": Peer("a slow one", (), _slow, artifacts=()),
@@ -44,26 +50,33 @@ def bench() -> Bench:
 
 
 def test_a_worker_answers_with_seconds_peak_and_output(bench):
-    with bench.start_all(["stand-in"], CASE) as (workers, skipped):
-        worker = workers["stand-in"]
+    with contextlib.closing(bench.start("stand-in", CASE)) as worker:
         assert 0 <= worker.run() < 1
         assert worker.last["value"] == 2.5
         assert worker.last["peak"] > 10e6, "a Python with NumPy takes more than ten megabytes"
         assert worker.facts["versions"] == {"numpy": np.__version__}
-        np.testing.assert_array_equal(worker.output(), CASE.pixel_values()[..., :1])
-    assert not skipped
-    assert worker._process.poll() is not None, "the process outlives its table"
+        np.testing.assert_array_equal(worker.output(), CASE.pixel_values())
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(bench):
-    with bench.start_all(["missing", "stand-in", "port"], CASE) as (workers, skipped):
-        assert list(workers) == ["stand-in"]
-    assert skipped == {
+    with bench.start_agreeing(["missing", "stand-in", "port"], CASE) as team:
+        assert list(team.workers) == ["stand-in"]
+        worker = team.workers["stand-in"]
+    assert worker._process.poll() is not None, "the process outlives its table"
+    assert team.skipped == {
         "missing": "nowhere_to_be_found is not installed",
         "port": "its environment is not given (--tf-port-python)",
     }
-    lines = report.skipped_lines(skipped, {key: peer.title for key, peer in PEERS.items()})
+    lines = report.skipped_lines(team.skipped, {key: peer.title for key, peer in PEERS.items()})
     assert lines.splitlines()[1] == "- skipped: a missing one: nowhere_to_be_found is not installed"
+
+
+def test_a_wrong_peer_among_workers_stops_before_anything_is_timed(bench):
+    with (
+        pytest.raises(Disagreement, match=r"wrong: its logits differ from those of stand-in"),
+        bench.start_agreeing(["stand-in", "wrong"], CASE),
+    ):
+        pytest.fail("a table of different networks")
 
 
 def test_a_missing_peer_leaves_no_process(bench):
