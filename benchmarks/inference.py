@@ -16,8 +16,8 @@ import tempfile
 
 from benchmarks.harness import report
 from benchmarks.harness.case import Case
-from benchmarks.harness.inference_peers import PEERS, matmul_flop
-from benchmarks.harness.options import parser_of
+from benchmarks.harness.inference_peers import INFERENCE, PEERS, matmul_flop
+from benchmarks.harness.options import bench_of, parser_of
 from benchmarks.harness.pool import Bench
 from benchmarks.harness.timing import interleave, ratio, summarize
 
@@ -26,7 +26,7 @@ TITLES = {key: peer.title for key, peer in PEERS.items()}
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = Bench("benchmarks.harness.inference_peers", PEERS, arguments.tf_port_python, arguments.time_limit)
+    bench = bench_of(arguments, "benchmarks.harness.inference_peers", PEERS)
     with tempfile.TemporaryDirectory() as folder:
         for variant in arguments.variants:
             for size in arguments.sizes:
@@ -57,7 +57,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
             report.skipped_lines(team.skipped, TITLES),
             f"\n{rounds} rounds in turns; spread is between the quartiles; difference is that of the logits from "
             f"{TITLES[team.reference]}'s, over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at "
-            f"{peak / 1e9:.0f} GFLOP/s take {1000 * floor:.1f} ms. {report.machine(team.versions)}\n",
+            f"{peak / 1e9:.0f} GFLOP/s take {1000 * floor:.1f} ms. {report.machine(team.versions, bench.hide)}\n",
         ]
     )
 
@@ -77,7 +77,7 @@ def _macs(case: Case) -> int:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__, [key for key in PEERS if key != "matmul"], runs=20)
+    parser = parser_of(__doc__, INFERENCE, runs=20)
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="sides of the square picture")
     parser.add_argument("--classes", nargs="+", type=int, default=[150, 19])

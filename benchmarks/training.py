@@ -15,7 +15,7 @@ import tempfile
 
 from benchmarks.harness import report
 from benchmarks.harness.case import Case
-from benchmarks.harness.options import parser_of
+from benchmarks.harness.options import bench_of, parser_of
 from benchmarks.harness.pool import Bench
 from benchmarks.harness.timing import interleave, ratio, summarize
 from benchmarks.harness.training_peers import PEERS
@@ -25,19 +25,19 @@ TITLES = {key: peer.title for key, peer in PEERS.items()}
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = Bench("benchmarks.harness.training_peers", PEERS, arguments.tf_port_python, arguments.time_limit)
+    bench = bench_of(arguments, "benchmarks.harness.training_peers", PEERS)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.cases:
             variant, _, batch = name.partition(":")
-            size = arguments.size, arguments.size
-            case = Case(folder, variant, *size, arguments.classes, int(batch or 1), arguments.threads)
+            side, batch_size = arguments.size, int(batch or 1)
+            case = Case(folder, variant, side, side, arguments.classes, batch_size, arguments.threads)
             report.write(measure(bench, arguments.peers, case, arguments.runs), arguments.output)
 
 
 def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
     """The table of one case, with a heading and the machine."""
     with bench.start_agreeing(keys, case) as team:
-        losses = {key: worker.last["value"] for key, worker in team.workers.items()}
+        losses = {key: worker.last["result"] for key, worker in team.workers.items()}
         seconds = interleave({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=1)
         peaks = {key: worker.last["peak"] for key, worker in team.workers.items()}
         imports = {key: worker.facts["import_peak"] for key, worker in team.workers.items()}
@@ -57,7 +57,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
             report.table([*header, f"peak {first} / peer", "first loss"], rows),
             report.skipped_lines(team.skipped, TITLES),
             f"\n{rounds} rounds in turns; spread is between the quartiles; peak of the whole process. "
-            f"{report.machine(team.versions)}\n",
+            f"{report.machine(team.versions, bench.hide)}\n",
         ]
     )
 

@@ -73,6 +73,7 @@ class Peer:
         load: Makes the engine of a case.
         artifacts: What must be made from the weights first, keys of `ARTIFACTS`.
         needs_tf_port: Whether it runs in the other environment, that of the TensorFlow port of transformers.
+        square_only: Whether it takes square pictures only.
     """
 
     title: str
@@ -80,3 +81,4 @@ class Peer:
     load: Callable[[Case], Engine]
     artifacts: tuple[str, ...] = ("weights",)
     needs_tf_port: bool = False
+    square_only: bool = False

@@ -36,6 +36,15 @@ def _ours_fixed(case: Case) -> Engine:
     return _channels_last(case, lambda pixel_values: run(pixel_values).numpy())
 
 
+def _ours_eager(case: Case) -> Engine:
+    """What a notebook does first: the model called as it is."""
+    from tf_segformer import SegformerForSemanticSegmentation
+
+    set_tensorflow_threads(case.threads)
+    model = SegformerForSemanticSegmentation.from_pretrained(case.weights)
+    return _channels_last(case, lambda pixel_values: model(pixel_values, training=False).numpy())
+
+
 def _ours_saved_model(case: Case) -> Engine:
     """The exported SavedModel, which needs nothing of this project."""
     import tensorflow as tf
@@ -164,18 +173,20 @@ def _channels_first(case: Case, run: Callable[[np.ndarray], Any]) -> Engine:
     return Engine(run=lambda: run(pixel_values), output=lambda: run(pixel_values).transpose(0, 2, 3, 1))
 
 
-_OURS = (
+OURS_IMPORTS = (
     "tensorflow",
     "keras",
     "tf_segformer.modeling.models",
     "tf_segformer.checkpoints.pretrained",
     "tf_segformer.inference.forward",
 )
+_KERAS_HUB_IMPORTS = ("tensorflow", "keras_hub")
 HUGGING_FACE_IMPORTS = ("torch", "transformers.models.segformer.modeling_segformer")
 
 PEERS: dict[str, Peer] = {
-    "ours": Peer("this project", _OURS, _ours),
-    "ours-fixed": Peer("this project, fixed size", _OURS, _ours_fixed),
+    "ours": Peer("this project", OURS_IMPORTS, _ours),
+    "ours-fixed": Peer("this project, fixed size", OURS_IMPORTS, _ours_fixed),
+    "ours-eager": Peer("this project, not compiled", OURS_IMPORTS, _ours_eager),
     "ours-saved-model": Peer(
         "this project's SavedModel", ("tensorflow",), _ours_saved_model, artifacts=("saved-model",)
     ),
@@ -205,8 +216,10 @@ PEERS: dict[str, Peer] = {
     ),
     "torch-compile": Peer("HF PyTorch, torch.compile", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=True)),
     "torch": Peer("HF PyTorch, eager", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=False)),
-    "keras-hub": Peer("keras-hub (with its resize)", ("tensorflow", "keras_hub"), _keras_hub(True)),
-    "keras-hub-logits": Peer("keras-hub, to the logits", ("tensorflow", "keras_hub"), _keras_hub(False)),
+    "keras-hub": Peer("keras-hub (with its resize)", ("tensorflow", "keras_hub"), _keras_hub(True), square_only=True),
+    "keras-hub-logits": Peer(
+        "keras-hub, to the logits", ("tensorflow", "keras_hub"), _keras_hub(False), square_only=True
+    ),
     "tf-port": Peer(
         "HF TensorFlow port",
         ("tensorflow", "transformers.models.segformer.modeling_tf_segformer"),
@@ -215,3 +228,4 @@ PEERS: dict[str, Peer] = {
     ),
     "matmul": Peer("matrix product", ("tensorflow",), _matmul, artifacts=()),
 }
+INFERENCE = [key for key in PEERS if key not in ("ours-eager", "matmul")]  # what tables compare, unless told otherwise

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from benchmarks.harness.case import Peer
+from benchmarks.harness.pool import Bench, Limits
+
+# TensorFlow and transformers import these where they are installed, 0.2 GB and seconds of it, and no engine needs them.
+HIDDEN = ("jax", "sklearn", "matplotlib")
+
 
 def parser_of(description: str, peers: Sequence[str], runs: int) -> argparse.ArgumentParser:
     """A parser with the shared options.
@@ -20,5 +26,13 @@ def parser_of(description: str, peers: Sequence[str], runs: int) -> argparse.Arg
     parser.add_argument("--threads", type=int, default=2, help="threads of every engine, 2 by default")
     parser.add_argument("--tf-port-python", metavar="PATH", help="interpreter that has transformers' TensorFlow port")
     parser.add_argument("--time-limit", type=float, default=1800, help="seconds after which a peer is given up")
+    parser.add_argument("--memory-limit", type=float, default=float("inf"), help="gigabytes of one process, likewise")
+    parser.add_argument("--hide", nargs="*", default=HIDDEN, help="modules that no engine may find")
     parser.add_argument("--output", metavar="PATH", help="file to add the result to")
     return parser
+
+
+def bench_of(arguments: argparse.Namespace, module: str, peers: dict[str, Peer]) -> Bench:
+    """Where workers of a table of peers come from, as the options say."""
+    limits = Limits(arguments.time_limit, arguments.memory_limit)
+    return Bench(module, peers, arguments.tf_port_python, limits, arguments.hide)

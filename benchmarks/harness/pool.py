@@ -9,8 +9,9 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,28 @@ from benchmarks.harness.case import Case, Peer
 ROOT = Path(__file__).parents[2]
 REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here says what the logits should be
 
+_WATCH_INTERVAL = 0.2  # seconds between looks at the clock and the memory of a worker that computes
+
 
 class Skipped(Exception):
     """A peer that cannot run here, and why."""
 
 
-class TookTooLong(Exception):
-    """A worker that did not answer within its time."""
+class GivenUp(Exception):
+    """A worker that took too long or too much memory, and was ended."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an answer may take.
+
+    Args:
+        seconds: Time of one answer.
+        gigabytes: Resident memory of the process.
+    """
+
+    seconds: float = 1800
+    gigabytes: float = float("inf")
 
 
 class Worker:
@@ -40,18 +56,25 @@ class Worker:
         module: Module whose `PEERS` has that key.
         case: The network and its size.
         python: Interpreter to run it in.
-        time_limit: Seconds that any answer may take.
+        limits: What any answer may take.
+        hide: Modules that it must not find.
 
     Raises:
         Skipped: The engine is not installed.
-        TookTooLong: It did not load in time.
+        GivenUp: It did not load within the limits.
         RuntimeError: It failed; with the end of what it printed.
     """
 
     def __init__(
-        self, peer: str, module: str, case: Case, python: str = sys.executable, time_limit: float = 1800
+        self,
+        peer: str,
+        module: str,
+        case: Case,
+        python: str = sys.executable,
+        limits: Limits | None = None,
+        hide: Sequence[str] = (),
     ) -> None:
-        self.peer, self.time_limit = peer, time_limit
+        self.peer, self.limits = peer, limits or Limits()
         self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `close`)
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.harness.worker"],
@@ -66,7 +89,7 @@ class Worker:
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._answers, selectors.EVENT_READ)
-        self.facts = self.ask(peer=peer, module=module, case=asdict(case))
+        self.facts = self.ask(peer=peer, module=module, case=asdict(case), hide=list(hide))
         if "skipped" in self.facts:
             self.close()
             raise Skipped(self.facts["skipped"])
@@ -76,9 +99,14 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # it has died: reading tells
             self._requests.write(json.dumps(request) + "\n")
             self._requests.flush()
-        if not self._selector.select(self.time_limit):
-            self.close()
-            raise TookTooLong(f"no answer within {self.time_limit:g} s")
+        deadline = time.monotonic() + self.limits.seconds
+        while not self._selector.select(_WATCH_INTERVAL):
+            if time.monotonic() > deadline:
+                self.close()
+                raise GivenUp(f"no answer within {self.limits.seconds:g} s")
+            if _resident_bytes(self._process.pid) > self.limits.gigabytes * 1e9:
+                self.close()
+                raise GivenUp(f"took more than {self.limits.gigabytes:g} GB")
         answer = self._answers.readline()
         if not answer:
             self._printed.seek(0)
@@ -115,28 +143,32 @@ class Bench:
         module: Module of the table of peers.
         peers: That table.
         tf_port_python: Interpreter of the environment of transformers' TensorFlow port, where there is one.
-        time_limit: Seconds that any answer may take.
+        limits: What any answer of a worker may take.
+        hide: Modules that no worker may find.
     """
 
     module: str
     peers: dict[str, Peer]
     tf_port_python: str | None = None
-    time_limit: float = 1800
+    limits: Limits = field(default_factory=Limits)
+    hide: Sequence[str] = ()
 
     def start(self, key: str, case: Case) -> Worker:
         """A worker of the peer, once what it needs has been made from the weights.
 
         Raises:
             Skipped: It cannot run here.
-            TookTooLong: It did not load in time.
+            GivenUp: It did not load within the limits.
         """
         peer = self.peers[key]
         if peer.needs_tf_port and not self.tf_port_python:
             raise Skipped("its environment is not given (--tf-port-python)")
+        if peer.square_only and case.height != case.width:
+            raise Skipped("it takes square pictures only")
         for artifact in peer.artifacts:
             self._make(artifact, case)
         python = self.tf_port_python if peer.needs_tf_port else None
-        return Worker(key, self.module, case, python or sys.executable, self.time_limit)
+        return Worker(key, self.module, case, python or sys.executable, self.limits, self.hide)
 
     def _make(self, artifact: str, case: Case) -> None:
         """Makes a file from the weights, in a process of its own, unless it is there."""
@@ -145,7 +177,7 @@ class Bench:
             self._make(needed, case)
         done = case.weights if artifact == "weights" else case.export(artifact)
         if not done.exists():
-            Worker(artifact, "benchmarks.harness.artifacts", case, time_limit=self.time_limit).close()
+            Worker(artifact, "benchmarks.harness.artifacts", case).close()
 
     @contextlib.contextmanager
     def start_agreeing(self, keys: Sequence[str], case: Case) -> Iterator[Team]:
@@ -166,7 +198,7 @@ class Bench:
                     workers[key] = worker = self.start(key, case)
                     logits[key] = worker.output()
                     worker.run()
-                except (Skipped, TookTooLong) as reason:
+                except (Skipped, GivenUp) as reason:
                     skipped[key] = str(reason)
             running = {key: worker for key, worker in workers.items() if key not in skipped}
             if not running:
@@ -214,3 +246,11 @@ def _environment(threads: int) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def _resident_bytes(process: int) -> int:
+    """Memory that a process holds now; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -35,11 +35,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([draw(lines[0]), rule, *map(draw, lines[1:])])
 
 
-def machine(versions: Iterable[Mapping[str, str]]) -> str:
+def machine(versions: Iterable[Mapping[str, str]], hidden: Sequence[str] = ()) -> str:
     """The machine, how busy it is, and the versions of what was measured, in one sentence; nothing that names it.
 
     Args:
         versions: Version by name of each engine; two environments may have two versions of one name.
+        hidden: Modules that no engine could find.
     """
     all_versions: dict[str, set[str]] = {}
     for each in versions:
@@ -47,9 +48,10 @@ def machine(versions: Iterable[Mapping[str, str]]) -> str:
             all_versions.setdefault(name, set()).add(version)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     named = ", ".join(f"{name} {' and '.join(sorted(each))}" for name, each in sorted(all_versions.items()))
+    unseen = f" Hidden from all: {', '.join(hidden)}." if hidden else ""
     return (
         f"{_processor()}, {cores} cores, {_memory_gibibytes():.0f} GiB, {platform.system()}, load at the end "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {named}."
+        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {named}.{unseen}"
     )
 
 

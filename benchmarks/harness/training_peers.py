@@ -105,7 +105,7 @@ def _tf_port(case: Case) -> Engine:
 
 PEERS: dict[str, Peer] = {
     "ours": Peer("this project", ("tensorflow", "keras"), _ours),
-    "keras-hub": Peer("keras-hub", ("tensorflow", "keras_hub"), _keras_hub),
+    "keras-hub": Peer("keras-hub", ("tensorflow", "keras_hub"), _keras_hub, square_only=True),
     "torch-compile": Peer("HF PyTorch, torch.compile", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=True)),
     "torch": Peer("HF PyTorch, eager", HUGGING_FACE_IMPORTS, _hugging_face(compile_model=False)),
     "tf-port": Peer(

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.harness import report
 from benchmarks.harness.agreement import Disagreement, check_agreement
 from benchmarks.harness.case import Case, Engine, Peer
-from benchmarks.harness.pool import Bench, Skipped, TookTooLong
+from benchmarks.harness.pool import Bench, GivenUp, Limits, Skipped
 from benchmarks.harness.timing import Summary, interleave, ratio, summarize
 
 CASE = Case("unused", height=64, width=96, classes=5, batch=2)
@@ -40,31 +40,34 @@ PEERS = {
     "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in, artifacts=()),
     "failing": Peer("a failing one", (), _failing, artifacts=()),
     "slow": Peer("a slow one", (), _slow, artifacts=()),
+    "wave": Peer("one that needs a module of Python's own", ("wave",), _stand_in, artifacts=()),
+    "square": Peer("a square one", (), _stand_in, artifacts=(), square_only=True),
     "port": Peer("the port", (), _stand_in, artifacts=(), needs_tf_port=True),
 }
 
 
 @pytest.fixture
 def bench() -> Bench:
-    return Bench("tests.benchmarks.test_harness", PEERS, time_limit=60)
+    return Bench("tests.benchmarks.test_harness", PEERS, limits=Limits(seconds=60))
 
 
 def test_a_worker_answers_with_seconds_peak_and_output(bench):
     with contextlib.closing(bench.start("stand-in", CASE)) as worker:
         assert 0 <= worker.run() < 1
-        assert worker.last["value"] == 2.5
+        assert worker.last["result"] == 2.5
         assert worker.last["peak"] > 10e6, "a Python with NumPy takes more than ten megabytes"
         assert worker.facts["versions"] == {"numpy": np.__version__}
         np.testing.assert_array_equal(worker.output(), CASE.pixel_values())
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(bench):
-    with bench.start_agreeing(["missing", "stand-in", "port"], CASE) as team:
+    with bench.start_agreeing(["missing", "stand-in", "square", "port"], CASE) as team:
         assert list(team.workers) == ["stand-in"]
         worker = team.workers["stand-in"]
     assert worker._process.poll() is not None, "the process outlives its table"
     assert team.skipped == {
         "missing": "nowhere_to_be_found is not installed",
+        "square": "it takes square pictures only",
         "port": "its environment is not given (--tf-port-python)",
     }
     lines = report.skipped_lines(team.skipped, {key: peer.title for key, peer in PEERS.items()})
@@ -89,12 +92,18 @@ def test_an_engine_that_fails_stops_the_benchmark_with_what_it_said(bench):
         bench.start("failing", CASE)
 
 
-def test_a_peer_that_takes_too_long_is_given_up():
-    worker = Bench("tests.benchmarks.test_harness", PEERS, time_limit=30).start("slow", CASE)
-    worker.time_limit = 0.2
-    with pytest.raises(TookTooLong):
+@pytest.mark.parametrize("limits", [Limits(seconds=0.2), Limits(gigabytes=0.001)])
+def test_a_peer_that_takes_too_much_is_given_up(bench, limits):
+    worker = bench.start("slow", CASE)
+    worker.limits = limits
+    with pytest.raises(GivenUp):
         worker.run()
     assert worker._process.poll() is not None
+
+
+def test_hidden_modules_are_not_found():
+    with pytest.raises(Skipped, match="wave is not installed"):
+        Bench("tests.benchmarks.test_harness", PEERS, hide=["wave"]).start("wave", CASE)
 
 
 def _logits() -> np.ndarray:
@@ -160,8 +169,8 @@ def test_a_table_is_markdown_that_reads_as_text():
 def test_the_machine_is_described_without_its_name():
     import socket
 
-    described = report.machine([{"numpy": "2.0", "torch": "2.1"}, {"numpy": "1.9"}])
-    assert "numpy 1.9 and 2.0, torch 2.1." in described
+    described = report.machine([{"numpy": "2.0", "torch": "2.1"}, {"numpy": "1.9"}], ["jax"])
+    assert "numpy 1.9 and 2.0, torch 2.1. Hidden from all: jax." in described
     assert "cores" in described and "GiB" in described
     assert socket.gethostname() not in described.split()
 
