@@ -175,13 +175,14 @@ def _channels_first(case: Case, run: Callable[[np.ndarray], Any]) -> Engine:
 
 OURS_IMPORTS = (
     "tensorflow",
+    "tf_segformer",
     "keras",
     "tf_segformer.modeling.models",
     "tf_segformer.checkpoints.pretrained",
     "tf_segformer.inference.forward",
 )
 _KERAS_HUB_IMPORTS = ("tensorflow", "keras_hub")
-HUGGING_FACE_IMPORTS = ("torch", "transformers.models.segformer.modeling_segformer")
+HUGGING_FACE_IMPORTS = ("torch", "transformers", "transformers.models.segformer.modeling_segformer")
 
 PEERS: dict[str, Peer] = {
     "ours": Peer("this project", OURS_IMPORTS, _ours),
