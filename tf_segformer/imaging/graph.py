@@ -101,9 +101,8 @@ def preprocess(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tenso
         raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand.")
     if processor.do_resize:
         image = resize_like_pillow(image, *processor.target_size, processor.resample)
-    # A table of all 256 values in each channel: divisions by constants would be rewritten, and rounded otherwise.
-    table = tf.constant(_value_table(processor).ravel())
-    return tf.gather(table, tf.cast(image, tf.int32) * 3 + tf.range(3))
+    with tf.device("CPU:0"):  # whose divisions are rounded as NumPy's
+        return _rescale_and_normalize(image, processor)
 
 
 def preprocess_encoded(
@@ -252,6 +251,28 @@ def _assert_known_format(header: tf.Tensor) -> tf.Operation:
 def _big_endian(four_bytes: tf.Tensor) -> tf.Tensor:
     """Reads a number of four bytes; PNG allows at most 2**31 - 1."""
     return tf.reduce_sum(tf.bitwise.left_shift(four_bytes, [24, 16, 8, 0]))
+
+
+def _rescale_and_normalize(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tensor:
+    """Turns (H, W, 3) uint8 to the processor's float32 values: by arithmetic where it has the same bits, or a table."""
+    table = _value_table(processor)
+    divisor, mean, deviation = _constants(processor)
+    arithmetic = (np.arange(256, dtype=np.float32)[:, None] / divisor - mean) / deviation
+    if arithmetic.tobytes() != table.tobytes():
+        return tf.gather(tf.constant(table.ravel()), tf.cast(image, tf.int32) * 3 + tf.range(3))
+    shape = tf.shape(image)
+    values = tf.reshape(tf.cast(image, tf.float32), [shape[0], -1])
+    divisor, mean, deviation = (tf.tile(tf.constant(each), shape[1:2]) for each in (divisor, mean, deviation))
+    # A plain division by a constant would be rewritten as a product with its inverse, and be rounded otherwise.
+    values = tf.math.divide_no_nan(tf.math.divide_no_nan(values, divisor) - mean, deviation)
+    return tf.reshape(values, shape)
+
+
+def _constants(processor: SegformerImageProcessor) -> np.ndarray:
+    """Divisor, mean and standard deviation (3, 3) float32, a column for each channel; 1, 0 and 1 where switched off."""
+    divisor = 1 / processor.rescale_factor if processor.do_rescale and processor.rescale_factor else 1
+    mean, deviation = (processor.image_mean, processor.image_std) if processor.do_normalize else (0, 1)
+    return np.stack([np.broadcast_to(np.asarray(each, np.float32), 3) for each in (divisor, mean, deviation)])
 
 
 def _value_table(processor: SegformerImageProcessor) -> np.ndarray:

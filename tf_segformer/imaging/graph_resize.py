@@ -106,8 +106,8 @@ def resize_like_pillow(
             kernel = _FILTERS[resample]
             image = tf.cond(
                 _goes_down_first(rows - height, columns - width),
-                lambda: _resample_columns(_resample_rows(image, height, kernel), width, kernel),
-                lambda: _resample_rows(_resample_columns(image, width, kernel), height, kernel),
+                lambda: _to_width(_to_height(image, height, kernel), width, kernel),
+                lambda: _to_height(_to_width(image, width, kernel), height, kernel),
             )
     fixed = [size if isinstance(size, int) else None for size in (height, width)]
     return tf.ensure_shape(image, [*fixed, channels])
@@ -120,9 +120,18 @@ def _goes_down_first(fewer_rows: tf.Tensor, fewer_columns: tf.Tensor) -> tf.Tens
     return (fewer_rows > 0) & (fewer_rows > 2 * fewer_columns)
 
 
-def _resample_columns(image: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
-    """Resizes (H, W, C) to (H, target, C); turned over, so that whole rows of memory are added here too."""
-    return tf.transpose(_resample_rows(tf.transpose(image, [1, 0, 2]), target, kernel), [1, 0, 2])
+def _to_height(image: tf.Tensor, height: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
+    """Resizes (H, W, C) to (height, W, C); a picture of this height passes as it is."""
+    return tf.cond(tf.equal(tf.shape(image)[0], height), lambda: image, lambda: _resample_rows(image, height, kernel))
+
+
+def _to_width(image: tf.Tensor, width: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
+    """Resizes (H, W, C) to (H, width, C); turned over, so that whole rows of memory are added here too."""
+
+    def turned() -> tf.Tensor:
+        return tf.transpose(_resample_rows(tf.transpose(image, [1, 0, 2]), width, kernel), [1, 0, 2])
+
+    return tf.cond(tf.equal(tf.shape(image)[1], width), lambda: image, turned)
 
 
 def _resample_rows(image: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
@@ -153,7 +162,7 @@ def _fixed_point_weights(size: tf.Tensor, target: int | tf.Tensor, kernel: _Filt
     center = (tf.cast(tf.range(target), tf.float64) + 0.5) * scale
     first = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)
     end = tf.minimum(tf.cast(center + support + 0.5, tf.int32), size)
-    taps = first[:, None] + tf.range(2 * tf.cast(tf.math.ceil(support), tf.int32) + 1)
+    taps = first[:, None] + tf.range(tf.reduce_max(end - first))
     weights = kernel.weight((tf.cast(taps, tf.float64) - center[:, None] + 0.5) * (1 / stretch))
     weights = tf.where(taps < end[:, None], weights, 0)
     weights /= tf.cumsum(weights, axis=1)[:, -1:]  # summed from the left, as Pillow does
