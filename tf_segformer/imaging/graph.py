@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_segformer.imaging.files import MAX_PIXELS
+from tf_segformer.imaging.graph_blocks import axis_of, mixed_blocks, settle_blocks
 from tf_segformer.imaging.graph_resize import resize_like_pillow
 from tf_segformer.imaging.labels import IGNORED_COLOR
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -13,8 +14,6 @@ from tf_segformer.imaging.processor import SegformerImageProcessor
 _PNG_SIGNATURE = (0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A)
 _JPEG_SIGNATURE = (0xFF, 0xD8, 0xFF)
 _HEADER_BYTES = 24  # of a PNG: signature, length and name of the first chunk, width, height
-
-_STRIP_BYTES = 16 * 2**20  # resized logits of one strip, if every class can win in it
 
 
 def encoded_image_size(encoded: tf.Tensor) -> tf.Tensor:
@@ -141,9 +140,9 @@ def preprocess_encoded(
 
 
 def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
-    """Resizes logits bilinearly and takes the class with the largest one, strip by strip, in bounded memory.
+    """Resizes logits bilinearly and takes the class with the largest one, without holding the resized logits.
 
-    Classes that cannot win in a strip are left out of it.
+    Only the pixels along the boundaries of classes are interpolated, some blocks at a time.
 
     Args:
         logits: (h, w, num_labels), any floating type.
@@ -157,36 +156,23 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
     logits = tf.cast(logits, tf.float32)
-    rows, num_labels = tf.shape(logits)[0], tf.shape(logits)[2]
-    height, width = target_size[0], target_size[1]
+    num_labels = tf.shape(logits)[2]
+    rows, columns = axis_of(tf.shape(logits)[0], target_size[0]), axis_of(tf.shape(logits)[1], target_size[1])
+    winners = tf.argmax(logits, axis=-1, output_type=tf.int32)  # (h, w)
+    mixed = mixed_blocks(winners, rows, columns)  # (blocks down, blocks across)
 
-    # Half-pixel centres in single precision, as TensorFlow's own kernel computes them across the strips below.
-    position = (tf.range(tf.cast(height, tf.float32)) + 0.5) * (tf.cast(rows, tf.float32) / tf.cast(height, tf.float32))
-    position = tf.clip_by_value(position - 0.5, 0, tf.cast(rows - 1, tf.float32))
-    weight = (position - tf.floor(position))[:, None, None]
-    above = tf.cast(position, tf.int32)
-    below = tf.minimum(above + 1, rows - 1)
+    # A table of blocks: one filled with each class, then the mixed ones, and one more: a list of none has no shape.
+    places = tf.concat([tf.cast(tf.where(mixed), tf.int32), [[0, 0]]], axis=0)
+    filled = tf.broadcast_to(tf.range(num_labels)[:, None, None], [num_labels, columns.length, rows.length])
+    table = tf.concat([filled, settle_blocks(logits, rows, columns, places)], axis=0)  # (blocks, Q, P)
+    order = tf.reshape(tf.cumsum(tf.cast(tf.reshape(mixed, [-1]), tf.int32)), tf.shape(mixed)) - 1
+    plain = tf.gather(tf.gather(winners, rows.low), columns.low, axis=1)
+    which = tf.transpose(tf.where(mixed, num_labels + order, plain))  # (blocks across, blocks down)
 
-    possible = _possible_classes(logits)  # (h, K)
-
-    def settle(lines: tf.Tensor) -> tf.Tensor:
-        first, last = above[lines[0]], below[lines[-1]]
-        classes = tf.where(tf.reduce_any(possible[first : last + 1], axis=0))[:, 0]
-        few = tf.gather(logits[first : last + 1], classes, axis=-1)
-        upper, lower = (tf.gather(few, tf.gather(one, lines) - first) for one in (above, below))
-        strip = upper + tf.gather(weight, lines) * (lower - upper)  # (R, w, few)
-        strip = tf.image.resize(strip[None], tf.stack([tf.shape(lines)[0], width]))[0]  # (R, width, few)
-        return tf.cast(tf.gather(classes, tf.argmax(strip, axis=-1)), tf.int32)
-
-    lines_per_strip = tf.minimum(tf.maximum(1, _STRIP_BYTES // (4 * width * num_labels)), height)
-    lines = tf.range(0, height, lines_per_strip)[:, None] + tf.range(lines_per_strip)
-    strips = tf.map_fn(
-        settle,
-        tf.minimum(lines, height - 1),  # the last strip repeats its last line
-        fn_output_signature=tf.TensorSpec([None, None], tf.int32),
-        parallel_iterations=1,
-    )
-    return tf.reshape(strips, [-1, width])[:height]
+    # Whole columns of blocks are copied to the pixels across, turned over, and so are the rows.
+    lines = tf.gather(which, columns.block) * columns.length + columns.offset[:, None]  # (width, blocks down)
+    turned = tf.reshape(tf.gather(tf.reshape(table, [-1, rows.length]), lines), [target_size[1], -1])
+    return tf.gather(tf.transpose(turned), rows.block * rows.length + rows.offset)
 
 
 def colorize(class_map: tf.Tensor, palette: np.ndarray) -> tf.Tensor:
@@ -279,20 +265,3 @@ def _value_table(processor: SegformerImageProcessor) -> np.ndarray:
     """The processor's result (256, 3) float32 for each 8-bit value of each channel."""
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)  # (256, 1, 3)
     return processor.rescale_and_normalize(values)[:, 0].astype(np.float32)
-
-
-def _possible_classes(logits: tf.Tensor) -> tf.Tensor:
-    """Marks for each row of logits (h, w, K) the classes (h, K) that can win a pixel between it and the next row.
-
-    A mix of four logits is at most their maximum and at least their minimum: a class whose maximum lies below another
-    one's minimum cannot win between these four. In a photograph, few of 150 classes are left.
-    """
-    highest, lowest = _largest_of_four(logits), -_largest_of_four(-logits)
-    beaten = highest < tf.reduce_max(lowest, axis=-1, keepdims=True)  # never where a logit is not a number
-    return tf.reduce_any(~beaten, axis=1)
-
-
-def _largest_of_four(values: tf.Tensor) -> tf.Tensor:
-    """Maximum over (i, j) to (i + 1, j + 1), within (h, w, K)."""
-    padded = tf.pad(values[None], [[0, 0], [0, 1], [0, 1], [0, 0]], constant_values=values.dtype.min)
-    return tf.nn.max_pool2d(padded, 2, 1, "VALID")[0]
