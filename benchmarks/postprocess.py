@@ -49,7 +49,7 @@ def _numpy_in_chunks() -> Method:
     return class_map_from_logits
 
 
-def _graph_in_strips() -> Method:
+def _graph_by_blocks() -> Method:
     import tensorflow as tf
 
     from tf_segformer.imaging.graph import class_map_from_logits
@@ -82,7 +82,7 @@ def _torch_in_one_piece() -> Method:
 
 METHODS: dict[str, Callable[[], Method]] = {
     "NumPy, in chunks (this package)": _numpy_in_chunks,
-    "graph, in strips (this package)": _graph_in_strips,
+    "graph, by blocks (this package)": _graph_by_blocks,
     "TensorFlow, one piece": _tensorflow_in_one_piece,
     "torch, one piece": _torch_in_one_piece,
 }

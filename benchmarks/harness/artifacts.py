@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.harness.case import Case, Engine, Peer
 
 _INITIALIZER_RANGE = 0.1  # of Hugging Face's 0.02 the logits come out nearly constant, and any two engines agree
+PICTURES, _PICTURE_SIZES = 16, ((1024, 768), (683, 512), (768, 1024))  # (width, height)
 
 
 def _weights(case: Case) -> None:
@@ -78,6 +79,20 @@ def _saved_model(case: Case) -> None:
     export_saved_model(model, case.export("saved-model"))
 
 
+def _pictures(case: Case) -> None:
+    """A folder of JPEG files of smooth random colours, as large as a small photograph."""
+    from PIL import Image
+
+    folder = case.export("pictures")
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for index in range(PICTURES):
+        width, height = _PICTURE_SIZES[index % len(_PICTURE_SIZES)]
+        colors = rng.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
+        picture = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{index:03}.jpg", quality=90)
+
+
 def _made_by(make: Callable[[Case], None], *imports: str, of: tuple[str, ...] = ("weights",)) -> Peer:
     """An entry of the table: loading it makes the file, and there is nothing to run."""
 
@@ -94,4 +109,5 @@ PEERS = {
     "hugging-face.onnx": _made_by(_hugging_face_onnx, "torch", "transformers", "onnx"),
     "ours.onnx": _made_by(_onnx, "tensorflow", "tf2onnx"),
     "saved-model": _made_by(_saved_model, "tensorflow"),
+    "pictures": _made_by(_pictures, "PIL", of=()),
 }

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.harness.case import Case, Engine, Peer
 
 # Distributions whose versions a table names, by the module that a peer imports.
-_DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "keras_hub": "keras-hub", "tf_keras": "tf-keras"}
+_DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "keras_hub": "keras-hub", "PIL": "pillow", "tf_keras": "tf-keras"}
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _answer(answers, {"skipped": f"{error.name} is not installed"})
         return
-    _answer(answers, facts)
+    _answer(answers, {**facts, "versions": _versions(facts["import_seconds"])})
     requests: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "run": lambda request: _run(engine),
         "output": lambda request: _output(engine, request["path"]),
@@ -61,7 +61,6 @@ def _start(order: dict[str, Any]) -> tuple[Engine, dict[str, Any]]:
         "import_peak": imported_peak,
         "load_seconds": time.perf_counter() - start,
         "load_peak": peak_bytes(),
-        "versions": _versions(peer.imports),
     }
 
 
@@ -91,7 +90,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
-def _versions(modules: tuple[str, ...]) -> dict[str, str]:
+def _versions(modules: Iterable[str]) -> dict[str, str]:
     """Versions of the distributions that the modules belong to."""
     versions = {}
     for module in modules:
