@@ -77,6 +77,8 @@ def test_gradients_of_every_weight_agree(tmp_path):
 
     fields = reference_fields("b0", num_labels=19, drop_path_rate=0.0, classifier_dropout_prob=0.0)
     reference = random_reference("SegformerForSemanticSegmentation", fields).train()
+    # Far from the kink of the ReLU: within rounding of it, torch's own float32 and float64 differ by 6e-3.
+    reference.decode_head.batch_norm.bias.data += 4
     reference.save_pretrained(tmp_path)
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
 
@@ -99,7 +101,7 @@ def test_gradients_of_every_weight_agree(tmp_path):
         if WITHOUT_EFFECT.search(name):
             assert max(np.abs(ours).max(), np.abs(theirs).max()) < 1e-6 * scale, name
         else:
-            assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max(), name
+            assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max(), name
 
 
 def reference_gradients(reference) -> dict[str, np.ndarray]:

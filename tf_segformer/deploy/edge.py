@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.modeling.layers import TransformerBlock
+from tf_segformer.modeling.portability import plain_operations
 
 LABELS_NAME = "labels.txt"
 PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
@@ -62,7 +61,7 @@ def export_litert(
     pictures = () if calibration is None else calibration
     module = InferenceNetwork(model)
     shape = [None, None, None] if size is None else [1, *size]
-    with _attention_at_once(model):
+    with plain_operations():
         function = _named_function(module, [*shape, model.config.num_channels]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
@@ -116,7 +115,7 @@ def export_onnx(
         raise ImportError("export to ONNX needs tf2onnx: pip install tf_segformer[onnx]") from error
     module = InferenceNetwork(model)
     signature = [tf.TensorSpec([None, None, None, model.config.num_channels], tf.float32, name="pixel_values")]
-    with _attention_at_once(model):
+    with plain_operations():
         function = _named_function(module, signature[0].shape)
         content, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
     return _write(Path(folder), "model.onnx", content.SerializeToString(), model, processor)
@@ -128,19 +127,6 @@ def _named_function(module: InferenceNetwork, shape: Any) -> Any:
         lambda pixel_values: {"logits": module.draw(pixel_values)},
         input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
     )
-
-
-@contextlib.contextmanager
-def _attention_at_once(model: Any) -> Iterator[None]:
-    """Draws attention without its loop over blocks of queries, whose shapes LiteRT would have to know."""
-    layers = [layer.attention for layer in model.segformer.layers if isinstance(layer, TransformerBlock)]
-    for layer in layers:
-        layer.max_scores = None
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.max_scores  # back to the class's
 
 
 def _write(folder: Path, name: str, content: bytes, model: Any, processor: SegformerImageProcessor | None) -> Path:

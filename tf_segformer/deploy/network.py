@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tf_segformer.modeling.decode_head import SegformerDecodeHead, upsample_and_add
+from tf_segformer.modeling.decode_head import SegformerDecodeHead, classify_maps
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
 
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
@@ -90,16 +90,12 @@ class InferenceNetwork(tf.Module):
         if not isinstance(head, SegformerDecodeHead):
             return self._with_stored_weights(head, lambda maps: head(maps, training=False))
         kernels, bias = head.composed_weights(fold_batch_norm=True)
-        kernels, bias = [self._store(kernel) for kernel in kernels], self._store(bias[0])
-        classifier_kernel, classifier_bias = (self._store(each) for each in head.classifier.weights)
-        dtype = head.compute_dtype
+        kernels, bias = [self._store(kernel) for kernel in kernels], self._store(bias)
+        classifier = [self._store(each) for each in head.classifier.weights]
 
         def run(maps: Any) -> Any:
-            projected = [tf.matmul(each, tf.cast(kernel, dtype)) for each, kernel in zip(maps, kernels, strict=True)]
-            x = upsample_and_add(projected) + tf.cast(bias, tf.float32)  # (B, H_0, W_0, D)
-            x = tf.nn.relu(tf.cast(x, dtype))
-            logits = tf.matmul(x, tf.cast(classifier_kernel, dtype)) + tf.cast(classifier_bias, dtype)
-            return tf.cast(logits, tf.float32)
+            values = [tf.cast(each, tf.float32) for each in (*kernels, bias, *classifier)]
+            return classify_maps(maps, values[: len(kernels)], *values[len(kernels) :])
 
         return run
 

@@ -11,13 +11,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from tf_segformer.loops import map_in_turn
+from tf_segformer.modeling.channels import ChannelDense, ChannelNormalization
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.portability import plain_operations_wanted
 
-# How many scores of one picture are held at once: 64 MB of float32. A picture of 1024x2048 has 16 times as many.
-MAX_SCORES = 2**24
+# How many scores of one picture are held at once: 16 MB of float32, those of a picture of 512x512. Fewer are slower.
+MAX_SCORES = 2**22
 
 
-def attend(query: Any, key: Any, value: Any, max_scores: int | None, recompute: bool = False) -> Any:
+def attend(query: Any, key: Any, value: Any, max_scores: int, recompute: bool = False) -> Any:
     """Scaled dot-product attention whose memory does not grow with the square of the picture.
 
     Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row.
@@ -26,7 +29,8 @@ def attend(query: Any, key: Any, value: Any, max_scores: int | None, recompute: 
         query: (B, N, heads, d).
         key: (B, M, heads, d).
         value: (B, M, heads, d).
-        max_scores: Scores of one picture (heads * N * M) held at once; None for no bound.
+        max_scores: Scores of one picture (heads * N * M) held at once. No bound within `plain_operations`: engines
+            that have no loops get one product.
         recompute: Whether gradients compute each block again instead of keeping it.
 
     Returns:
@@ -34,9 +38,9 @@ def attend(query: Any, key: Any, value: Any, max_scores: int | None, recompute: 
     """
     if keras.backend.backend() != "tensorflow":  # these have fused kernels that never hold all scores
         return ops.dot_product_attention(query, key, value)
-    query, key, value = (ops.transpose(each, (0, 2, 1, 3)) for each in (query, key, value))
+    query, key, value = (_swap_heads(each) for each in (query, key, value))
     num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
-    if max_scores is None:
+    if plain_operations_wanted():
         context = _attend_at_once(query, key, value)
     else:
         known = isinstance(num_queries, int) and isinstance(num_keys, int)
@@ -48,16 +52,24 @@ def attend(query: Any, key: Any, value: Any, max_scores: int | None, recompute: 
             lambda: _attend_at_once(query, key, value),
             lambda: _attend_in_blocks(query, key, value, rows, recompute),
         )
-    return ops.transpose(context, (0, 2, 1, 3))
+    return _swap_heads(context)
 
 
 def attention_probabilities(query: Any, key: Any) -> Any:
     """Softmax over the keys, in float32 whatever the dtype: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
     scale = query.shape[-1] ** -0.5
-    scores = ops.cast(ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    scores = ops.cast(ops.matmul(query, ops.transpose(key * scale, (0, 1, 3, 2))), "float32")
     # Keras warns about a softmax over one key, as the smallest pictures have
     probabilities = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
     return ops.cast(probabilities, query.dtype)
+
+
+def _swap_heads(x: Any) -> Any:
+    """(B, N, heads, d) to (B, heads, N, d) and back; nothing moves where there is one head."""
+    batch, first, second, width = ops.shape(x)
+    if 1 in x.shape[1:3]:
+        return ops.reshape(x, (batch, second, first, width))
+    return ops.transpose(x, (0, 2, 1, 3))
 
 
 def _choose_now(condition: bool, if_true: Callable[[], Any], if_false: Callable[[], Any]) -> Any:
@@ -78,7 +90,7 @@ def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any, recompute: bo
     query = ops.reshape(query, (batch, heads, blocks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
     attend_block = keras.remat(_attend_at_once) if recompute else _attend_at_once
-    context = ops.map(lambda block: attend_block(block, key, value), query)
+    (context,) = map_in_turn(lambda block: (attend_block(block, key, value),), [query], [query.dtype])
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
     return context[:, :, :num_queries]
 
@@ -111,8 +123,6 @@ class EfficientSelfAttention(keras.layers.Layer):
         (1, 8, 12, 64)
     """
 
-    max_scores: int | None = MAX_SCORES  # as in `attend`; export to formats without loops sets None for a while
-
     def __init__(
         self,
         hidden_size: int,
@@ -133,7 +143,7 @@ class EfficientSelfAttention(keras.layers.Layer):
         self.epsilon = epsilon
         self.initializer_range = initializer_range
         self.query, self.key, self.value, self.output_dense = (
-            keras.layers.Dense(
+            ChannelDense(
                 hidden_size,
                 kernel_initializer=normal_initializer(initializer_range),
                 dtype=self.dtype_policy,
@@ -153,9 +163,7 @@ class EfficientSelfAttention(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name="sequence_reduction",
             )
-            self.layer_norm = keras.layers.LayerNormalization(
-                epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm"
-            )
+            self.layer_norm = ChannelNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights."""
@@ -179,7 +187,7 @@ class EfficientSelfAttention(keras.layers.Layer):
             context = ops.matmul(self.dropout(probabilities, training=training), value)
             context = ops.transpose(context, (0, 2, 1, 3))
         else:
-            context = attend(query, key, value, self.max_scores, recompute=training)
+            context = attend(query, key, value, MAX_SCORES, recompute=training)
         context = ops.reshape(context, ops.shape(x))  # (B, H, W, C)
         outputs = self.output_dense(context)
         return (outputs, probabilities) if return_attention else outputs

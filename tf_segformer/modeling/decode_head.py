@@ -12,14 +12,20 @@ projected once, at its own resolution, and only upsampled and added after that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from tf_segformer.loops import fold_in_turn
+from tf_segformer.modeling.channels import ChannelDense
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.portability import plain_operations_wanted
 from tf_segformer.resize import resize_bilinear
+
+MAX_HIDDEN = 2**22  # entries of the hidden map that exist at once at inference: 16 MB of float32, as of B0 at 512x512
 
 BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}  # torch's defaults; its momentum 0.1 weighs the new batch
 
@@ -71,11 +77,73 @@ def upsample_and_add(maps: Sequence[Any]) -> Any:
     Returns:
         float32 map (B, H_0, W_0, D).
     """
-    total = ops.cast(maps[0], "float32")
-    height, width = ops.shape(total)[1:3]
-    for each in maps[1:]:
-        total = total + resize_bilinear(each, height, width)
-    return total
+    height, width = ops.shape(maps[0])[1:3]
+    upsampled = [ops.cast(maps[0], "float32"), *(resize_bilinear(each, height, width) for each in maps[1:])]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.add_n(upsampled)  # one pass over the largest map instead of three
+    return sum(upsampled)
+
+
+def classify_maps(
+    feature_maps: Sequence[Any], kernels: Sequence[Any], bias: Any, classifier_kernel: Any, classifier_bias: Any
+) -> Any:
+    """The whole decode head for inference: project, upsample, add, ReLU, classify.
+
+    Where the hidden map would be large it is made a few channels at a time, each block adding to the logits: at
+    1024x2048, B0's takes 134 MB, three times over while maps are added.
+
+    Args:
+        feature_maps: (B, H_i, W_i, C_i), the largest first.
+        kernels: (C_i, D) a stage, as `SegformerDecodeHead.composed_weights` gives them, with the batch norm folded.
+        bias: (D,).
+        classifier_kernel: (D, K).
+        classifier_bias: (K,).
+
+    Returns:
+        float32 logits (B, H_0, W_0, K).
+    """
+    dtype, hidden_size = feature_maps[0].dtype, kernels[0].shape[-1]
+    blocks = _channel_blocks(math.prod(ops.shape(feature_maps[0])[:3]), hidden_size)
+    size = hidden_size // blocks
+
+    def cut(weight: Any, block: Any, axis: int) -> Any:
+        """The channels of a block, along one axis of a weight."""
+        weight = ops.convert_to_tensor(weight)
+        starts, sizes = [0] * len(weight.shape), list(weight.shape)
+        starts[axis], sizes[axis] = block * size, size
+        return ops.cast(ops.slice(weight, starts, sizes), dtype)
+
+    def add_block(block: Any, logits: Any) -> Any:
+        maps = [_project(each, cut(kernel, block, 1)) for each, kernel in zip(feature_maps, kernels, strict=True)]
+        # Upsampling does not change a constant map, such as the bias: it is added where there is least to add to.
+        maps[-1] = maps[-1] + cut(bias, block, 0)
+        hidden = ops.reshape(ops.relu(ops.cast(upsample_and_add(maps), dtype)), (-1, size))
+        return ops.matmul(hidden, cut(classifier_kernel, block, 0)) + logits
+
+    logits = add_block(0, ops.cast(classifier_bias, dtype))  # (B*H_0*W_0, K)
+    logits = fold_in_turn(add_block, 1, blocks, logits)
+    num_labels = classifier_kernel.shape[-1]
+    return ops.cast(ops.reshape(logits, (*ops.shape(feature_maps[0])[:3], num_labels)), "float32")
+
+
+def _channel_blocks(positions: Any, hidden_size: int) -> Any:
+    """Into how many equal blocks the hidden channels are parted so that none exceeds `MAX_HIDDEN`: a power of two."""
+    if plain_operations_wanted():
+        return 1
+    most = hidden_size & -hidden_size  # the largest power of two that divides them
+    needed = (positions * hidden_size + MAX_HIDDEN - 1) // MAX_HIDDEN
+    if isinstance(needed, int):
+        return min(1 << (needed - 1).bit_length(), most)
+    exponent = ops.ceil(ops.log2(ops.cast(needed, "float32")))
+    return ops.minimum(ops.cast(2.0**exponent, "int32"), most)
+
+
+def _project(x: Any, kernel: Any) -> Any:
+    """Product of the channels of a map with a matrix, as one product of matrices."""
+    channels, units = ops.shape(kernel)
+    return ops.reshape(ops.matmul(ops.reshape(x, (-1, channels)), kernel), (*ops.shape(x)[:-1], units))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -111,7 +179,7 @@ class SegformerDecodeHead(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.batch_norm = keras.layers.BatchNormalization(**BATCH_NORM, dtype=self.dtype_policy, name="batch_norm")
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
-        self.classifier = keras.layers.Dense(
+        self.classifier = ChannelDense(
             num_labels,
             kernel_initializer=normal_initializer(initializer_range),
             dtype=self.dtype_policy,
@@ -145,15 +213,15 @@ class SegformerDecodeHead(keras.layers.Layer):
     def call(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Feature maps (B, H_i, W_i, C_i), the largest first -> float32 logits (B, H_0, W_0, num_labels)."""
         kernels, bias = self.composed_weights(fold_batch_norm=not training)
+        if not training:
+            return classify_maps(feature_maps, kernels, bias, self.classifier.kernel, self.classifier.bias)
         maps = [
-            ops.matmul(each, ops.cast(kernel, self.compute_dtype))
+            _project(each, ops.cast(kernel, self.compute_dtype))
             for each, kernel in zip(feature_maps, kernels, strict=True)
         ]
-        x = upsample_and_add(maps) + bias  # (B, H_0, W_0, D), float32
-        if training:
-            x = self.batch_norm(x, training=True)
+        x = self.batch_norm(upsample_and_add(maps) + bias, training=True)  # (B, H_0, W_0, D), float32
         x = ops.relu(ops.cast(x, self.compute_dtype))
-        return ops.cast(self.classifier(self.dropout(x, training=training)), "float32")
+        return ops.cast(self.classifier(self.dropout(x, training=True)), "float32")
 
     def composed_weights(self, fold_batch_norm: bool) -> tuple[list[Any], Any]:
         """The two linear maps as one for each stage.
@@ -162,7 +230,7 @@ class SegformerDecodeHead(keras.layers.Layer):
             fold_batch_norm: Whether the batch norm at inference is part of them.
 
         Returns:
-            A float32 kernel (C_i, D) a stage, and one float32 bias (1, D) for their sum.
+            A float32 kernel (C_i, D) a stage, and one float32 bias (D,) for their sum.
         """
         fuse_blocks = ops.split(self.linear_fuse.kernel, len(self.linear_c), axis=0)[::-1]  # stored last stage first
         kernels = [ops.matmul(layer.kernel, block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)]
@@ -173,7 +241,7 @@ class SegformerDecodeHead(keras.layers.Layer):
             scale, shift = self._folded_batch_norm()
             kernels = [kernel * scale for kernel in kernels]
             bias = bias * scale + shift
-        return kernels, bias
+        return kernels, bias[0]
 
     def compute_output_spec(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Shape and dtype of the logits, without running the layer."""
@@ -233,8 +301,8 @@ class MmsegDecodeHead(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.classifier = self._dense("classifier", num_labels)
 
-    def _dense(self, name: str, units: int, use_bias: bool = True) -> keras.layers.Dense:
-        return keras.layers.Dense(
+    def _dense(self, name: str, units: int, use_bias: bool = True) -> ChannelDense:
+        return ChannelDense(
             units,
             use_bias=use_bias,
             kernel_initializer=normal_initializer(self.initializer_range),

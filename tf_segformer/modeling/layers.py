@@ -14,7 +14,9 @@ import keras
 from keras import ops
 
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
+from tf_segformer.modeling.channels import ChannelDense, ChannelNormalization
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.portability import plain_operations_wanted
 
 
 def exact_gelu(x: Any) -> Any:
@@ -26,7 +28,9 @@ def exact_gelu(x: Any) -> Any:
     Returns:
         Tensor of the same shape and dtype.
     """
-    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+    if plain_operations_wanted():  # LiteRT has no error function, but knows GELU in this form
+        return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+    return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))  # one new tensor instead of two
 
 
 def _tanh_gelu(x: Any) -> Any:
@@ -126,7 +130,7 @@ class OverlapPatchEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.layer_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
+        self.layer_norm = ChannelNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights for maps of `input_shape[-1]` channels."""
@@ -186,7 +190,7 @@ class MixFeedForward(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.inner_size = int(hidden_size * mlp_ratio)
         self.dense_1, self.dense_2 = (
-            keras.layers.Dense(
+            ChannelDense(
                 units,
                 kernel_initializer=normal_initializer(initializer_range),
                 dtype=self.dtype_policy,
@@ -289,7 +293,7 @@ class TransformerBlock(keras.layers.Layer):
         }
         policy = self.dtype_policy
         self.layer_norm_1, self.layer_norm_2 = (
-            keras.layers.LayerNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
+            ChannelNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
             for name in ("layer_norm_1", "layer_norm_2")
         )
         self.attention = EfficientSelfAttention(

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from tf_segformer.configuration import SegformerConfig
+from tf_segformer.modeling.channels import ChannelNormalization
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.inputs import check_config, check_pixel_values
@@ -190,7 +191,7 @@ class SegformerModel(PretrainedModel):
             for stage in stages
         ]
         stage_norms = [
-            keras.layers.LayerNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
+            ChannelNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
             for stage in stages
         ]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.resize import interpolation_matrix
+from tf_segformer.loops import map_in_turn
+from tf_segformer.training.strips import visit_strips
 
 AVERAGES = ("valid", "all")
-_STRIP_SIZE = 2**22  # entries of the upsampled logits that exist at a time: 16 MB
 _DICE_SMOOTHING = 1.0
 
 
@@ -150,42 +149,41 @@ class SegmentationLoss(keras.losses.Loss):
 
     def _value_and_gradient(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any]:
         """The loss and its gradient with respect to the low-resolution logits."""
-        num_classes, strips = logits.shape[-1], _Strips.of(logits, labels)
         weights = counts
         if self.ohem_threshold is not None:
-            weights = weights * self._hard_pixels(logits, labels, counts, strips)
+            weights = weights * self._hard_pixels(logits, labels, counts)
         if self.class_weights is not None:
             weights = weights * ops.take(ops.convert_to_tensor(self.class_weights, "float32"), labels)
         total = ops.sum(weights) if self.average == "valid" else ops.sum(ops.ones_like(weights))
         weights = weights / ops.maximum(_over_replicas(total), 1e-12)  # every pixel ignored: 0 / tiny = 0
-
         dice_value, of_overlap, of_prediction = 0.0, None, None
         if self.dice_weight:
-            dice_value, of_overlap, of_prediction = self._dice(logits, labels, counts, strips)
-        labels, weights, counts = strips.pad(labels), strips.pad(weights), strips.pad(counts)
+            dice_value, of_overlap, of_prediction = self._dice(logits, labels, counts)
 
-        def visit(strip: _Strip, upsampled: Any, value: Any, gradient: Any) -> tuple[Any, Any]:
-            log_p, p = _softmax(upsampled)
-            is_label = ops.one_hot(strip.cut(labels), num_classes, dtype="float32")  # (B, s, W, K)
-            pixels, slope = self._cross_entropy(log_p, p, is_label)
-            pixel_weights = strip.cut(weights)[..., None]
-            value, slope = value + ops.sum(pixels * pixel_weights), slope * pixel_weights
+        def visit(upsampled: Any, labels: Any, weights: Any, counts: Any) -> tuple[Any, Any]:
+            p, log_total = _softmax(upsampled)
+            is_label = ops.one_hot(labels, upsampled.shape[-1], dtype="float32")  # (s, W, K)
+            x_label = ops.take_along_axis(upsampled, labels[..., None], axis=-1)
+            pixels, slope = self._cross_entropy(upsampled, x_label, log_total, p, is_label)
+            slope = slope * weights[..., None]
             if of_overlap is not None:
-                by_p = (of_overlap * is_label + of_prediction) * strip.cut(counts)[..., None]
+                by_p = (of_overlap * is_label + of_prediction) * counts[..., None]
                 slope = slope + p * (by_p - ops.sum(p * by_p, axis=-1, keepdims=True))
-            return value, gradient + strip.project(slope)
+            return ops.sum(pixels[..., 0] * weights), slope
 
-        value, gradient = strips.fold(
-            visit, logits, ops.convert_to_tensor(dice_value, "float32"), ops.zeros_like(logits)
-        )
-        return value, gradient
+        def of_picture(logits: Any, *pixels: Any) -> tuple[Any, Any]:
+            values, slopes = visit_strips(visit, logits, *pixels, project_last=True)
+            return ops.sum(values), slopes
 
-    def _cross_entropy(self, log_p: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
-        """Each pixel's (focal, smoothed) cross-entropy (..., 1) and its slope by the logits (..., K)."""
-        smoothing = self.label_smoothing
-        target = is_label * (1 - smoothing) + smoothing / is_label.shape[-1] if smoothing else is_label
-        value = -ops.sum(target * log_p, axis=-1, keepdims=True)
-        slope = p - target
+        values, gradient = map_in_turn(of_picture, (logits, labels, weights, counts), ["float32"] * 2)
+        return ops.sum(values) + dice_value, ops.reshape(gradient, ops.shape(logits))
+
+    def _cross_entropy(self, x: Any, x_label: Any, log_total: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
+        """Each pixel's (focal, smoothed) cross-entropy (..., 1) and its slope by the logits x (..., K)."""
+        value, slope, share = log_total - x_label, p - is_label, self.label_smoothing
+        if share:
+            value = value + share * (x_label - ops.mean(x, axis=-1, keepdims=True))
+            slope = slope + share * (is_label - 1 / is_label.shape[-1])
         if self.focal_gamma:
             p_label = ops.sum(p * is_label, axis=-1, keepdims=True)
             p_other = ops.maximum(1 - p_label, 1e-7)  # its power has no slope at 0 for exponents below 1
@@ -195,34 +193,38 @@ class SegmentationLoss(keras.losses.Loss):
             value = factor * value
         return value, slope
 
-    def _hard_pixels(self, logits: Any, labels: Any, counts: Any, strips: _Strips) -> Any:
+    def _hard_pixels(self, logits: Any, labels: Any, counts: Any) -> Any:
         """1 where a pixel is among the hard ones of online hard example mining, (B, H, W)."""
-        padded = strips.pad(labels)
 
-        def visit(strip: _Strip, upsampled: Any, p_label: Any) -> tuple[Any]:
-            found = ops.take_along_axis(_softmax(upsampled)[1], strip.cut(padded)[..., None], axis=-1)
-            return (strip.paste(p_label, found[..., 0]),)
+        def visit(upsampled: Any, labels: Any) -> tuple[Any]:
+            return (ops.take_along_axis(_softmax(upsampled)[0], labels[..., None], axis=-1)[..., 0],)
 
-        (p_label,) = strips.fold(visit, logits, ops.zeros_like(padded, dtype="float32"))
-        p_label = ops.where(counts > 0, p_label[:, : ops.shape(labels)[1]], 2.0)  # the ignored come last
+        def of_picture(logits: Any, labels: Any) -> tuple[Any]:
+            (p_label,) = visit_strips(visit, logits, labels)  # (strips, s, W)
+            return (ops.reshape(p_label, (-1, ops.shape(labels)[1]))[: ops.shape(labels)[0]],)
+
+        (p_label,) = map_in_turn(of_picture, (logits, labels), ["float32"])
+        p_label = ops.where(counts > 0, p_label, 2.0)  # the ignored come last
         in_order = ops.sort(ops.reshape(p_label, (-1,)))
         last_kept = ops.take(in_order, ops.minimum(self.ohem_min_kept, ops.size(in_order)) - 1)
         is_hard = ops.logical_or(p_label < self.ohem_threshold, p_label <= last_kept)
         return ops.cast(is_hard, "float32")
 
-    def _dice(self, logits: Any, labels: Any, counts: Any, strips: _Strips) -> tuple[Any, Any, Any]:
+    def _dice(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any, Any]:
         """The weighted Dice loss and its slopes by the sums of overlap and of prediction of each class, (K,)."""
         num_classes = logits.shape[-1]
-        labels, counts = strips.pad(labels), strips.pad(counts)
 
-        def visit(strip: _Strip, upsampled: Any, *sums: Any) -> tuple[Any, ...]:
-            mask = strip.cut(counts)[..., None]
-            is_label = ops.one_hot(strip.cut(labels), num_classes, dtype="float32") * mask
-            p = _softmax(upsampled)[1]
-            terms = (p * is_label, p * mask, is_label)
-            return tuple(total + ops.sum(term, axis=(0, 1, 2)) for total, term in zip(sums, terms, strict=True))
+        def visit(upsampled: Any, labels: Any, counts: Any) -> tuple[Any]:
+            mask = counts[..., None]
+            is_label = ops.one_hot(labels, num_classes, dtype="float32") * mask
+            p = _softmax(upsampled)[0]
+            return (ops.stack([ops.sum(each, axis=(0, 1)) for each in (p * is_label, p * mask, is_label)]),)
 
-        overlap, predicted, labelled = strips.fold(visit, logits, *(ops.zeros((num_classes,)) for _ in range(3)))
+        def of_picture(*maps: Any) -> tuple[Any]:
+            return (ops.sum(visit_strips(visit, *maps)[0], axis=0),)  # (3, K)
+
+        (sums,) = map_in_turn(of_picture, (logits, labels, counts), ["float32"])
+        overlap, predicted, labelled = ops.unstack(ops.reshape(ops.sum(sums, axis=0), (3, num_classes)), 3)
         present = ops.cast(labelled > 0, "float32")
         share = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)
         union = predicted + labelled + _DICE_SMOOTHING
@@ -244,83 +246,10 @@ class SegmentationLoss(keras.losses.Loss):
         }
 
 
-@dataclass(frozen=True)
-class _Strips:
-    """Bands of label rows, all of one height, with the matrices that resize to them."""
-
-    rows: Any  # of a strip
-    count: Any
-    by_row: Any  # (count * rows, h); the rows below the labels are zero
-    by_column: Any  # (W, w)
-
-    @classmethod
-    def of(cls, logits: Any, labels: Any) -> _Strips:
-        """Parts the labels so that the upsampled logits of a strip have about `_STRIP_SIZE` entries."""
-        batch, height, width = ops.shape(labels)
-        rows = _STRIP_SIZE // (batch * width * logits.shape[-1])
-        if isinstance(rows, int) and isinstance(height, int):
-            rows = min(max(rows, 1), height)  # JAX needs a plain number
-        else:
-            rows = ops.minimum(ops.maximum(rows, 1), height)
-        count = (height + rows - 1) // rows
-        by_row = interpolation_matrix(height, ops.shape(logits)[1])
-        by_row = ops.pad(by_row, ((0, count * rows - height), (0, 0)))
-        return cls(rows, count, by_row, interpolation_matrix(width, ops.shape(logits)[2]))
-
-    def pad(self, pixels: Any) -> Any:
-        """(B, H, W) with zeros below, to whole strips."""
-        return ops.pad(pixels, ((0, 0), (0, self.count * self.rows - ops.shape(pixels)[1]), (0, 0)))
-
-    def fold(self, visit: Callable[..., tuple[Any, ...]], logits: Any, *carry: Any) -> tuple[Any, ...]:
-        """Calls `visit(strip, upsampled (B, s, W, K), *carry)`, which returns the next carry, strip after strip."""
-        batch, height, width, num_classes = ops.shape(logits)
-        flat = ops.reshape(logits, (batch, height, width * num_classes))
-
-        def step(index: Any, *carry: Any) -> tuple[Any, ...]:
-            strip = _Strip(self, index * self.rows)
-            by_row = _later(strip.by_row(), carry[-1])  # two strips at once would share the memory
-            upsampled = ops.reshape(ops.matmul(by_row, flat), (batch, self.rows, width, num_classes))
-            return index + 1, *visit(strip, ops.matmul(self.by_column, upsampled), *carry)
-
-        first = ops.convert_to_tensor(0, "int32")
-        return ops.while_loop(lambda index, *_: index < self.count, step, (first, *carry))[1:]
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """One of the strips."""
-
-    strips: _Strips
-    start: Any  # its first row
-
-    def by_row(self) -> Any:
-        """The matrix that resizes to its rows, (s, h)."""
-        matrix = self.strips.by_row
-        return ops.slice(matrix, (self.start, 0), (self.strips.rows, ops.shape(matrix)[1]))
-
-    def cut(self, pixels: Any) -> Any:
-        """Its rows of padded pixels."""
-        batch, _, width = ops.shape(pixels)
-        return ops.slice(pixels, (0, self.start, 0), (batch, self.strips.rows, width))
-
-    def paste(self, pixels: Any, rows: Any) -> Any:
-        """Padded pixels with its rows replaced."""
-        return ops.slice_update(pixels, (0, self.start, 0), rows)
-
-    def project(self, slope: Any) -> Any:
-        """The transpose of the resize: (B, s, W, K) to (B, h, w, K)."""
-        by_row, by_column = self.by_row(), self.strips.by_column
-        batch, _, _, num_classes = ops.shape(slope)
-        height, width = ops.shape(by_row)[1], ops.shape(by_column)[1]
-        slope = ops.matmul(ops.transpose(by_column), slope)  # (B, s, w, K)
-        slope = ops.reshape(slope, (batch, self.strips.rows, width * num_classes))
-        return ops.reshape(ops.matmul(ops.transpose(by_row), slope), (batch, height, width, num_classes))
-
-
 def _softmax(logits: Any) -> tuple[Any, Any]:
-    """Logarithm of the probabilities, and the probabilities."""
-    log_p = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-    return log_p, ops.exp(log_p)
+    """The probabilities (..., K), and the logarithm (..., 1) of the sum of the exponentials, by the likeliest class."""
+    p = ops.softmax(logits)
+    return p, ops.max(logits, axis=-1, keepdims=True) - ops.log(ops.max(p, axis=-1, keepdims=True))
 
 
 def _with_gradient(logits: Any, value_and_gradient: Callable[[Any], tuple[Any, Any]]) -> Any:
@@ -336,20 +265,6 @@ def _with_gradient(logits: Any, value_and_gradient: Callable[[Any], tuple[Any, A
         return value, gradient
 
     return scalar(logits)
-
-
-def _later(value: Any, previous: Any) -> Any:
-    """`value`, not used before `previous` is computed: a graph would otherwise hold all bands at once."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.control_dependencies([previous]):
-            return tf.identity(value)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.lax.optimization_barrier((value, previous))[0]
-    return value
 
 
 def _over_replicas(total: Any) -> Any:

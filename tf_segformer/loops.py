@@ -1,0 +1,67 @@
+"""Loops that run one iteration after the other, so that all of them share the memory of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def fold_in_turn(function: Callable[[Any, Any], Any], start: int, stop: Any, carry: Any) -> Any:
+    """Calls a function for each index with what the last call gave; with `keras.ops.fori_loop`, calls may overlap.
+
+    Args:
+        function: Takes an index and the carry, and returns the next carry.
+        start: First index.
+        stop: End of the indices, an int or a scalar tensor.
+        carry: What the first call gets; a tensor.
+
+    Returns:
+        What the last call gave, or `carry` where there is none.
+
+    Example:
+        >>> int(fold_in_turn(lambda index, total: total + index, 1, 4, ops.convert_to_tensor(0, "int32")))
+        6
+    """
+    if isinstance(stop, int) and stop <= start:
+        return carry
+    if keras.backend.backend() != "tensorflow":
+        return ops.fori_loop(start, stop, function, carry)
+    import tensorflow as tf
+
+    return tf.while_loop(
+        lambda index, _: index < stop,
+        lambda index, carry: (index + 1, function(index, carry)),
+        (tf.constant(start), carry),
+        parallel_iterations=1,
+    )[1]
+
+
+def map_in_turn(
+    function: Callable[..., tuple[Any, ...]], maps: Sequence[Any], dtypes: Sequence[str], at_once: int = 1
+) -> tuple[Any, ...]:
+    """Calls a function with each row of some tensors; `keras.ops.map` lets TensorFlow run ten calls at a time.
+
+    Args:
+        function: Takes a row of each tensor and returns a tuple of tensors.
+        maps: Tensors of one length.
+        dtypes: Types of the results.
+        at_once: Calls that TensorFlow may run at the same time.
+
+    Returns:
+        The results, stacked.
+
+    Example:
+        >>> map_in_turn(lambda row: (ops.sum(row),), [ops.ones((2, 3))], ["float32"])[0].shape[0]
+        2
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.map(lambda rows: function(*rows), tuple(maps))
+    import tensorflow as tf
+
+    signature = tuple(tf.dtypes.as_dtype(dtype) for dtype in dtypes)
+    return tf.map_fn(
+        lambda rows: function(*rows), tuple(maps), fn_output_signature=signature, parallel_iterations=at_once
+    )

@@ -1,0 +1,93 @@
+"""Dense layer and layer norm over the channels of a map, spelled so that TensorFlow runs each as one kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tf_segformer.modeling.initialization import PACKAGE
+from tf_segformer.modeling.portability import plain_operations_wanted
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ChannelDense(keras.layers.Dense):
+    """Keras' dense layer over the last axis, as one product with a matrix that has a row a position.
+
+    Of a matrix, TensorFlow adds the bias within the product; of a map, it goes over the result once more.
+
+    Example:
+        >>> tuple(ChannelDense(8)(keras.ops.ones((1, 4, 6, 3))).shape)
+        (1, 4, 6, 8)
+    """
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """(..., C) -> (..., units)."""
+        outputs = super().call(ops.reshape(x, (-1, x.shape[-1])), training=training)
+        return ops.reshape(outputs, (*ops.shape(x)[:-1], self.units))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ChannelNormalization(keras.layers.LayerNormalization):
+    """Keras' layer norm over the last axis, which TensorFlow runs as one kernel for inference.
+
+    Weights, configuration and results are those of `keras.layers.LayerNormalization`, whose spelling TensorFlow runs as
+    eleven operations, each a pass over memory.
+
+    Source: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+
+    Example:
+        >>> normalized = ChannelNormalization()(keras.ops.array([[[[1.0, 3.0], [2.0, 8.0]]]]))
+        >>> keras.ops.convert_to_numpy(normalized).round(2).tolist()
+        [[[[-1.0, 1.0], [-1.0, 1.0]]]]
+    """
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Normalizes the channels of every position of (..., C)."""
+        if keras.backend.backend() != "tensorflow":  # these have kernels of their own
+            return super().call(x)
+        if training or plain_operations_wanted() or self.compute_dtype != "float32" or not _is_graph(x):
+            return ops.cast(_normalize(x, self.gamma, self.beta, self.epsilon), self.compute_dtype)
+        return _normalize_as_batch_norm(x, self.gamma, self.beta, self.epsilon)
+
+
+def _is_graph(x: Any) -> bool:
+    """Whether operations are drawn into a graph of TensorFlow, not run one by one or traced by Keras."""
+    import tensorflow as tf
+
+    return tf.is_tensor(x) and not tf.executing_eagerly()
+
+
+def _normalize(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """The definition in float32, the variance from what the result needs anyway: fewer passes, a shorter gradient."""
+    x = ops.cast(x, "float32")
+    centered = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+    return centered * ops.rsqrt(variance + epsilon) * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
+
+
+def _normalize_as_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """The same as a batch norm that takes every position for a channel: 0.93 x the time of the whole network B0.
+
+    TensorFlow's optimizer knows this form as the layer norm of oneDNN, one kernel that is 2 to 4 times as fast, if it
+    acts on a matrix and if scale and offset, ones and zeros, have not become constants before. Placeholders with a
+    default hide from the optimizer that the matrix is a reshaped map, and how many rows it has.
+    """
+    import tensorflow as tf
+
+    hide, channels = tf.compat.v1.placeholder_with_default, x.shape[-1]
+    matrix = hide(tf.reshape(x, [-1, channels]), [None, channels])
+    rows = hide(tf.shape(matrix)[0], [])
+    nothing = tf.constant([], tf.float32)
+    normalized, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(matrix, [1, rows, channels, 1]),
+        scale=tf.fill([rows], 1.0),
+        offset=tf.fill([rows], 0.0),
+        mean=nothing,
+        variance=nothing,
+        epsilon=epsilon,
+        data_format="NCHW",
+        is_training=True,
+    )
+    return tf.reshape(tf.reshape(normalized, tf.shape(matrix)) * gamma + beta, tf.shape(x))
