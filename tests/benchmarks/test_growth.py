@@ -47,7 +47,6 @@ def test_the_table_leaves_missing_points_empty(result):
 
 
 def test_the_picture_is_drawn(result, tmp_path):
-    pytest.importorskip("matplotlib")
     growth.draw(result, tmp_path / "growth.png", side_of_batches=512)
     with Image.open(tmp_path / "growth.png") as picture:
         assert picture.width > 800

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from tf_segformer.modeling.channels import ChannelDense, ChannelNormalization
+from tf_segformer.modeling.channels import Dense, LayerNormalization
 
 SHAPE = (2, 5, 7, 12)
 
@@ -38,8 +38,8 @@ def gradients(layer, x, **arguments):
 
 
 PAIRS = {
-    "dense": (ChannelDense, keras.layers.Dense, {"units": 6}),
-    "layer norm": (ChannelNormalization, keras.layers.LayerNormalization, {"epsilon": 1e-5}),
+    "dense": (Dense, keras.layers.Dense, {"units": 6}),
+    "layer norm": (LayerNormalization, keras.layers.LayerNormalization, {"epsilon": 1e-5}),
 }
 
 
@@ -61,7 +61,7 @@ def test_results_and_gradients_are_those_of_keras(name, jit_compile, training, m
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_layer_norm_is_computed_in_float32(dtype, maps):
-    ours, theirs = pair(ChannelNormalization, keras.layers.LayerNormalization, epsilon=1e-5, dtype=dtype)
+    ours, theirs = pair(LayerNormalization, keras.layers.LayerNormalization, epsilon=1e-5, dtype=dtype)
     run = tf.function(ours)
     assert run(maps).dtype == ours.compute_dtype
     np.testing.assert_array_equal(tf.cast(run(maps), "float32"), tf.cast(tf.function(theirs)(maps), "float32"))
@@ -71,7 +71,7 @@ def test_layer_norm_is_computed_in_float32(dtype, maps):
 def test_tensorflow_runs_one_kernel_for_inference(spec, maps):
     if not tf.config.list_logical_devices("CPU") or not _has_onednn():
         pytest.skip("this TensorFlow has no oneDNN")
-    norm, dense = ChannelNormalization(), ChannelDense(6)
+    norm, dense = LayerNormalization(), Dense(6)
     run = tf.function(lambda x: dense(norm(tf.nn.relu(x))), input_signature=[tf.TensorSpec(spec)])
     context.enable_run_metadata()  # before the first run, which optimizes the graph
     run(maps)

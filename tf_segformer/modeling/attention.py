@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from tf_segformer.loops import map_in_turn
-from tf_segformer.modeling.channels import ChannelDense, ChannelNormalization
+from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.portability import plain_operations_wanted
 
@@ -143,7 +143,7 @@ class EfficientSelfAttention(keras.layers.Layer):
         self.epsilon = epsilon
         self.initializer_range = initializer_range
         self.query, self.key, self.value, self.output_dense = (
-            ChannelDense(
+            Dense(
                 hidden_size,
                 kernel_initializer=normal_initializer(initializer_range),
                 dtype=self.dtype_policy,
@@ -163,7 +163,7 @@ class EfficientSelfAttention(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name="sequence_reduction",
             )
-            self.layer_norm = ChannelNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
+            self.layer_norm = LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights."""

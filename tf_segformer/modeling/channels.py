@@ -1,4 +1,7 @@
-"""Dense layer and layer norm over the channels of a map, spelled so that TensorFlow runs each as one kernel."""
+"""Dense layer and layer norm over the channels of a map, spelled so that TensorFlow runs each as one kernel.
+
+They have the names of Keras' own layers, since files of Keras name a layer's place after its class.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from tf_segformer.modeling.portability import plain_operations_wanted
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class ChannelDense(keras.layers.Dense):
+class Dense(keras.layers.Dense):
     """Keras' dense layer over the last axis, as one product with a matrix that has a row a position.
 
     Of a matrix, TensorFlow adds the bias within the product; of a map, it goes over the result once more.
 
     Example:
-        >>> tuple(ChannelDense(8)(keras.ops.ones((1, 4, 6, 3))).shape)
+        >>> tuple(Dense(8)(keras.ops.ones((1, 4, 6, 3))).shape)
         (1, 4, 6, 8)
     """
 
@@ -29,7 +32,7 @@ class ChannelDense(keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class ChannelNormalization(keras.layers.LayerNormalization):
+class LayerNormalization(keras.layers.LayerNormalization):
     """Keras' layer norm over the last axis, which TensorFlow runs as one kernel for inference.
 
     Weights, configuration and results are those of `keras.layers.LayerNormalization`, whose spelling TensorFlow runs as
@@ -38,7 +41,7 @@ class ChannelNormalization(keras.layers.LayerNormalization):
     Source: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
 
     Example:
-        >>> normalized = ChannelNormalization()(keras.ops.array([[[[1.0, 3.0], [2.0, 8.0]]]]))
+        >>> normalized = LayerNormalization()(keras.ops.array([[[[1.0, 3.0], [2.0, 8.0]]]]))
         >>> keras.ops.convert_to_numpy(normalized).round(2).tolist()
         [[[[-1.0, 1.0], [-1.0, 1.0]]]]
     """

@@ -20,7 +20,7 @@ import keras
 from keras import ops
 
 from tf_segformer.loops import fold_in_turn
-from tf_segformer.modeling.channels import ChannelDense
+from tf_segformer.modeling.channels import Dense
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.portability import plain_operations_wanted
 from tf_segformer.resize import resize_bilinear
@@ -179,7 +179,7 @@ class SegformerDecodeHead(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.batch_norm = keras.layers.BatchNormalization(**BATCH_NORM, dtype=self.dtype_policy, name="batch_norm")
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
-        self.classifier = ChannelDense(
+        self.classifier = Dense(
             num_labels,
             kernel_initializer=normal_initializer(initializer_range),
             dtype=self.dtype_policy,
@@ -301,8 +301,8 @@ class MmsegDecodeHead(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.classifier = self._dense("classifier", num_labels)
 
-    def _dense(self, name: str, units: int, use_bias: bool = True) -> ChannelDense:
-        return ChannelDense(
+    def _dense(self, name: str, units: int, use_bias: bool = True) -> Dense:
+        return Dense(
             units,
             use_bias=use_bias,
             kernel_initializer=normal_initializer(self.initializer_range),

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
-from tf_segformer.modeling.channels import ChannelDense, ChannelNormalization
+from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.portability import plain_operations_wanted
 
@@ -130,7 +130,7 @@ class OverlapPatchEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.layer_norm = ChannelNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
+        self.layer_norm = LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights for maps of `input_shape[-1]` channels."""
@@ -190,7 +190,7 @@ class MixFeedForward(keras.layers.Layer):
         self.initializer_range = initializer_range
         self.inner_size = int(hidden_size * mlp_ratio)
         self.dense_1, self.dense_2 = (
-            ChannelDense(
+            Dense(
                 units,
                 kernel_initializer=normal_initializer(initializer_range),
                 dtype=self.dtype_policy,
@@ -293,7 +293,7 @@ class TransformerBlock(keras.layers.Layer):
         }
         policy = self.dtype_policy
         self.layer_norm_1, self.layer_norm_2 = (
-            ChannelNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
+            LayerNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
             for name in ("layer_norm_1", "layer_norm_2")
         )
         self.attention = EfficientSelfAttention(

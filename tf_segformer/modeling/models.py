@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tf_segformer.configuration import SegformerConfig
-from tf_segformer.modeling.channels import ChannelNormalization
+from tf_segformer.modeling.channels import LayerNormalization
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.inputs import check_config, check_pixel_values
@@ -191,7 +191,7 @@ class SegformerModel(PretrainedModel):
             for stage in stages
         ]
         stage_norms = [
-            ChannelNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
+            LayerNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
             for stage in stages
         ]
 

@@ -132,11 +132,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path
     Example:
         >>> draw_curves(log.rows, log.class_names, "curves.png")
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        click.echo(f"{path} is not drawn: it needs matplotlib (pip install matplotlib)", err=True)
-        return
+    from matplotlib.figure import Figure  # a second that a run spends at its end
+
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(11, 8), layout="constrained")
     ((losses, scores), (classes, rates)) = figure.subplots(2, 2)
