@@ -52,11 +52,10 @@ def test_results_and_gradients_are_those_of_keras(name, jit_compile, training, m
         lambda x: (ours(x, training=training), gradients(ours, x, training=training)), jit_compile=jit_compile
     )
     result, slopes = run(maps)
-    np.testing.assert_allclose(result, theirs(maps), rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(ours(maps), theirs(maps), rtol=2e-5, atol=2e-5)  # not in a graph
-    for slope, expected in zip(slopes, gradients(theirs, maps), strict=True):
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(slope / scale, expected / scale, atol=2e-5)
+    pairs = [(result, theirs(maps)), (ours(maps), theirs(maps))]  # in a graph, and operation by operation
+    pairs += zip(slopes, gradients(theirs, maps), strict=True)
+    for one, expected in pairs:  # sums are taken in another order: some roundings of the largest value
+        np.testing.assert_allclose(one, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
@@ -69,7 +68,7 @@ def test_layer_norm_is_computed_in_float32(dtype, maps):
 
 @pytest.mark.parametrize("spec", [[None, None, None, 12], list(SHAPE)], ids=["any size", "fixed size"])
 def test_tensorflow_runs_one_kernel_for_inference(spec, maps):
-    if not tf.config.list_logical_devices("CPU") or not _has_onednn():
+    if not _has_onednn():
         pytest.skip("this TensorFlow has no oneDNN")
     norm, dense = LayerNormalization(), Dense(6)
     run = tf.function(lambda x: dense(norm(tf.nn.relu(x))), input_signature=[tf.TensorSpec(spec)])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from tf_segformer import SegformerDecodeHead
+from tf_segformer.loops import fold_in_turn
+from tf_segformer.modeling import decode_head
 from tf_segformer.modeling.decode_head import MmsegDecodeHead
 from tf_segformer.resize import resize_bilinear
 
@@ -52,6 +55,24 @@ def test_composition_changes_nothing(feature_maps, training):
     head.batch_norm.moving_variance.assign(statistics[1])
     logits = ops.convert_to_numpy(head(feature_maps, training=training))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("sizes", ["known", "open"])
+@pytest.mark.parametrize("hidden_size", [12, 15], ids=["12 channels in 4 blocks", "15 channels in one"])
+def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit_compile, monkeypatch):
+    head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=hidden_size), feature_maps)
+    expected = head(feature_maps).numpy()
+    monkeypatch.setattr(decode_head, "MAX_HIDDEN", 2 * 25 * 33 * 4)
+    folded = []
+    monkeypatch.setattr(decode_head, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
+    shapes = [each.shape if sizes == "known" else (None, None, None, each.shape[-1]) for each in feature_maps]
+    run = tf.function(
+        lambda *maps: head(maps), input_signature=[tf.TensorSpec(each) for each in shapes], jit_compile=jit_compile
+    )
+    np.testing.assert_allclose(run(*feature_maps), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    if sizes == "known":
+        assert folded == [4 if hidden_size == 12 else 1]
 
 
 def test_training_moves_the_batch_norm_statistics_as_the_uncomposed_head_does(feature_maps):

@@ -5,6 +5,7 @@ They have the names of Keras' own layers, since files of Keras name a layer's pl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,20 @@ from keras import ops
 
 from tf_segformer.modeling.initialization import PACKAGE
 from tf_segformer.modeling.portability import plain_operations_wanted
+
+
+def on_matrix(function: Callable[[Any], Any], x: Any) -> Any:
+    """Applies a function of the channels to a map as to a matrix that has a row a position.
+
+    Args:
+        function: Matrix (N, C) to matrix (N, D).
+        x: Map (..., C).
+
+    Returns:
+        Map (..., D).
+    """
+    outputs = function(ops.reshape(x, (-1, x.shape[-1])))
+    return ops.reshape(outputs, (*ops.shape(x)[:-1], ops.shape(outputs)[-1]))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -27,8 +42,8 @@ class Dense(keras.layers.Dense):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """(..., C) -> (..., units)."""
-        outputs = super().call(ops.reshape(x, (-1, x.shape[-1])), training=training)
-        return ops.reshape(outputs, (*ops.shape(x)[:-1], self.units))
+        product = super().call
+        return on_matrix(lambda matrix: product(matrix, training=training), x)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

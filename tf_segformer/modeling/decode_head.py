@@ -20,7 +20,7 @@ import keras
 from keras import ops
 
 from tf_segformer.loops import fold_in_turn
-from tf_segformer.modeling.channels import Dense
+from tf_segformer.modeling.channels import Dense, on_matrix
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.portability import plain_operations_wanted
 from tf_segformer.resize import resize_bilinear
@@ -141,9 +141,8 @@ def _channel_blocks(positions: Any, hidden_size: int) -> Any:
 
 
 def _project(x: Any, kernel: Any) -> Any:
-    """Product of the channels of a map with a matrix, as one product of matrices."""
-    channels, units = ops.shape(kernel)
-    return ops.reshape(ops.matmul(ops.reshape(x, (-1, channels)), kernel), (*ops.shape(x)[:-1], units))
+    """Product of the channels of a map with a kernel."""
+    return on_matrix(lambda matrix: ops.matmul(matrix, kernel), x)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
