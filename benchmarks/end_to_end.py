@@ -10,17 +10,15 @@ makes the class map of each picture in turn: as far as the predictor is faster t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
-import tempfile
 from typing import Any
 
 from benchmarks.harness import report
 from benchmarks.harness.artifacts import PICTURES
 from benchmarks.harness.case import Case
 from benchmarks.harness.end_to_end_peers import PEERS
-from benchmarks.harness.options import bench_of, parser_of
+from benchmarks.harness.options import add_square_case, measure_square_cases, parser_of
 from benchmarks.harness.pool import Bench, Worker
 from benchmarks.harness.timing import interleave, ratio, summarize
 
@@ -28,13 +26,9 @@ TITLES = {key: peer.title for key, peer in PEERS.items()}
 
 
 def main() -> None:
-    arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.harness.end_to_end_peers", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in arguments.variants:
-            size = arguments.size
-            case = Case(folder, variant, size, size, arguments.classes, threads=arguments.threads)
-            report.write(measure(bench, arguments.peers, case, arguments.runs), arguments.output)
+    parser = parser_of(__doc__, list(PEERS), runs=10)
+    add_square_case(parser, ["b0"])
+    measure_square_cases(parser.parse_args(), "benchmarks.harness.end_to_end_peers", PEERS, measure)
 
 
 def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
@@ -87,14 +81,6 @@ def _parts_table(parts: list[dict[str, float]]) -> str:
         for name, median in medians.items()
     ]
     return "\n" + report.table(["part", "median ms a picture", "%"], rows)
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__, list(PEERS), runs=10)
-    parser.add_argument("--variants", nargs="+", default=["b0"])
-    parser.add_argument("--size", type=int, default=512, help="side to which pictures are resized")
-    parser.add_argument("--classes", type=int, default=150)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ is `import tensorflow` or `import torch`; "package" what `import tf_segformer` o
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import tempfile
 
 from benchmarks.harness import report
 from benchmarks.harness.alone import Alone, measure_alone
 from benchmarks.harness.case import Case
 from benchmarks.harness.inference_peers import PEERS
-from benchmarks.harness.options import bench_of, parser_of
+from benchmarks.harness.options import add_square_case, measure_square_cases, parser_of
 from benchmarks.harness.pool import Bench, GivenUp, Skipped
 
 STARTED = ["ours", "ours-eager", "torch"]
@@ -27,13 +25,9 @@ TITLES = {key: PEERS[key].title for key in STARTED}
 
 
 def main() -> None:
-    arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.harness.inference_peers", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in arguments.variants:
-            size = arguments.size
-            case = Case(folder, variant, size, size, arguments.classes, threads=arguments.threads)
-            report.write(measure(bench, arguments.peers, case, arguments.runs), arguments.output)
+    parser = parser_of(__doc__, STARTED, runs=5)
+    add_square_case(parser, ["b0", "b5"])
+    measure_square_cases(parser.parse_args(), "benchmarks.harness.inference_peers", PEERS, measure)
 
 
 def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
@@ -81,14 +75,6 @@ def _phases(result: Alone) -> list[float]:
         answer,
         framework + package + sum(others) + answer,
     ]
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__, STARTED, runs=5)
-    parser.add_argument("--variants", nargs="+", default=["b0", "b5"])
-    parser.add_argument("--size", type=int, default=512, help="side of the square picture")
-    parser.add_argument("--classes", type=int, default=150)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -72,21 +72,11 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any
 def _command(case: Case) -> Engine:
     """`tf-segformer predict FOLDER`, start-up and writing of the class maps included."""
     _processor(case).save_pretrained(case.weights)
-    pictures, output = case.export("pictures"), case.export("segmented")
-    command = [
-        sys.executable,
-        "-m",
-        "tf_segformer",
-        "predict",
-        str(pictures),
-        "--save",
-        "mask",
-        "--output",
-        str(output),
-    ]
+    options = ["--model", case.weights, "--save", "mask", "--output", case.export("segmented")]
+    command = [sys.executable, "-m", "tf_segformer", "predict", case.export("pictures"), *options]
 
     def run() -> None:
-        subprocess.run([*command, "--model", str(case.weights)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     return Engine(run=run, output=lambda: np.empty(0))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 
-from benchmarks.harness.case import Peer
+from benchmarks.harness import report
+from benchmarks.harness.case import Case, Peer
 from benchmarks.harness.pool import Bench, Limits
 
 # TensorFlow and transformers import these where they are installed, 0.2 GB and seconds of it, and no engine needs them.
@@ -36,3 +38,36 @@ def bench_of(arguments: argparse.Namespace, module: str, peers: dict[str, Peer])
     """Where workers of a table of peers come from, as the options say."""
     limits = Limits(arguments.time_limit, arguments.memory_limit)
     return Bench(module, peers, arguments.tf_port_python, limits, arguments.hide)
+
+
+def add_square_case(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
+    """Adds the options of `measure_square_cases`.
+
+    Args:
+        parser: From `parser_of`.
+        variants: Variants that are measured by default.
+    """
+    parser.add_argument("--variants", nargs="+", default=variants)
+    parser.add_argument("--size", type=int, default=512, help="side of the square that the network sees")
+    parser.add_argument("--classes", type=int, default=150)
+
+
+def measure_square_cases(
+    arguments: argparse.Namespace,
+    module: str,
+    peers: dict[str, Peer],
+    measure: Callable[[Bench, list[str], Case, int], str],
+) -> None:
+    """Measures each variant at one size and writes the tables.
+
+    Args:
+        arguments: With the options of `add_square_case`.
+        module: Module whose `PEERS` the workers load.
+        peers: That table.
+        measure: Takes where workers come from, the keys of the peers, the case and the rounds; returns the table.
+    """
+    bench = bench_of(arguments, module, peers)
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in arguments.variants:
+            case = Case(folder, variant, arguments.size, arguments.size, arguments.classes, threads=arguments.threads)
+            report.write(measure(bench, arguments.peers, case, arguments.runs), arguments.output)
