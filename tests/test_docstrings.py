@@ -26,7 +26,11 @@ MODULES = ["tf_segformer"] + [
     for module in pkgutil.walk_packages(tf_segformer.__path__, "tf_segformer.")
     if not module.name.endswith("__main__")
 ]
-EXTRAS = {"tf_segformer.deploy.edge": "tf2onnx", "tf_segformer.deploy.serving": "tensorflow_serving"}
+EXTRAS = {
+    "tf_segformer.deploy.edge": "onnx",
+    "tf_segformer.deploy.onnx_graph": "onnx",
+    "tf_segformer.deploy.serving": "tensorflow_serving",
+}
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 
 

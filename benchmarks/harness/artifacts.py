@@ -107,7 +107,7 @@ def _made_by(make: Callable[[Case], None], *imports: str, of: tuple[str, ...] = 
 PEERS = {
     "weights": _made_by(_weights, "tensorflow", of=()),
     "hugging-face.onnx": _made_by(_hugging_face_onnx, "torch", "transformers", "onnx"),
-    "ours.onnx": _made_by(_onnx, "tensorflow", "tf2onnx"),
+    "ours.onnx": _made_by(_onnx, "tensorflow", "onnx"),
     "saved-model": _made_by(_saved_model, "tensorflow"),
     "pictures": _made_by(_pictures, "PIL", of=()),
 }

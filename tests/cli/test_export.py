@@ -60,11 +60,13 @@ def test_litert_with_calibration_pictures(run, checkpoint, picture, tmp_path):
     assert SegformerImageProcessor.from_pretrained(tmp_path / "edge").size == {"height": 64, "width": 96}
 
 
-def test_onnx(run, checkpoint, tmp_path):
-    pytest.importorskip("tf2onnx", reason='needs the extra "onnx"')
-    outcome = run("export", checkpoint(), tmp_path / "edge", "--format", "onnx")
+@pytest.mark.parametrize(("options", "channels_axis"), [((), 3), (("--data-format", "channels_first"), 1)])
+def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
+    onnx = pytest.importorskip("onnx", reason='needs the extra "onnx"')
+    outcome = run("export", checkpoint(), tmp_path / "edge", "--format", "onnx", *options)
     assert outcome.code == 0, outcome.err
-    assert (tmp_path / "edge" / "model.onnx").stat().st_size > 10_000
+    (pixel_values,) = onnx.load(tmp_path / "edge" / "model.onnx").graph.input
+    assert pixel_values.type.tensor_type.shape.dim[channels_axis].dim_value == 3
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,7 @@ def test_onnx(run, checkpoint, tmp_path):
     [
         (("--precision", "int8"), "--precision of saved_model is one of float32, float16, bfloat16"),
         (("--format", "onnx", "--size", "64"), "are for --format litert"),
+        (("--data-format", "channels_first"), "--data-format is for --format onnx"),
         (("--format", "litert", "--precision", "int8"), "go together"),
         (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),
     ],

@@ -1,8 +1,12 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from tests.deploy.conftest import LABELS
-from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
+from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor, SegformerModel
 from tf_segformer.deploy.edge import export_litert, export_onnx
 from tf_segformer.modeling.portability import plain_operations_wanted
 
@@ -76,20 +80,92 @@ def test_litert_options_that_make_no_sense_are_refused(small_config, tmp_path, o
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def onnxruntime():
+    """The engine that runs ONNX files here."""
+    return pytest.importorskip("onnxruntime", reason='needs the extra "onnx"')
+
+
+def run_onnx(onnxruntime, path, pixel_values):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"pixel_values": pixel_values})[0]
+
+
 @pytest.mark.parametrize(("task", "opset"), [("segmentation", 17), ("segmentation", 18), ("classification", 18)])
-def test_onnx_equals_keras_at_any_size(exported, task, opset, tmp_path):
-    pytest.importorskip("tf2onnx", reason='needs the extra "onnx"')
-    onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra "onnx"')
+def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_path):
     model, processor, _ = exported(task)
     path = export_onnx(model, tmp_path, processor, opset=opset)
-    session = onnxruntime.InferenceSession(path)
-    for shape in ((1, 64, 96), (2, 65, 97), (3, 32, 31)):
+    # of a picture of 9x20 the first map is smaller than its sequence reduction
+    for shape in ((1, 64, 96), (2, 65, 97), (3, 32, 31), (1, 100, 47), (2, 9, 20)):
         pixel_values = random_pixel_values(*shape)
-        (logits,) = session.run(["logits"], {"pixel_values": pixel_values})
+        logits = run_onnx(onnxruntime, path, pixel_values)
         np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=2e-5)
     assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS.values())
+    assert SegformerImageProcessor.from_pretrained(tmp_path) == processor
 
 
-def test_onnx_of_other_operators_is_refused(exported, tmp_path):
-    with pytest.raises(ValueError, match="choose one of 17, 18"):
-        export_onnx(exported().model, tmp_path, opset=9)
+def test_onnx_channels_first_is_the_same_transposed(exported, onnxruntime, tmp_path):
+    model = exported().model
+    path = export_onnx(model, tmp_path, data_format="channels_first")
+    pixel_values = random_pixel_values(2, 40, 64)
+    logits = run_onnx(onnxruntime, path, pixel_values.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(logits.transpose(0, 2, 3, 1), model(pixel_values), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decode_head_type": "mmseg"},
+        {"hidden_act": "gelu_new"},
+        {"hidden_act": "silu"},
+        {"hidden_act": "relu", "num_channels": 5, "embedding_norm_eps": 1e-2, "block_norm_eps": 1e-1},
+        {"mlp_ratios": (2, 1.5, 4, 1), "num_attention_heads": (2, 1, 4, 8), "patch_sizes": (4, 3, 5, 2)},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_onnx_of_any_architecture_equals_keras(small_config, onnxruntime, tmp_path, changes):
+    model = SegformerForSemanticSegmentation(small_config.replace(initializer_range=0.3, **changes))
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        if len(variable.shape) == 1:  # biases and norms start as zeros and ones, of which none would be missed
+            variable.assign(1 + 0.3 * rng.uniform(-1, 1, variable.shape))
+    path = export_onnx(model, tmp_path)
+    pixel_values = rng.standard_normal((1, 64, 40, model.config.num_channels), dtype=np.float32)
+    expected = np.asarray(model(pixel_values))
+    logits = run_onnx(onnxruntime, path, pixel_values)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, backend):
+    pytest.importorskip(backend)
+    model = exported().model
+    model.save_pretrained(tmp_path / "weights")
+    program = (
+        "import sys; from tf_segformer import SegformerForSemanticSegmentation as Model\n"
+        "from tf_segformer.deploy.edge import export_onnx\n"
+        "export_onnx(Model.from_pretrained(sys.argv[1]), sys.argv[2])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "weights", tmp_path / "file"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        check=True,
+    )
+    pixel_values = random_pixel_values(1, *SIZE)
+    logits = run_onnx(onnxruntime, tmp_path / "file" / "model.onnx", pixel_values)
+    np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"opset": 9}, "opset=9: choose one of 17, 18"), ({"data_format": "NCHW"}, "choose one of channels_last")],
+)
+def test_onnx_options_that_make_no_sense_are_refused(exported, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(exported().model, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_of_an_encoder_is_refused(small_config, tmp_path):
+    with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
+        export_onnx(SegformerModel(small_config), tmp_path)

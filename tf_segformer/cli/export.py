@@ -21,6 +21,7 @@ _OF_FORMAT = {
     "litert": ("float32", "float16", "dynamic-int8", "int8"),
     "onnx": ("float32",),
 }
+DATA_FORMATS = ("channels_last", "channels_first")
 _CALIBRATION_PICTURES = 100
 
 
@@ -48,6 +49,10 @@ _CALIBRATION_PICTURES = 100
     metavar="PHOTOS",
     help=f"litert int8: folder or pattern of pictures; {_CALIBRATION_PICTURES} are used.",
 )
+@click.option(
+    "--data-format", type=click.Choice(DATA_FORMATS), default=DATA_FORMATS[0], show_default=True,
+    help="onnx: layout of pixel values and logits; channels_first is that of Hugging Face's export.",
+)  # fmt: skip
 def export(
     model: str,
     folder: Path,
@@ -57,6 +62,7 @@ def export(
     max_pixels: int,
     size: str | None,
     calibration: str | None,
+    data_format: str,
 ) -> None:
     """Writes MODEL into FOLDER for a server or a device.
 
@@ -70,6 +76,8 @@ def export(
         raise click.UsageError(f"--precision of {format_name} is one of {', '.join(_OF_FORMAT[format_name])}")
     if (size or calibration) and format_name != "litert":
         raise click.UsageError("--size and --calibration are for --format litert")
+    if data_format != DATA_FORMATS[0] and format_name != "onnx":
+        raise click.UsageError("--data-format is for --format onnx")
     if (precision == "int8") != (calibration is not None):
         raise click.UsageError("--precision int8 and --calibration PHOTOS go together")
     if precision == "int8" and size == "any":
@@ -79,7 +87,7 @@ def export(
         raise CheckpointError(f"{loaded.weights}: an encoder alone cannot be exported, it has no classes")
     try:
         written = _write(
-            loaded.model, folder, processor, format_name, precision, version, max_pixels, size, calibration
+            loaded.model, folder, processor, format_name, precision, version, max_pixels, size, calibration, data_format
         )
     except SegformerError:
         raise
@@ -98,6 +106,7 @@ def _write(
     max_pixels: int,
     size: str | None,
     calibration: str | None,
+    data_format: str,
 ) -> Path:
     """Calls the function of one format with what it takes."""
     if format_name == "saved_model":
@@ -107,7 +116,7 @@ def _write(
     from tf_segformer.deploy.edge import export_litert, export_onnx
 
     if format_name == "onnx":
-        return export_onnx(model, folder, processor)
+        return export_onnx(model, folder, processor, data_format=data_format)
     sides = _read_size(size, processor)
     if sides is not None:
         processor = replace(processor, size=sides)

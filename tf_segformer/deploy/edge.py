@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.deploy.network import InferenceNetwork
+from tf_segformer.deploy.network import InferenceNetwork, check_task
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.modeling.portability import plain_operations
 
 LABELS_NAME = "labels.txt"
 PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
 ONNX_OPSETS = (17, 18)
+DATA_FORMATS = ("channels_last", "channels_first")
 
 
 def export_litert(
@@ -81,23 +82,27 @@ def export_onnx(
     processor: SegformerImageProcessor | None = None,
     *,
     opset: int = ONNX_OPSETS[-1],
+    data_format: str = "channels_last",
 ) -> Path:
-    """Writes `model.onnx`, from `pixel_values` (B, H, W, C) of any size to `logits`, and `labels.txt`.
+    """Writes `model.onnx`, from `pixel_values` of any size to `logits`, and `labels.txt`.
 
-    Needs the extra "onnx". The layout stays channels last.
+    Needs the extra "onnx". Runs on every backend of Keras. Both layouts take the same time.
 
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; made where it is missing, files of the same names are replaced.
         processor: Where given, its preprocessor_config.json is written too: it says how pictures become pixel values.
         opset: Version of the operators, 17 or 18.
+        data_format: "channels_last": pixel values (B, H, W, C) and logits (B, h, w, K), as everywhere in this project;
+            "channels_first": (B, C, H, W) and (B, K, h, w), as Hugging Face's export has them, for which such a file
+            can stand in.
 
     Returns:
         Path of the model.
 
     Raises:
-        ValueError: A model that cannot be exported, or another version of the operators.
-        ImportError: tf2onnx is not installed.
+        ValueError: A model that cannot be exported, another version of the operators, or another layout.
+        ImportError: onnx is not installed.
 
     Example:
         >>> import tempfile
@@ -107,18 +112,16 @@ def export_onnx(
         ...     export_onnx(model, place).name
         'model.onnx'
     """
-    if opset not in ONNX_OPSETS:
-        raise ValueError(f"opset={opset!r}: choose one of {', '.join(map(str, ONNX_OPSETS))}")
+    for name, value, choices in (("opset", opset, ONNX_OPSETS), ("data_format", data_format, DATA_FORMATS)):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
+    check_task(model)
     try:
-        import tf2onnx
+        from tf_segformer.deploy.onnx_model import draw_onnx
     except ImportError as error:
-        raise ImportError("export to ONNX needs tf2onnx: pip install tf_segformer[onnx]") from error
-    module = InferenceNetwork(model)
-    signature = [tf.TensorSpec([None, None, None, model.config.num_channels], tf.float32, name="pixel_values")]
-    with plain_operations():
-        function = _named_function(module, signature[0].shape)
-        content, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
-    return _write(Path(folder), "model.onnx", content.SerializeToString(), model, processor)
+        raise ImportError("export to ONNX needs onnx: pip install tf_segformer[onnx]") from error
+    content = draw_onnx(model, opset, data_format).SerializeToString()
+    return _write(Path(folder), "model.onnx", content, model, processor)
 
 
 def _named_function(module: InferenceNetwork, shape: Any) -> Any:

@@ -101,7 +101,7 @@ class InferenceNetwork(tf.Module):
 
 
 def check_exportable(model: Any) -> None:
-    """Refuses what has no inference graph here.
+    """Refuses what has no inference graph in TensorFlow.
 
     Args:
         model: A Keras model.
@@ -114,6 +114,18 @@ def check_exportable(model: Any) -> None:
             f"Keras runs on {keras.backend.backend()}, export needs TensorFlow: save the model with save_pretrained "
             "and export it in a process started with KERAS_BACKEND=tensorflow."
         )
+    check_task(model)
+
+
+def check_task(model: Any) -> None:
+    """Refuses models without classes.
+
+    Args:
+        model: A Keras model.
+
+    Raises:
+        ValueError: Neither a segmentation nor a classification model.
+    """
     if not isinstance(model, (SegformerForSemanticSegmentation, SegformerForImageClassification)):
         raise ValueError(
             f"{type(model).__name__} cannot be exported: it must be a SegformerForSemanticSegmentation or a "

@@ -11,7 +11,7 @@ _wanted = contextvars.ContextVar("plain_operations_wanted", default=False)
 
 @contextlib.contextmanager
 def plain_operations() -> Iterator[None]:
-    """Draws graphs without loops and without what only TensorFlow's optimizer understands, for LiteRT and ONNX.
+    """Draws graphs without loops and without what only TensorFlow's optimizer understands, for LiteRT.
 
     Example:
         >>> with plain_operations():
