@@ -176,10 +176,31 @@ class EfficientSelfAttention(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
-        reduced = self._reduce(x)  # (B, H', W', C)
-        query = self._split_heads(self.query(x))  # (B, H*W, heads, C/heads)
-        key = self._split_heads(self.key(reduced))  # (B, H'*W', heads, C/heads)
-        value = self._split_heads(self.value(reduced))
+        map_shape = ops.shape(x)
+        positions = ops.reshape(x, (-1, self.hidden_size))
+        outputs, probabilities = self.mix(positions, map_shape, training, return_attention)
+        outputs = ops.reshape(outputs, map_shape)
+        return (outputs, probabilities) if return_attention else outputs
+
+    def mix(
+        self, positions: Any, map_shape: tuple[Any, ...], training: bool = False, return_attention: bool = False
+    ) -> tuple[Any, Any]:
+        """The layer on a map given as a matrix, as the blocks have it.
+
+        Args:
+            positions: (B*H*W, C).
+            map_shape: (B, H, W, C), ints or scalar tensors.
+            training: Whether probabilities are dropped and gradients wanted.
+            return_attention: Whether the probabilities are wanted.
+
+        Returns:
+            (B*H*W, C), and the probabilities (B, heads, H*W, H'*W') or None.
+        """
+        batch = map_shape[0]
+        reduced = self._reduce(positions, map_shape)  # (B*H'*W', C)
+        query = self._split_heads(self.query(positions), batch)  # (B, H*W, heads, C/heads)
+        key = self._split_heads(self.key(reduced), batch)  # (B, H'*W', heads, C/heads)
+        value = self._split_heads(self.value(reduced), batch)
         probabilities = None
         if return_attention or (training and self.dropout_rate > 0):  # these need the probabilities themselves
             query, key, value = (ops.transpose(each, (0, 2, 1, 3)) for each in (query, key, value))
@@ -188,31 +209,31 @@ class EfficientSelfAttention(keras.layers.Layer):
             context = ops.transpose(context, (0, 2, 1, 3))
         else:
             context = attend(query, key, value, MAX_SCORES, recompute=training)
-        context = ops.reshape(context, ops.shape(x))  # (B, H, W, C)
-        outputs = self.output_dense(context)
-        return (outputs, probabilities) if return_attention else outputs
+        context = ops.reshape(context, (-1, self.hidden_size))
+        return self.output_dense(context), probabilities
 
     def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """Shapes and dtypes of the result, without running the layer."""
         return attention_output_spec(x, self.compute_dtype, self.num_heads, return_attention)
 
-    def _reduce(self, x: Any) -> Any:
+    def _reduce(self, positions: Any, map_shape: tuple[Any, ...]) -> Any:
         """Shrinks the map for keys and values; one smaller than the ratio is padded so that one key is left."""
         ratio = self.sequence_reduction_ratio
         if ratio == 1:
-            return x
-        batch, height, width = ops.shape(x)[:3]
+            return positions
+        batch, height, width, _ = map_shape
+        x = ops.reshape(positions, map_shape)
         missing = [
             max(ratio - side, 0) if isinstance(side, int) else ops.maximum(ratio - side, 0) for side in (height, width)
         ]
         x = ops.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
         # TensorFlow forgets how many channels there are where it pads by a tensor; LiteRT has to know
         x = ops.reshape(x, (batch, height + missing[0], width + missing[1], self.hidden_size))
-        return self.layer_norm(self.sequence_reduction(x))
+        return self.layer_norm(ops.reshape(self.sequence_reduction(x), (-1, self.hidden_size)))
 
-    def _split_heads(self, x: Any) -> Any:
-        """(B, H, W, C) -> (B, H*W, heads, C/heads)."""
-        return ops.reshape(x, (ops.shape(x)[0], -1, self.num_heads, self.hidden_size // self.num_heads))
+    def _split_heads(self, positions: Any, batch: Any) -> Any:
+        """(B*N, C) -> (B, N, heads, C/heads)."""
+        return ops.reshape(positions, (batch, -1, self.num_heads, self.hidden_size // self.num_heads))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

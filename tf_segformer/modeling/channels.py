@@ -20,11 +20,13 @@ def on_matrix(function: Callable[[Any], Any], x: Any) -> Any:
 
     Args:
         function: Matrix (N, C) to matrix (N, D).
-        x: Map (..., C).
+        x: Map (..., C), or such a matrix.
 
     Returns:
-        Map (..., D).
+        Map (..., D), or matrix (N, D).
     """
+    if len(x.shape) == 2:
+        return function(x)
     outputs = function(ops.reshape(x, (-1, x.shape[-1])))
     return ops.reshape(outputs, (*ops.shape(x)[:-1], ops.shape(outputs)[-1]))
 
@@ -67,7 +69,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
             return super().call(x)
         if training or plain_operations_wanted() or self.compute_dtype != "float32" or not _is_graph(x):
             return ops.cast(_normalize(x, self.gamma, self.beta, self.epsilon), self.compute_dtype)
-        return _normalize_as_batch_norm(x, self.gamma, self.beta, self.epsilon)
+        return on_matrix(lambda matrix: _normalize_as_batch_norm(matrix, self.gamma, self.beta, self.epsilon), x)
 
 
 def _is_graph(x: Any) -> bool:
@@ -85,8 +87,8 @@ def _normalize(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     return centered * ops.rsqrt(variance + epsilon) * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
 
 
-def _normalize_as_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """The same as a batch norm that takes every position for a channel: 0.93 x the time of the whole network B0.
+def _normalize_as_batch_norm(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """The same of a matrix, as a batch norm with a channel for each row: 0.93 x the time of the whole network B0.
 
     TensorFlow's optimizer knows this form as the layer norm of oneDNN, one kernel that is 2 to 4 times as fast, if it
     acts on a matrix and if scale and offset, ones and zeros, have not become constants before. Placeholders with a
@@ -94,9 +96,10 @@ def _normalize_as_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> A
     """
     import tensorflow as tf
 
-    hide, channels = tf.compat.v1.placeholder_with_default, x.shape[-1]
-    matrix = hide(tf.reshape(x, [-1, channels]), [None, channels])
-    rows = hide(tf.shape(matrix)[0], [])
+    hide, channels = tf.compat.v1.placeholder_with_default, matrix.shape[-1]
+    matrix = hide(matrix, [None, channels])
+    shape = tf.shape(matrix)
+    rows = hide(shape[0], [])
     nothing = tf.constant([], tf.float32)
     normalized, *_ = tf.raw_ops.FusedBatchNormV3(
         x=tf.reshape(matrix, [1, rows, channels, 1]),
@@ -108,4 +111,4 @@ def _normalize_as_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> A
         data_format="NCHW",
         is_training=True,
     )
-    return tf.reshape(tf.reshape(normalized, tf.shape(matrix)) * gamma + beta, tf.shape(x))
+    return tf.reshape(normalized, shape) * gamma + beta

@@ -216,10 +216,24 @@ class MixFeedForward(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.depthwise_convolution(self.dense_1(x))  # (B, H, W, mlp_ratio * C)
-        x = ACTIVATION_FUNCTIONS[self.activation](x)
-        x = self.dense_2(self.dropout(x, training=training))
-        return self.dropout(x, training=training)
+        map_shape = ops.shape(x)
+        return ops.reshape(self.mix(ops.reshape(x, (-1, self.hidden_size)), map_shape, training), map_shape)
+
+    def mix(self, positions: Any, map_shape: tuple[Any, ...], training: bool = False) -> Any:
+        """The layer on a map given as a matrix, as the blocks have it.
+
+        Args:
+            positions: (B*H*W, C).
+            map_shape: (B, H, W, C), ints or scalar tensors.
+            training: Whether activations are dropped.
+
+        Returns:
+            (B*H*W, C).
+        """
+        x = ops.reshape(self.dense_1(positions), (*map_shape[:3], self.inner_size))  # (B, H, W, mlp_ratio * C)
+        x = ACTIVATION_FUNCTIONS[self.activation](self.depthwise_convolution(x))
+        x = self.dropout(ops.reshape(x, (-1, self.inner_size)), training=training)
+        return self.dropout(self.dense_2(x), training=training)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the result: that of the input."""
@@ -320,12 +334,22 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
-        attended = self.attention(self.layer_norm_1(x), training=training, return_attention=return_attention)
-        attended, probabilities = attended if return_attention else (attended, None)
-        attended = self.dropout(attended, training=training)
-        x = x + self.drop_path(attended, training=training)
-        transformed = self.mlp(self.layer_norm_2(x), training=training)
-        x = x + self.drop_path(transformed, training=training)
+        map_shape = ops.shape(x)
+        # As a matrix, since TensorFlow adds bias and residual within a product of matrices
+        positions = ops.reshape(x, (-1, self.hidden_size))
+
+        def add(branch: Any) -> Any:
+            if training:  # drop path acts on whole pictures
+                branch = self.drop_path(ops.reshape(branch, map_shape), training=True)
+                branch = ops.reshape(branch, (-1, self.hidden_size))
+            return positions + branch
+
+        attended, probabilities = self.attention.mix(
+            self.layer_norm_1(positions), map_shape, training=training, return_attention=return_attention
+        )
+        positions = add(self.dropout(attended, training=training))
+        positions = add(self.mlp.mix(self.layer_norm_2(positions), map_shape, training=training))
+        x = ops.reshape(positions, map_shape)
         return (x, probabilities) if return_attention else x
 
     def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
