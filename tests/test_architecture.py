@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "tf_segformer"
-LEAVES = {"errors", "hub", "loops", "requirements", "resize"}
+LEAVES = {"errors", "hub", "loops", "requirements", "resize", "sharing"}
 ALLOWED = {
     "configuration": LEAVES,
     "modeling": LEAVES | {"configuration"},

@@ -15,6 +15,7 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
+from tf_segformer.modeling.initialization import checkpoint_follows
 
 # Trainable parameters as PyTorch counts them: encoder, segmenter with 150 and 19 labels, classifier with 1000.
 PARAMETERS = {
@@ -219,3 +220,12 @@ def test_gradients_reach_the_picture_of_one_pixel(small_config):
         tape.watch(picture)
         total = tf.reduce_sum(model(picture) ** 2)
     assert np.isfinite(tape.gradient(total, picture)).all()
+
+
+def test_encoders_that_a_checkpoint_follows_are_not_drawn(small_config):
+    with checkpoint_follows():
+        model = SegformerForSemanticSegmentation(small_config)
+    kernels = {weight.path: np.asarray(weight) for weight in model.weights if weight.path.endswith("kernel")}
+    assert all((np.abs(kernel).max() > 0) == ("decode_head" in path) for path, kernel in kernels.items())
+    drawn = SegformerForSemanticSegmentation(small_config)
+    assert all(np.abs(weight).max() > 0 for weight in drawn.weights if weight.path.endswith("kernel"))

@@ -65,6 +65,8 @@ def load_pretrained(
     Raises:
         CheckpointError: Where the checkpoint cannot be found, read, recognised or matched.
     """
+    from tf_segformer.modeling.initialization import checkpoint_follows  # imports Keras
+
     hub_options: dict[str, Any] = {
         "revision": revision,
         "token": token,
@@ -81,7 +83,8 @@ def load_pretrained(
         changes["num_labels"] = num_labels
     if id2label is not None:
         changes["id2label"] = dict(id2label)
-    model = model_class(config.replace(**changes), dtype=dtype, **options)
+    with checkpoint_follows():
+        model = model_class(config.replace(**changes), dtype=dtype, **options)
     load_weights_into(model, translation, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return model
 

@@ -11,6 +11,7 @@ from keras import ops
 
 from tf_segformer.modeling.decode_head import SegformerDecodeHead, classify_maps
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
+from tf_segformer.sharing import alike_layers_drawn_once
 
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -48,12 +49,12 @@ class InferenceNetwork(tf.Module):
             model.segformer, lambda pixel_values: model.segformer(pixel_values, training=False)
         )
         if isinstance(model, SegformerForSemanticSegmentation):
-            head = self._decode_head(model.decode_head)
-            self.draw = lambda pixel_values: head(encoder(pixel_values)["hidden_states"])
+            head, taken = self._decode_head(model.decode_head), "hidden_states"
         else:
             pool, classifier = model.get_layer("pool"), model.get_layer("classifier")
             head = self._with_stored_weights(classifier, lambda last: classifier(pool(last)))
-            self.draw = lambda pixel_values: head(encoder(pixel_values)["last_hidden_state"])
+            taken = "last_hidden_state"
+        self._draw = lambda pixel_values: head(encoder(pixel_values)[taken])
         shape = (None, None, None, model.config.num_channels)
         self.call = tf.function(
             lambda pixel_values: tf.identity(self.draw(pixel_values), name="logits"),
@@ -67,6 +68,11 @@ class InferenceNetwork(tf.Module):
         All callers share one graph with open sizes; `draw` draws the same into the caller's own graph, for its sizes.
         """
         return self.call(pixel_values)
+
+    def draw(self, pixel_values: tf.Tensor) -> tf.Tensor:
+        """Draws the network into the graph that is being made."""
+        with alike_layers_drawn_once():
+            return self._draw(pixel_values)
 
     def _store(self, value: Any, trainable: bool = True) -> tf.Variable:
         """Keeps a weight as a variable of this module."""

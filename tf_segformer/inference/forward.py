@@ -36,5 +36,10 @@ def _tensorflow_graph(model: Any) -> Callable[[np.ndarray], Any]:
     """One traced graph for the shape that the model declares, which leaves sizes open where the model does."""
     import tensorflow as tf
 
-    signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32)]
-    return tf.function(lambda pixel_values: model(pixel_values, training=False), input_signature=signature)
+    from tf_segformer.sharing import alike_layers_drawn_once
+
+    def draw(pixel_values: Any) -> Any:
+        with alike_layers_drawn_once():
+            return model(pixel_values, training=False)
+
+    return tf.function(draw, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)], autograph=False)

@@ -13,7 +13,7 @@ from keras import ops
 
 from tf_segformer.loops import map_in_turn
 from tf_segformer.modeling.channels import Dense, LayerNormalization
-from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
 from tf_segformer.modeling.portability import plain_operations_wanted
 
 # How many scores of one picture are held at once: 16 MB of float32, those of a picture of 512x512. Fewer are slower.
@@ -145,7 +145,7 @@ class EfficientSelfAttention(keras.layers.Layer):
         self.query, self.key, self.value, self.output_dense = (
             Dense(
                 hidden_size,
-                kernel_initializer=normal_initializer(initializer_range),
+                kernel_initializer=EncoderInitializer(stddev=initializer_range),
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -159,7 +159,7 @@ class EfficientSelfAttention(keras.layers.Layer):
                 strides=sequence_reduction,
                 padding="valid",
                 data_format="channels_last",
-                kernel_initializer=normal_initializer(initializer_range),
+                kernel_initializer=EncoderInitializer(stddev=initializer_range),
                 dtype=self.dtype_policy,
                 name="sequence_reduction",
             )

@@ -15,8 +15,9 @@ from keras import ops
 
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
 from tf_segformer.modeling.channels import Dense, LayerNormalization
-from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
 from tf_segformer.modeling.portability import plain_operations_wanted
+from tf_segformer.sharing import call_shared, sharing_wanted
 
 
 def exact_gelu(x: Any) -> Any:
@@ -126,7 +127,7 @@ class OverlapPatchEmbedding(keras.layers.Layer):
             strides=stride,
             padding="valid",
             data_format="channels_last",
-            kernel_initializer=normal_initializer(initializer_range),
+            kernel_initializer=EncoderInitializer(stddev=initializer_range),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -192,7 +193,7 @@ class MixFeedForward(keras.layers.Layer):
         self.dense_1, self.dense_2 = (
             Dense(
                 units,
-                kernel_initializer=normal_initializer(initializer_range),
+                kernel_initializer=EncoderInitializer(stddev=initializer_range),
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -202,7 +203,7 @@ class MixFeedForward(keras.layers.Layer):
             3,
             padding="same",
             data_format="channels_last",
-            depthwise_initializer=normal_initializer(initializer_range),
+            depthwise_initializer=EncoderInitializer(stddev=initializer_range),
             dtype=self.dtype_policy,
             name="depthwise_convolution",
         )
@@ -334,23 +335,26 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
+        if sharing_wanted() and not (training or return_attention or plain_operations_wanted()):
+            form = {**self.arguments, "drop_path": None, "dtype": self.dtype_policy.name}
+            return call_shared(self, x, repr(form))
         map_shape = ops.shape(x)
-        # As a matrix, since TensorFlow adds bias and residual within a product of matrices
-        positions = ops.reshape(x, (-1, self.hidden_size))
-
-        def add(branch: Any) -> Any:
-            if training:  # drop path acts on whole pictures
-                branch = self.drop_path(ops.reshape(branch, map_shape), training=True)
-                branch = ops.reshape(branch, (-1, self.hidden_size))
-            return positions + branch
-
+        # A matrix, since TensorFlow adds bias and residual within a product of matrices
+        positions = ops.reshape(x, (-1, self.hidden_size))  # (B*H*W, C)
         attended, probabilities = self.attention.mix(
             self.layer_norm_1(positions), map_shape, training=training, return_attention=return_attention
         )
-        positions = add(self.dropout(attended, training=training))
-        positions = add(self.mlp.mix(self.layer_norm_2(positions), map_shape, training=training))
+        positions += self._drop_branch(self.dropout(attended, training=training), map_shape, training)
+        transformed = self.mlp.mix(self.layer_norm_2(positions), map_shape, training=training)
+        positions += self._drop_branch(transformed, map_shape, training)
         x = ops.reshape(positions, map_shape)
         return (x, probabilities) if return_attention else x
+
+    def _drop_branch(self, positions: Any, map_shape: tuple[Any, ...], training: bool) -> Any:
+        """Drop path on a matrix; it acts on whole pictures."""
+        if not training:
+            return positions
+        return ops.reshape(self.drop_path(ops.reshape(positions, map_shape), training=True), (-1, self.hidden_size))
 
     def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """Shapes and dtypes of the result, without running the layer."""
