@@ -92,6 +92,18 @@ def test_modes_reach_the_predictor(run, checkpoint, picture, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_mask.png")), result.class_map)
 
 
+def test_bfloat16_is_how_the_model_computes(run, checkpoint, picture, tmp_path):
+    photo = picture(tmp_path / "photo.png")
+    logits = []
+    for folder, *options in (("exact",), ("rounded", "--bfloat16")):
+        outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / folder, "--save", "logits", *options)
+        assert outcome.code == 0, outcome.err
+        (written,) = (tmp_path / folder).iterdir()
+        logits.append(np.load(written))
+    error = np.abs(logits[1] - logits[0]).max() / np.abs(logits[0]).max()
+    assert 1e-4 < error < 0.1  # bfloat16 has eight bits
+
+
 def test_unreadable_pictures_are_reported_and_the_others_finish(run, checkpoint, picture, tmp_path):
     good = picture(tmp_path / "good.png")
     (tmp_path / "empty.png").write_bytes(b"")

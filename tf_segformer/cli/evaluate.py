@@ -51,6 +51,7 @@ def evaluate(
     output: Path,
     comparisons: int,
     as_json: bool,
+    bfloat16: bool,
     **options: Any,
 ) -> None:
     """Measures MODEL on DATASET, at the size of the label maps.
@@ -60,7 +61,7 @@ def evaluate(
 
     Example: tf-segformer evaluate camvid-b0 CamVid --mode whole
     """
-    segmenter, processor = require_segmentation(load_model(model)), load_processor(model)
+    segmenter, processor = require_segmentation(load_model(model, bfloat16)), load_processor(model)
     predictor = make_predictor(segmenter, processor, **options)
     data = open_dataset(dataset, kind, split, segmenter.config.id2label)
     examples = data.examples[:limit]

@@ -36,11 +36,12 @@ class LoadedModel:
     family: str
 
 
-def load_model(name: str) -> LoadedModel:
+def load_model(name: str, bfloat16: bool = False) -> LoadedModel:
     """Loads a checkpoint into the model that its tensors are made for.
 
     Args:
         name: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
+        bfloat16: Whether the model computes in bfloat16; its weights stay float32.
 
     Returns:
         The model and its origin.
@@ -65,7 +66,8 @@ def load_model(name: str) -> LoadedModel:
         task, model_class = "classification", models.SegformerForImageClassification
     else:
         task, model_class = "encoder", models.SegformerModel
-    return LoadedModel(model_class.from_pretrained(name), task, weights, FAMILIES[translation.family].title)
+    model = model_class.from_pretrained(name, dtype="mixed_bfloat16" if bfloat16 else None)
+    return LoadedModel(model, task, weights, FAMILIES[translation.family].title)
 
 
 def load_processor(name: str) -> SegformerImageProcessor:

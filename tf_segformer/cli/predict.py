@@ -60,6 +60,7 @@ def predict(
     as_json: bool,
     server: str | None,
     server_model: str,
+    bfloat16: bool,
     **options: Any,
 ) -> None:
     """Segments photographs and writes a class map (PNG) and an overlay with legend for each.
@@ -81,7 +82,7 @@ def predict(
         remote = make_remote_predictor(context, server, server_model, save)
         done, failed = _segment(remote, pictures, OutputFolder(output, save, pictures, alpha), as_json)
     elif pictures:
-        loaded, processor = load_model(model), load_processor(model)
+        loaded, processor = load_model(model, bfloat16), load_processor(model)
         if loaded.task == "classification":
             done, failed = _classify(loaded.model, processor, pictures, as_json)
         else:

@@ -13,7 +13,7 @@ from tf_segformer.deploy.serving import OK, Client
 from tf_segformer.errors import ImageError
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
 
-_LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size")
+_LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size", "bfloat16")
 
 
 class RemotePredictor:

@@ -5,6 +5,7 @@ Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from tf_segformer.modeling.portability import plain_operations_wanted
 MAX_SCORES = 2**22
 
 
-def attend(query: Any, key: Any, value: Any, max_scores: int, recompute: bool = False) -> Any:
+def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = False) -> Any:
     """Scaled dot-product attention whose memory does not grow with the square of the picture.
 
     Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row.
@@ -31,7 +32,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, recompute: bool = 
         value: (B, M, heads, d).
         max_scores: Scores of one picture (heads * N * M) held at once. No bound within `plain_operations`: engines
             that have no loops get one product.
-        recompute: Whether gradients compute each block again instead of keeping it.
+        training: Whether gradients follow; they compute each block again instead of keeping it.
 
     Returns:
         (B, N, heads, d).
@@ -41,7 +42,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, recompute: bool = 
     query, key, value = (_swap_heads(each) for each in (query, key, value))
     num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
     if plain_operations_wanted():
-        context = _attend_at_once(query, key, value)
+        context = _attend_at_once(query, key, value, training)
     else:
         known = isinstance(num_queries, int) and isinstance(num_keys, int)
         scores_of_a_query = query.shape[1] * num_keys
@@ -49,16 +50,22 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, recompute: bool = 
         choose = _choose_now if known else ops.cond
         context = choose(
             num_queries <= rows,
-            lambda: _attend_at_once(query, key, value),
-            lambda: _attend_in_blocks(query, key, value, rows, recompute),
+            lambda: _attend_at_once(query, key, value, training),
+            lambda: _attend_in_blocks(query, key, value, rows, training),
         )
     return _swap_heads(context)
 
 
-def attention_probabilities(query: Any, key: Any) -> Any:
-    """Softmax over the keys, in float32 whatever the dtype: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M)."""
+def attention_probabilities(query: Any, key: Any, training: bool = False) -> Any:
+    """Softmax over the keys: (B, heads, N, d), (B, heads, M, d) -> (B, heads, N, M).
+
+    In float32 whatever the dtype; but bfloat16 for inference is left to TensorFlow's own kernel, which computes in
+    float32 within and rounds once, and saves two passes over the scores.
+    """
     scale = query.shape[-1] ** -0.5
-    scores = ops.cast(ops.matmul(query, ops.transpose(key * scale, (0, 1, 3, 2))), "float32")
+    scores = ops.matmul(query, ops.transpose(key * scale, (0, 1, 3, 2)))
+    if training or keras.backend.standardize_dtype(scores.dtype) != "bfloat16":
+        scores = ops.cast(scores, "float32")
     # Keras warns about a softmax over one key, as the smallest pictures have
     probabilities = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
     return ops.cast(probabilities, query.dtype)
@@ -77,19 +84,20 @@ def _choose_now(condition: bool, if_true: Callable[[], Any], if_false: Callable[
     return if_true() if condition else if_false()
 
 
-def _attend_at_once(query: Any, key: Any, value: Any) -> Any:
+def _attend_at_once(query: Any, key: Any, value: Any, training: bool) -> Any:
     """All queries (B, heads, N, d) in one go."""
-    return ops.matmul(attention_probabilities(query, key), value)
+    return ops.matmul(attention_probabilities(query, key, training), value)
 
 
-def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any, recompute: bool) -> Any:
+def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any, training: bool) -> Any:
     """The same, `rows` queries at a time."""
     batch, heads, num_queries, width = ops.shape(query)
     blocks = (num_queries + rows - 1) // rows
     query = ops.pad(query, ((0, 0), (0, 0), (0, blocks * rows - num_queries), (0, 0)))
     query = ops.reshape(query, (batch, heads, blocks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
-    attend_block = keras.remat(_attend_at_once) if recompute else _attend_at_once
+    attend_block = functools.partial(_attend_at_once, training=training)
+    attend_block = keras.remat(attend_block) if training else attend_block
     (context,) = map_in_turn(lambda block: (attend_block(block, key, value),), [query], [query.dtype])
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
     return context[:, :, :num_queries]
@@ -204,11 +212,11 @@ class EfficientSelfAttention(keras.layers.Layer):
         probabilities = None
         if return_attention or (training and self.dropout_rate > 0):  # these need the probabilities themselves
             query, key, value = (ops.transpose(each, (0, 2, 1, 3)) for each in (query, key, value))
-            probabilities = attention_probabilities(query, key)
+            probabilities = attention_probabilities(query, key, training)
             context = ops.matmul(self.dropout(probabilities, training=training), value)
             context = ops.transpose(context, (0, 2, 1, 3))
         else:
-            context = attend(query, key, value, MAX_SCORES, recompute=training)
+            context = attend(query, key, value, MAX_SCORES, training)
         context = ops.reshape(context, (-1, self.hidden_size))
         return self.output_dense(context), probabilities
 

@@ -67,9 +67,11 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Normalizes the channels of every position of (..., C)."""
         if keras.backend.backend() != "tensorflow":  # these have kernels of their own
             return super().call(x)
-        if training or plain_operations_wanted() or self.compute_dtype != "float32" or not _is_graph(x):
-            return ops.cast(_normalize(x, self.gamma, self.beta, self.epsilon), self.compute_dtype)
-        return on_matrix(lambda matrix: _normalize_as_batch_norm(matrix, self.gamma, self.beta, self.epsilon), x)
+        one_kernel = not (training or plain_operations_wanted()) and _is_graph(x)
+        normalize = _normalize_as_batch_norm if one_kernel else _normalize
+        gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
+        normalized = on_matrix(lambda matrix: normalize(matrix, gamma, beta, self.epsilon), ops.cast(x, "float32"))
+        return ops.cast(normalized, self.compute_dtype)
 
 
 def _is_graph(x: Any) -> bool:
@@ -79,12 +81,11 @@ def _is_graph(x: Any) -> bool:
     return tf.is_tensor(x) and not tf.executing_eagerly()
 
 
-def _normalize(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """The definition in float32, the variance from what the result needs anyway: fewer passes, a shorter gradient."""
-    x = ops.cast(x, "float32")
-    centered = x - ops.mean(x, axis=-1, keepdims=True)
+def _normalize(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """The definition, the variance from what the result needs anyway: fewer passes, a shorter gradient."""
+    centered = matrix - ops.mean(matrix, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
-    return centered * ops.rsqrt(variance + epsilon) * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
+    return centered * ops.rsqrt(variance + epsilon) * gamma + beta
 
 
 def _normalize_as_batch_norm(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:

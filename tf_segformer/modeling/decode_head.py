@@ -231,11 +231,13 @@ class SegformerDecodeHead(keras.layers.Layer):
         Returns:
             A float32 kernel (C_i, D) a stage, and one float32 bias (D,) for their sum.
         """
-        fuse_blocks = ops.split(self.linear_fuse.kernel, len(self.linear_c), axis=0)[::-1]  # stored last stage first
-        kernels = [ops.matmul(layer.kernel, block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)]
-        bias = sum(
-            ops.matmul(layer.bias[None], block) for layer, block in zip(self.linear_c, fuse_blocks, strict=True)
-        )  # (1, D)
+        fuse_kernel = ops.cast(self.linear_fuse.kernel, "float32")  # a policy "bfloat16" stores weights in it as well
+        blocks = ops.split(fuse_kernel, len(self.linear_c), axis=0)[::-1]  # stored last stage first
+        kernels, biases = [], []
+        for layer, block in zip(self.linear_c, blocks, strict=True):
+            kernels.append(ops.matmul(ops.cast(layer.kernel, "float32"), block))
+            biases.append(ops.matmul(ops.cast(layer.bias, "float32")[None], block))  # (1, D)
+        bias = sum(biases)
         if fold_batch_norm:
             scale, shift = self._folded_batch_norm()
             kernels = [kernel * scale for kernel in kernels]
