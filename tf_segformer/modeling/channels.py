@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from tf_segformer.modeling.initialization import PACKAGE
+from tf_segformer.modeling.lean_gradients import lean_layer_norm
 from tf_segformer.modeling.portability import plain_operations_wanted
 
 
@@ -68,7 +69,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if keras.backend.backend() != "tensorflow":  # these have kernels of their own
             return super().call(x)
         one_kernel = not (training or plain_operations_wanted()) and _is_graph(x)
-        normalize = _normalize_as_batch_norm if one_kernel else _normalize
+        normalize = _normalize_as_batch_norm if one_kernel else lean_layer_norm if training else _normalize
         gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
         normalized = on_matrix(lambda matrix: normalize(matrix, gamma, beta, self.epsilon), ops.cast(x, "float32"))
         return ops.cast(normalized, self.compute_dtype)

@@ -16,6 +16,7 @@ from keras import ops
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
 from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
+from tf_segformer.modeling.lean_gradients import lean_gelu
 from tf_segformer.modeling.portability import plain_operations_wanted
 from tf_segformer.sharing import call_shared, sharing_wanted
 
@@ -232,9 +233,14 @@ class MixFeedForward(keras.layers.Layer):
             (B*H*W, C).
         """
         x = ops.reshape(self.dense_1(positions), (*map_shape[:3], self.inner_size))  # (B, H, W, mlp_ratio * C)
-        x = ACTIVATION_FUNCTIONS[self.activation](self.depthwise_convolution(x))
+        x = self._activate(self.depthwise_convolution(x), training)
         x = self.dropout(ops.reshape(x, (-1, self.inner_size)), training=training)
         return self.dropout(self.dense_2(x), training=training)
+
+    def _activate(self, x: Any, training: bool) -> Any:
+        if training and self.activation == "gelu" and keras.backend.backend() == "tensorflow":
+            return lean_gelu(x)
+        return ACTIVATION_FUNCTIONS[self.activation](x)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the result: that of the input."""
