@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_segformer import SegformerForSemanticSegmentation
+from tf_segformer import SegformerForSemanticSegmentation, sharing
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.modeling.portability import plain_operations
 from tf_segformer.sharing import alike_layers_drawn_once, call_shared, sharing_wanted
@@ -22,7 +22,7 @@ def model(small_config):
 
 def graph_of(model, **arguments):
     def draw(pixel_values):
-        with alike_layers_drawn_once():
+        with alike_layers_drawn_once(len(model.weights)):
             return model(pixel_values, **arguments)
 
     return tf.function(draw, autograph=False).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
@@ -38,6 +38,16 @@ def test_blocks_of_one_stage_are_calls_of_one_function(model):
     called = calls(graph_of(model, training=False))
     assert len(called) == 7  # the blocks
     assert len(set(called)) == 4  # the stages
+
+
+@pytest.mark.parametrize(("limit", "stay"), [(10_000, False), (10, True)])
+def test_calls_stay_calls_where_they_are_many(model, pixel_values, monkeypatch, limit, stay):
+    monkeypatch.setattr(sharing, "MANY_WEIGHTS", limit)
+    function = graph_of(model, training=False)
+    marked = [each for each in function.graph.as_graph_def().library.function if each.attr["_noinline"].b]
+    assert len(marked) == (4 if stay else 0)
+    expected = np.asarray(model(pixel_values))
+    np.testing.assert_allclose(function(tf.constant(pixel_values)), expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_every_call_has_the_weights_of_its_own_layer(model, pixel_values):
@@ -88,7 +98,7 @@ def test_it_ends_with_the_context_and_within_a_function(model):
             seen.append(sharing_wanted())
             return x
 
-    with alike_layers_drawn_once():
+    with alike_layers_drawn_once(1):
         Probe()(keras.ops.ones((1,)))
         tf.function(lambda x: call_shared(Probe(), x, "probe"))(tf.ones((1,)))
     assert seen == [True, False]

@@ -5,36 +5,51 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-# The functions drawn so far by form; None where layers are drawn one by one.
-_functions: contextvars.ContextVar[dict[Hashable, Any] | None] = contextvars.ContextVar("functions", default=None)
+MANY_WEIGHTS = 500  # B3 has more, B2 fewer
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """The functions drawn so far by form, and what TensorFlow is told of them."""
+
+    attributes: dict[str, Any]
+    functions: dict[Hashable, Any] = field(default_factory=dict)
+
+
+_drawing: contextvars.ContextVar[_Drawing | None] = contextvars.ContextVar("drawing", default=None)
 
 
 @contextlib.contextmanager
-def alike_layers_drawn_once() -> Iterator[None]:
+def alike_layers_drawn_once(num_weights: int) -> Iterator[None]:
     """Draws a TensorFlow graph for inference in which layers of the same form are calls of one function.
 
-    B5 has 52 blocks of four forms: on two cores its first result comes after 6 s instead of 25; later ones take 1 to
-    2 % longer.
+    TensorFlow inlines the calls before it optimizes the graph, which takes long where they are many: then they stay
+    calls. On two cores B5, with 52 blocks of four forms, gives its first result after 5 s instead of 25, and later
+    ones take 2 % longer; B0 would take 5 % longer, and is inlined.
+
+    Args:
+        num_weights: How many weights the model has.
 
     Example:
-        >>> with alike_layers_drawn_once():
+        >>> with alike_layers_drawn_once(200):
         ...     sharing_wanted()
         True
     """
-    token = _functions.set({})
+    token = _drawing.set(_Drawing({"_noinline": True} if num_weights >= MANY_WEIGHTS else {}))
     try:
         yield
     finally:
-        _functions.reset(token)
+        _drawing.reset(token)
 
 
 def sharing_wanted() -> bool:
     """Whether layers are called within `alike_layers_drawn_once`, and not within such a function already."""
-    return _functions.get() is not None
+    return _drawing.get() is not None
 
 
 def call_shared(layer: keras.layers.Layer, x: Any, form: Hashable) -> Any:
@@ -53,16 +68,16 @@ def call_shared(layer: keras.layers.Layer, x: Any, form: Hashable) -> Any:
     weights = [tf.convert_to_tensor(weight.value) for weight in layer.weights]
 
     def call_with(x: Any, *values: Any) -> Any:
-        token = _functions.set(None)
+        token = _drawing.set(None)
         try:
             with keras.StatelessScope(state_mapping=list(zip(layer.weights, values, strict=True))):
                 return layer.call(x)
         finally:
-            _functions.reset(token)
+            _drawing.reset(token)
 
-    functions = _functions.get()
-    assert functions is not None, "outside of alike_layers_drawn_once"
+    drawing = _drawing.get()
+    assert drawing is not None, "outside of alike_layers_drawn_once"
     key = form, x.dtype, tuple(x.shape)
-    if key not in functions:  # inlined, its copies would be optimized one by one
-        functions[key] = tf.function(call_with, autograph=False, experimental_attributes={"_noinline": True})
-    return functions[key](x, *weights)
+    if key not in drawing.functions:
+        drawing.functions[key] = tf.function(call_with, autograph=False, experimental_attributes=drawing.attributes)
+    return drawing.functions[key](x, *weights)

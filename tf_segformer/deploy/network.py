@@ -71,7 +71,7 @@ class InferenceNetwork(tf.Module):
 
     def draw(self, pixel_values: tf.Tensor) -> tf.Tensor:
         """Draws the network into the graph that is being made."""
-        with alike_layers_drawn_once():
+        with alike_layers_drawn_once(len(self.stored)):
             return self._draw(pixel_values)
 
     def _store(self, value: Any, trainable: bool = True) -> tf.Variable:

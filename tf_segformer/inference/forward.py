@@ -39,7 +39,7 @@ def _tensorflow_graph(model: Any) -> Callable[[np.ndarray], Any]:
     from tf_segformer.sharing import alike_layers_drawn_once
 
     def draw(pixel_values: Any) -> Any:
-        with alike_layers_drawn_once():
+        with alike_layers_drawn_once(len(model.weights)):
             return model(pixel_values, training=False)
 
     return tf.function(draw, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)], autograph=False)
