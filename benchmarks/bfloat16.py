@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.harness import report
+from benchmarks.harness.inference_peers import set_tensorflow_threads
 from benchmarks.harness.timing import interleave, ratio, summarize
 from tf_segformer import (
     SegformerConfig,
@@ -31,8 +32,7 @@ _MATMUL_SIDE = 3072
 
 def main() -> None:
     arguments = _parse_arguments()
-    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
+    set_tensorflow_threads(arguments.threads)
     rows = [_row("matrix product", {name: _matmul(name) for name in ("float32", "bfloat16")}, arguments.runs)]
     for variant in arguments.variants:
         runs = {policy: _network(variant, policy, arguments) for policy in POLICIES}

@@ -91,6 +91,11 @@ def run_onnx(onnxruntime, path, pixel_values):
     return session.run(["logits"], {"pixel_values": pixel_values})[0]
 
 
+def assert_same_logits(logits, expected):
+    expected = np.asarray(expected)  # engines add in another order: some roundings of the largest logit
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=min(2e-5, 4e-6 * np.abs(expected).max()))
+
+
 @pytest.mark.parametrize(("task", "opset"), [("segmentation", 17), ("segmentation", 18), ("classification", 18)])
 def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_path):
     model, processor, _ = exported(task)
@@ -99,7 +104,7 @@ def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_p
     for shape in ((1, 64, 96), (2, 65, 97), (3, 32, 31), (1, 100, 47), (2, 9, 20)):
         pixel_values = random_pixel_values(*shape)
         logits = run_onnx(onnxruntime, path, pixel_values)
-        np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=2e-5)
+        assert_same_logits(logits, model(pixel_values))
     assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS.values())
     assert SegformerImageProcessor.from_pretrained(tmp_path) == processor
 
@@ -109,7 +114,7 @@ def test_onnx_channels_first_is_the_same_transposed(exported, onnxruntime, tmp_p
     path = export_onnx(model, tmp_path, data_format="channels_first")
     pixel_values = random_pixel_values(2, 40, 64)
     logits = run_onnx(onnxruntime, path, pixel_values.transpose(0, 3, 1, 2))
-    np.testing.assert_allclose(logits.transpose(0, 2, 3, 1), model(pixel_values), rtol=0, atol=2e-5)
+    assert_same_logits(logits.transpose(0, 2, 3, 1), model(pixel_values))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +136,7 @@ def test_onnx_of_any_architecture_equals_keras(small_config, onnxruntime, tmp_pa
             variable.assign(1 + 0.3 * rng.uniform(-1, 1, variable.shape))
     path = export_onnx(model, tmp_path)
     pixel_values = rng.standard_normal((1, 64, 40, model.config.num_channels), dtype=np.float32)
-    expected = np.asarray(model(pixel_values))
-    logits = run_onnx(onnxruntime, path, pixel_values)
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -153,7 +156,7 @@ def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, back
     )
     pixel_values = random_pixel_values(1, *SIZE)
     logits = run_onnx(onnxruntime, tmp_path / "file" / "model.onnx", pixel_values)
-    np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=2e-5)
+    assert_same_logits(logits, model(pixel_values))
 
 
 @pytest.mark.parametrize(

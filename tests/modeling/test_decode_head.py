@@ -70,6 +70,7 @@ def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit
     run = tf.function(
         lambda *maps: head(maps), input_signature=[tf.TensorSpec(each) for each in shapes], jit_compile=jit_compile
     )
+    # channels are added in another order: some roundings of the largest logit
     np.testing.assert_allclose(run(*feature_maps), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
     if sizes == "known":
         assert folded == [4 if hidden_size == 12 else 1]

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from tf_segformer.deploy.onnx_graph import OnnxGraph, as_array
-from tf_segformer.modeling.decode_head import MmsegDecodeHead, SegformerDecodeHead
+from tf_segformer.modeling.decode_head import MmsegDecodeHead, SegformerDecodeHead, scale_and_shift
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -149,14 +149,14 @@ def _decode_head(graph: OnnxGraph, head: SegformerDecodeHead, maps: list[Feature
 
 def _mmseg_decode_head(graph: OnnxGraph, head: MmsegDecodeHead, maps: list[FeatureMap]) -> str:
     """mmsegmentation's head, whose projections are activated; its batch norms are multiplied into them."""
-    fusion_scale, fusion_shift = _scale_and_shift(head.fusion_norm)
+    fusion_scale, fusion_shift = map(as_array, scale_and_shift(head.fusion_norm))
     blocks = np.split(as_array(head.fusion.kernel) * fusion_scale, len(maps))
     shifts = [None] * (len(maps) - 1) + [fusion_shift]
     projected = []
     for each, convolution, norm, block, fused_shift in zip(
         maps, head.convolutions, head.batch_norms, blocks, shifts, strict=True
     ):
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = map(as_array, scale_and_shift(norm))
         x = graph("Relu", _pointwise(graph, each.x, as_array(convolution.kernel) * scale, shift))
         projected.append(_pointwise(graph, x, block, fused_shift))
     hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size))
@@ -167,12 +167,6 @@ _HEADS: dict[type, Callable[[OnnxGraph, Any, list[FeatureMap]], str]] = {
     SegformerDecodeHead: _decode_head,
     MmsegDecodeHead: _mmseg_decode_head,
 }
-
-
-def _scale_and_shift(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm at inference as one scale and one shift a channel."""
-    scale = as_array(norm.gamma) / np.sqrt(as_array(norm.moving_variance) + norm.epsilon)
-    return scale, as_array(norm.beta) - as_array(norm.moving_mean) * scale
 
 
 def _upsample_and_add(graph: OnnxGraph, maps: list[str], size: str) -> str:

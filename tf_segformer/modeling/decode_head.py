@@ -140,6 +140,12 @@ def _channel_blocks(positions: Any, hidden_size: int) -> Any:
     return ops.minimum(ops.cast(2.0**exponent, "int32"), most)
 
 
+def scale_and_shift(norm: keras.layers.BatchNormalization) -> tuple[Any, Any]:
+    """A batch norm at inference as one scale and one shift a channel, float32."""
+    scale = ops.cast(norm.gamma, "float32") * ops.rsqrt(ops.cast(norm.moving_variance, "float32") + norm.epsilon)
+    return scale, ops.cast(norm.beta, "float32") - ops.cast(norm.moving_mean, "float32") * scale
+
+
 def _project(x: Any, kernel: Any) -> Any:
     """Product of the channels of a map with a kernel."""
     return on_matrix(lambda matrix: ops.matmul(matrix, kernel), x)
@@ -239,7 +245,7 @@ class SegformerDecodeHead(keras.layers.Layer):
             biases.append(ops.matmul(ops.cast(layer.bias, "float32")[None], block))  # (1, D)
         bias = sum(biases)
         if fold_batch_norm:
-            scale, shift = self._folded_batch_norm()
+            scale, shift = scale_and_shift(self.batch_norm)
             kernels = [kernel * scale for kernel in kernels]
             bias = bias * scale + shift
         return kernels, bias[0]
@@ -247,12 +253,6 @@ class SegformerDecodeHead(keras.layers.Layer):
     def compute_output_spec(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Shape and dtype of the logits, without running the layer."""
         return keras.KerasTensor((*feature_maps[0].shape[:-1], self.num_labels), dtype="float32")
-
-    def _folded_batch_norm(self) -> tuple[Any, Any]:
-        """The batch norm at inference as one scale and one shift a channel, float32."""
-        norm = self.batch_norm
-        scale = ops.cast(norm.gamma, "float32") * ops.rsqrt(ops.cast(norm.moving_variance, "float32") + norm.epsilon)
-        return scale, ops.cast(norm.beta, "float32") - ops.cast(norm.moving_mean, "float32") * scale
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
