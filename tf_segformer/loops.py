@@ -65,3 +65,36 @@ def map_in_turn(
     return tf.map_fn(
         lambda rows: function(*rows), tuple(maps), fn_output_signature=signature, parallel_iterations=at_once
     )
+
+
+def in_turn(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
+    """Holds tensors back until an earlier one is there, and the gradient by that one until those by these are.
+
+    So TensorFlow runs one after the other what else it would run at the same time, with the memory of all; the other
+    backends need no telling.
+
+    Args:
+        earlier: A tensor.
+        *tensors: What is computed from them comes after `earlier`.
+
+    Returns:
+        All of them, `earlier` first.
+
+    Example:
+        >>> [float(each) for each in in_turn(ops.ones(()), ops.zeros(()))]
+        [1.0, 0.0]
+    """
+    if keras.backend.backend() != "tensorflow":
+        return earlier, *tensors
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def hold(earlier: Any, *tensors: Any) -> Any:
+        def gradient(slope: Any, *slopes: Any) -> tuple[Any, ...]:
+            with tf.control_dependencies(slopes):
+                return (tf.identity(slope), *slopes)
+
+        with tf.control_dependencies([earlier]):
+            return (earlier, *map(tf.identity, tensors)), gradient
+
+    return hold(earlier, *tensors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from keras import ops
 
 from tf_segformer import SegformerDecodeHead
 from tf_segformer.loops import fold_in_turn
-from tf_segformer.modeling import decode_head
+from tf_segformer.modeling import hidden_map
 from tf_segformer.modeling.decode_head import MmsegDecodeHead
 from tf_segformer.resize import resize_bilinear
 
@@ -57,15 +59,84 @@ def test_composition_changes_nothing(feature_maps, training):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+def gradients(classify, head, feature_maps):
+    """Of a sum of squares of the logits, by every weight and feature map."""
+    with tf.GradientTape() as tape:
+        tape.watch(feature_maps)
+        loss = tf.reduce_sum(classify(feature_maps) ** 2)
+    return tape.gradient(loss, [*head.trainable_variables, *feature_maps])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["batch norm trains", "batch norm is frozen"])
+def test_training_by_blocks_of_channels_has_the_gradients_of_the_uncomposed_head(
+    feature_maps, frozen, jit_compile, monkeypatch
+):
+    monkeypatch.setattr(hidden_map, "CHANNELS_AT_ONCE", 5)  # 12 channels are 5, 5 and 2
+    head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=12, dropout=0.0), feature_maps)
+    head.batch_norm.trainable = not frozen
+    expected = gradients(functools.partial(uncomposed, head, training=True), head, feature_maps)
+    classify = functools.partial(head, training=True)
+    train = tf.function(functools.partial(gradients, classify, head), jit_compile=jit_compile)
+    names = [*(each.path for each in head.trainable_variables), *range(4)]
+    for name, ours, theirs in zip(names, train(feature_maps), expected, strict=True):
+        # before a batch norm that trains, a bias changes nothing: its gradient is what roundings leave
+        largest = np.abs(theirs).max() if frozen or "linear_c" not in str(name) else np.abs(expected[0]).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest, err_msg=name)
+
+
+def test_a_frozen_batch_norm_is_that_of_inference(feature_maps):
+    head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=12, dropout=0.0), feature_maps)
+    head.batch_norm.trainable = False
+    before = head.batch_norm.moving_mean.numpy()
+    expected = head(feature_maps).numpy()
+    logits = head(feature_maps, training=True).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    np.testing.assert_array_equal(head.batch_norm.moving_mean.numpy(), before)
+
+
+@pytest.mark.parametrize("head_class", [SegformerDecodeHead, MmsegDecodeHead])
+def test_dropout_scales_what_it_keeps_and_its_gradient_keeps_the_same(feature_maps, head_class):
+    head = random_head(head_class(num_labels=12, hidden_size=12, dropout=0.25), feature_maps)
+    head.classifier.kernel.assign(np.eye(12))  # the logits are the hidden map
+    head.classifier.bias.assign(np.zeros(12))
+    without = head_class.from_config({**head.get_config(), "dropout": 0.0})
+    without(feature_maps)
+    for ours, theirs in zip(
+        without.variables, (each for each in head.variables if "seed" not in each.path), strict=True
+    ):
+        ours.assign(theirs)
+    hidden = without(feature_maps, training=True).numpy()
+    with tf.GradientTape() as tape:
+        dropped = head(feature_maps, training=True)
+        loss = tf.reduce_sum(dropped)
+    dropped, slope = dropped.numpy(), tape.gradient(loss, head.classifier.kernel).numpy()
+    kept = dropped > 0
+    assert 0.72 < kept[hidden > 0].mean() < 0.78  # 10,000 entries: three standard deviations are 0.013
+    np.testing.assert_allclose(dropped[kept], hidden[kept] / 0.75, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope[:, 0], dropped.sum((0, 1, 2)), rtol=1e-5)
+    assert np.abs(head(feature_maps, training=True).numpy() - dropped).max() > 0.1, "drawn once and for all"
+
+
+def test_no_hidden_map_is_whole_in_a_training_step(feature_maps, monkeypatch):
+    monkeypatch.setattr(hidden_map, "CHANNELS_AT_ONCE", 8)
+    head = random_head(SegformerDecodeHead(num_labels=3, hidden_size=48, dropout=0.1), feature_maps)
+    classify = functools.partial(head, training=True)
+    train = tf.function(functools.partial(gradients, classify, head))
+    operations = train.get_concrete_function(feature_maps).graph.get_operations()
+    sizes = [each.shape.num_elements() or 0 for operation in operations for each in operation.outputs]
+    assert max(sizes) == 2 * 25 * 33 * 8
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("sizes", ["known", "open"])
 @pytest.mark.parametrize("hidden_size", [12, 15], ids=["12 channels in 4 blocks", "15 channels in one"])
 def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit_compile, monkeypatch):
     head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=hidden_size), feature_maps)
     expected = head(feature_maps).numpy()
-    monkeypatch.setattr(decode_head, "MAX_HIDDEN", 2 * 25 * 33 * 4)
+    monkeypatch.setattr(hidden_map, "MAX_HIDDEN", 2 * 25 * 33 * 4)
     folded = []
-    monkeypatch.setattr(decode_head, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
+    monkeypatch.setattr(hidden_map, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
     shapes = [each.shape if sizes == "known" else (None, None, None, each.shape[-1]) for each in feature_maps]
     run = tf.function(
         lambda *maps: head(maps), input_signature=[tf.TensorSpec(each) for each in shapes], jit_compile=jit_compile

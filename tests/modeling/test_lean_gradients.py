@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_segformer.modeling.layers import MixFeedForward
-from tf_segformer.modeling.lean_gradients import lean_gelu, lean_layer_norm
+from tf_segformer.modeling.lean_gradients import lean_gelu_dense, lean_layer_norm
 
 VALUES = np.linspace(-6, 6, 481, dtype="float32").reshape(13, 37)
 
@@ -20,11 +20,20 @@ def value_and_gradients(function, *inputs):
     return [result, *tape.gradient(loss, inputs)]
 
 
+@pytest.fixture
+def gelu_inputs():
+    rng = np.random.default_rng(0)
+    return [tf.constant(each, "float32") for each in (VALUES, rng.normal(size=(37, 5)), rng.normal(size=5))]
+
+
+def gelu_dense(matrix, kernel, bias):
+    return tf.nn.gelu(matrix, approximate=False) @ kernel + bias
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_gelu_and_its_gradient_are_those_of_tensorflow(jit_compile):
-    x = tf.constant(VALUES)
-    run = tf.function(lambda x: value_and_gradients(lean_gelu, x), jit_compile=jit_compile)
-    for ours, theirs in zip(run(x), value_and_gradients(lambda x: tf.nn.gelu(x, approximate=False), x), strict=True):
+def test_gelu_and_its_gradients_are_those_of_tensorflow(gelu_inputs, jit_compile):
+    run = tf.function(lambda *inputs: value_and_gradients(lean_gelu_dense, *inputs), jit_compile=jit_compile)
+    for ours, theirs in zip(run(*gelu_inputs), value_and_gradients(gelu_dense, *gelu_inputs), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())
 
 
@@ -45,9 +54,9 @@ def test_layer_norm_and_its_gradients_are_those_of_the_definition(jit_compile):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * np.abs(theirs).max())
 
 
-def test_half_precision_keeps_its_type():
-    result, gradient = value_and_gradients(lean_gelu, tf.constant(VALUES, tf.bfloat16))
-    assert result.dtype == gradient.dtype == tf.bfloat16
+def test_half_precision_keeps_its_type(gelu_inputs):
+    results = value_and_gradients(lean_gelu_dense, *(tf.cast(each, tf.bfloat16) for each in gelu_inputs))
+    assert {each.dtype for each in results} == {tf.bfloat16}
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])

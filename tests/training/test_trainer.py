@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.training.scenes import NAMES, make_scene, write_dataset
@@ -215,6 +217,27 @@ def test_rematerialization_changes_memory_not_losses():
     np.testing.assert_allclose(losses_of_fit(again), plain, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rematerialized", [False, True])
+def test_rematerialization_computes_the_inside_of_every_block_twice(rematerialized):
+    model = make_model(STILL)
+    if rematerialized:
+        trainer.rematerialize(model)
+    calls = collections.Counter()
+    for layer in model._flatten_layers():
+        if layer.name in ("query", "dense_1"):
+
+            def count(x, layer=layer, call=layer.call, **options):
+                calls[layer.path] += 1
+                return call(x, **options)
+
+            layer.call = count
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(np.zeros((1, 32, 32, 3), "float32"), training=True))
+    tape.gradient(loss, model.trainable_variables)
+    assert len(calls) == 2 * sum(model.config.depths)
+    assert set(calls.values()) == {2 if rematerialized else 1}
+
+
 @pytest.mark.slow
 def test_xla_gives_the_same_losses():
     plain = losses_of_fit(make_model(STILL))
@@ -232,7 +255,9 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.training import test_trainer as tests
+from tf_segformer.modeling import hidden_map
 from tf_segformer.training import trainer
+hidden_map.CHANNELS_AT_ONCE = 12  # four blocks, each with moments of both devices
 one = tests.losses_of_fit(tests.make_model(tests.STILL))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tf_segformer.modeling.decode_head import SegformerDecodeHead, classify_maps
+from tf_segformer.modeling.decode_head import SegformerDecodeHead
+from tf_segformer.modeling.hidden_map import classify_maps
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
 from tf_segformer.sharing import alike_layers_drawn_once
 

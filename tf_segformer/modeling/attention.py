@@ -32,7 +32,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = F
         value: (B, M, heads, d).
         max_scores: Scores of one picture (heads * N * M) held at once. No bound within `plain_operations`: engines
             that have no loops get one product.
-        training: Whether gradients follow; they compute each block again instead of keeping it.
+        training: Whether gradients follow; they compute the scores again instead of keeping them.
 
     Returns:
         (B, N, heads, d).
@@ -41,8 +41,10 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = F
         return ops.dot_product_attention(query, key, value)
     query, key, value = (_swap_heads(each) for each in (query, key, value))
     num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
+    attend_at_once = functools.partial(_attend_at_once, training=training)
+    attend_at_once = keras.remat(attend_at_once) if training else attend_at_once
     if plain_operations_wanted():
-        context = _attend_at_once(query, key, value, training)
+        context = attend_at_once(query, key, value)
     else:
         known = isinstance(num_queries, int) and isinstance(num_keys, int)
         scores_of_a_query = query.shape[1] * num_keys
@@ -50,8 +52,8 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = F
         choose = _choose_now if known else ops.cond
         context = choose(
             num_queries <= rows,
-            lambda: _attend_at_once(query, key, value, training),
-            lambda: _attend_in_blocks(query, key, value, rows, training),
+            lambda: attend_at_once(query, key, value),
+            lambda: _attend_in_blocks(attend_at_once, query, key, value, rows),
         )
     return _swap_heads(context)
 
@@ -89,16 +91,14 @@ def _attend_at_once(query: Any, key: Any, value: Any, training: bool) -> Any:
     return ops.matmul(attention_probabilities(query, key, training), value)
 
 
-def _attend_in_blocks(query: Any, key: Any, value: Any, rows: Any, training: bool) -> Any:
+def _attend_in_blocks(attend_at_once: Callable[..., Any], query: Any, key: Any, value: Any, rows: Any) -> Any:
     """The same, `rows` queries at a time."""
     batch, heads, num_queries, width = ops.shape(query)
     blocks = (num_queries + rows - 1) // rows
     query = ops.pad(query, ((0, 0), (0, 0), (0, blocks * rows - num_queries), (0, 0)))
     query = ops.reshape(query, (batch, heads, blocks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
-    attend_block = functools.partial(_attend_at_once, training=training)
-    attend_block = keras.remat(attend_block) if training else attend_block
-    (context,) = map_in_turn(lambda block: (attend_block(block, key, value),), [query], [query.dtype])
+    (context,) = map_in_turn(lambda block: (attend_at_once(block, key, value),), [query], [query.dtype])
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
     return context[:, :, :num_queries]
 

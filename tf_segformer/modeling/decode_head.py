@@ -12,20 +12,15 @@ projected once, at its own resolution, and only upsampled and added after that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from tf_segformer.loops import fold_in_turn
-from tf_segformer.modeling.channels import Dense, on_matrix
+from tf_segformer.modeling.channels import Dense
+from tf_segformer.modeling.hidden_map import classify_maps, classify_maps_in_training
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
-from tf_segformer.modeling.portability import plain_operations_wanted
-from tf_segformer.resize import resize_bilinear
-
-MAX_HIDDEN = 2**22  # entries of the hidden map that exist at once at inference: 16 MB of float32, as of B0 at 512x512
 
 BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}  # torch's defaults; its momentum 0.1 weighs the new batch
 
@@ -68,87 +63,10 @@ class LinearWeights(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def upsample_and_add(maps: Sequence[Any]) -> Any:
-    """Resizes every map to the size of the first and adds them.
-
-    Args:
-        maps: Maps (B, H_i, W_i, D), the first the largest.
-
-    Returns:
-        float32 map (B, H_0, W_0, D).
-    """
-    height, width = ops.shape(maps[0])[1:3]
-    upsampled = [ops.cast(maps[0], "float32"), *(resize_bilinear(each, height, width) for each in maps[1:])]
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.add_n(upsampled)  # one pass over the largest map instead of three
-    return sum(upsampled)
-
-
-def classify_maps(
-    feature_maps: Sequence[Any], kernels: Sequence[Any], bias: Any, classifier_kernel: Any, classifier_bias: Any
-) -> Any:
-    """The whole decode head for inference: project, upsample, add, ReLU, classify.
-
-    Where the hidden map would be large it is made a few channels at a time, each block adding to the logits: at
-    1024x2048, B0's takes 134 MB, three times over while maps are added.
-
-    Args:
-        feature_maps: (B, H_i, W_i, C_i), the largest first.
-        kernels: (C_i, D) a stage, as `SegformerDecodeHead.composed_weights` gives them, with the batch norm folded.
-        bias: (D,).
-        classifier_kernel: (D, K).
-        classifier_bias: (K,).
-
-    Returns:
-        float32 logits (B, H_0, W_0, K).
-    """
-    dtype, hidden_size = feature_maps[0].dtype, kernels[0].shape[-1]
-    blocks = _channel_blocks(math.prod(ops.shape(feature_maps[0])[:3]), hidden_size)
-    size = hidden_size // blocks
-
-    def cut(weight: Any, block: Any, axis: int) -> Any:
-        """The channels of a block, along one axis of a weight."""
-        weight = ops.convert_to_tensor(weight)
-        starts, sizes = [0] * len(weight.shape), list(weight.shape)
-        starts[axis], sizes[axis] = block * size, size
-        return ops.cast(ops.slice(weight, starts, sizes), dtype)
-
-    def add_block(block: Any, logits: Any) -> Any:
-        maps = [_project(each, cut(kernel, block, 1)) for each, kernel in zip(feature_maps, kernels, strict=True)]
-        # Upsampling does not change a constant map, such as the bias: it is added where there is least to add to.
-        maps[-1] = maps[-1] + cut(bias, block, 0)
-        hidden = ops.reshape(ops.relu(ops.cast(upsample_and_add(maps), dtype)), (-1, size))
-        return ops.matmul(hidden, cut(classifier_kernel, block, 0)) + logits
-
-    logits = add_block(0, ops.cast(classifier_bias, dtype))  # (B*H_0*W_0, K)
-    logits = fold_in_turn(add_block, 1, blocks, logits)
-    num_labels = classifier_kernel.shape[-1]
-    return ops.cast(ops.reshape(logits, (*ops.shape(feature_maps[0])[:3], num_labels)), "float32")
-
-
-def _channel_blocks(positions: Any, hidden_size: int) -> Any:
-    """Into how many equal blocks the hidden channels are parted so that none exceeds `MAX_HIDDEN`: a power of two."""
-    if plain_operations_wanted():
-        return 1
-    most = hidden_size & -hidden_size  # the largest power of two that divides them
-    needed = (positions * hidden_size + MAX_HIDDEN - 1) // MAX_HIDDEN
-    if isinstance(needed, int):
-        return min(1 << (needed - 1).bit_length(), most)
-    exponent = ops.ceil(ops.log2(ops.cast(needed, "float32")))
-    return ops.minimum(ops.cast(2.0**exponent, "int32"), most)
-
-
 def scale_and_shift(norm: keras.layers.BatchNormalization) -> tuple[Any, Any]:
     """A batch norm at inference as one scale and one shift a channel, float32."""
     scale = ops.cast(norm.gamma, "float32") * ops.rsqrt(ops.cast(norm.moving_variance, "float32") + norm.epsilon)
     return scale, ops.cast(norm.beta, "float32") - ops.cast(norm.moving_mean, "float32") * scale
-
-
-def _project(x: Any, kernel: Any) -> Any:
-    """Product of the channels of a map with a kernel."""
-    return on_matrix(lambda matrix: ops.matmul(matrix, kernel), x)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -218,15 +136,11 @@ class SegformerDecodeHead(keras.layers.Layer):
     def call(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Feature maps (B, H_i, W_i, C_i), the largest first -> float32 logits (B, H_0, W_0, num_labels)."""
         kernels, bias = self.composed_weights(fold_batch_norm=not training)
-        if not training:
-            return classify_maps(feature_maps, kernels, bias, self.classifier.kernel, self.classifier.bias)
-        maps = [
-            _project(each, ops.cast(kernel, self.compute_dtype))
-            for each, kernel in zip(feature_maps, kernels, strict=True)
-        ]
-        x = self.batch_norm(upsample_and_add(maps) + bias, training=True)  # (B, H_0, W_0, D), float32
-        x = ops.relu(ops.cast(x, self.compute_dtype))
-        return ops.cast(self.classifier(self.dropout(x, training=True)), "float32")
+        if training:
+            return classify_maps_in_training(
+                feature_maps, kernels, bias, self.batch_norm, self.dropout, self.classifier
+            )
+        return classify_maps(feature_maps, kernels, bias, self.classifier.kernel, self.classifier.bias)
 
     def composed_weights(self, fold_batch_norm: bool) -> tuple[list[Any], Any]:
         """The two linear maps as one for each stage.
@@ -329,15 +243,18 @@ class MmsegDecodeHead(keras.layers.Layer):
 
     def call(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Feature maps (B, H_i, W_i, C_i), the largest first -> float32 logits (B, H_0, W_0, num_labels)."""
-        blocks = ops.split(ops.convert_to_tensor(self.fusion.kernel), len(feature_maps), axis=0)  # first stage first
-        maps = []
-        for each, convolution, norm, block in zip(
-            feature_maps, self.convolutions, self.batch_norms, blocks, strict=True
-        ):
-            projected = ops.relu(norm(convolution(each), training=training))  # (B, H_i, W_i, D)
-            maps.append(ops.matmul(projected, block))
-        x = ops.relu(self.fusion_norm(upsample_and_add(maps), training=training))
-        return ops.cast(self.classifier(self.dropout(x, training=training)), "float32")
+        fusion_kernel = ops.cast(self.fusion.kernel, "float32")
+        kernels = ops.split(fusion_kernel, len(feature_maps), axis=0)  # first stage first
+        maps = [  # (B, H_i, W_i, D)
+            ops.relu(norm(convolution(each), training=training))
+            for each, convolution, norm in zip(feature_maps, self.convolutions, self.batch_norms, strict=True)
+        ]
+        if training:
+            no_bias = ops.zeros((self.hidden_size,))
+            return classify_maps_in_training(maps, kernels, no_bias, self.fusion_norm, self.dropout, self.classifier)
+        scale, shift = scale_and_shift(self.fusion_norm)
+        kernels = [kernel * scale for kernel in kernels]
+        return classify_maps(maps, kernels, shift, self.classifier.kernel, self.classifier.bias)
 
     def compute_output_spec(self, feature_maps: Sequence[Any], training: bool = False) -> Any:
         """Shape and dtype of the logits, without running the layer."""

@@ -16,7 +16,7 @@ from keras import ops
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
 from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
-from tf_segformer.modeling.lean_gradients import lean_gelu
+from tf_segformer.modeling.lean_gradients import lean_gelu_dense
 from tf_segformer.modeling.portability import plain_operations_wanted
 from tf_segformer.sharing import call_shared, sharing_wanted
 
@@ -233,14 +233,11 @@ class MixFeedForward(keras.layers.Layer):
             (B*H*W, C).
         """
         x = ops.reshape(self.dense_1(positions), (*map_shape[:3], self.inner_size))  # (B, H, W, mlp_ratio * C)
-        x = self._activate(self.depthwise_convolution(x), training)
-        x = self.dropout(ops.reshape(x, (-1, self.inner_size)), training=training)
+        x = ops.reshape(self.depthwise_convolution(x), (-1, self.inner_size))
+        if training and self.activation == "gelu" and not self.dropout_rate and keras.backend.backend() == "tensorflow":
+            return lean_gelu_dense(x, self.dense_2.kernel, self.dense_2.bias)
+        x = self.dropout(ACTIVATION_FUNCTIONS[self.activation](x), training=training)
         return self.dropout(self.dense_2(x), training=training)
-
-    def _activate(self, x: Any, training: bool) -> Any:
-        if training and self.activation == "gelu" and keras.backend.backend() == "tensorflow":
-            return lean_gelu(x)
-        return ACTIVATION_FUNCTIONS[self.activation](x)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the result: that of the input."""

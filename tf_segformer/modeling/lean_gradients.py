@@ -1,4 +1,4 @@
-"""GELU and layer norm whose gradients keep their input alone; TensorFlow's keep two or three maps more for each."""
+"""GELU and layer norm whose gradients keep their input alone; TensorFlow's keep several maps more for each."""
 
 from __future__ import annotations
 
@@ -6,30 +6,41 @@ import math
 from typing import Any
 
 
-def lean_gelu(x: Any) -> Any:
-    """GELU by the error function, for training on TensorFlow.
+def lean_gelu_dense(matrix: Any, kernel: Any, bias: Any) -> Any:
+    """A dense layer of the GELU (by the error function) of a matrix, for training on TensorFlow.
 
     Args:
-        x: Floating point tensor of any shape.
+        matrix: (N, C), of a floating dtype.
+        kernel: (C, D).
+        bias: (D,).
 
     Returns:
-        Tensor of the same shape and dtype.
+        (N, D) in the dtype of the matrix.
     """
     import tensorflow as tf
 
     @tf.custom_gradient
-    def gelu(x: Any) -> Any:
-        def share(x: Any) -> Any:
-            """Of a normal distribution, what lies below x."""
-            return 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
+    def gelu_dense(x: Any, half_kernel: Any, bias: Any) -> Any:
+        def twice_below(scaled: Any) -> Any:
+            """Twice the share of a normal distribution that lies below x, of which x * sqrt(1/2) is given."""
+            return 1 + tf.math.erf(scaled)
 
-        def gradient(slope: Any) -> Any:
-            density = tf.exp(-0.5 * tf.square(x)) / math.sqrt(2 * math.pi)
-            return slope * (share(x) + x * density)
+        def gradient(slope: Any) -> tuple[Any, Any, Any]:
+            with tf.control_dependencies(
+                [slope]
+            ):  # else TensorFlow keeps the share until here, not to compute it twice
+                again = tf.identity(x)
+            scaled = again * math.sqrt(0.5)
+            share = twice_below(scaled)
+            twice_density = tf.exp(0.5 * math.log(2 / math.pi) - tf.square(scaled))
+            of_kernel = tf.matmul(again * share, slope, transpose_a=True)
+            of_x = tf.matmul(slope, half_kernel, transpose_b=True) * (share + again * twice_density)
+            return of_x, of_kernel, tf.reduce_sum(slope, axis=0)
 
-        return x * share(x), gradient
+        return tf.nn.bias_add(tf.matmul(x * twice_below(x * math.sqrt(0.5)), half_kernel), bias), gradient
 
-    return gelu(x)
+    kernel, bias = (tf.cast(tf.convert_to_tensor(weight), matrix.dtype) for weight in (kernel, bias))
+    return gelu_dense(matrix, 0.5 * kernel, bias)  # GELU's half is taken where numbers are few
 
 
 def lean_layer_norm(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:

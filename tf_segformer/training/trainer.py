@@ -104,18 +104,28 @@ def rematerialize(model: keras.Model) -> None:
         raise ValueError("rematerialization needs hidden_dropout_prob=0 and attention_probs_dropout_prob=0")
     for layer in model._flatten_layers():
         if _BLOCK.fullmatch(layer.name):
-            for part in (layer.attention, layer.mlp):
-                part.call = _rematerialized(part.call)
+            layer.attention.mix = _attention_again(layer.attention.mix)
+            layer.mlp.mix = _feed_forward_again(layer.mlp.mix)
 
 
-def _rematerialized(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's call that keeps its input only."""
+def _attention_again(mix: Callable[..., tuple[Any, None]]) -> Callable[..., tuple[Any, None]]:
+    """An attention layer's `mix` that keeps its input only, and has no probabilities to give."""
 
-    @functools.wraps(call)
-    def call_again(x: Any, **options: Any) -> Any:
-        return keras.remat(lambda x: call(x, **options))(x)
+    @functools.wraps(mix)
+    def mix_again(positions: Any, *arguments: Any, **options: Any) -> tuple[Any, None]:
+        return keras.remat(lambda positions: mix(positions, *arguments, **options)[0])(positions), None
 
-    return call_again
+    return mix_again
+
+
+def _feed_forward_again(mix: Callable[..., Any]) -> Callable[..., Any]:
+    """A feed-forward layer's `mix` that keeps its input only."""
+
+    @functools.wraps(mix)
+    def mix_again(positions: Any, *arguments: Any, **options: Any) -> Any:
+        return keras.remat(lambda positions: mix(positions, *arguments, **options))(positions)
+
+    return mix_again
 
 
 def train(
