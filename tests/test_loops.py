@@ -46,3 +46,5 @@ def test_each_waits_for_the_one_before_and_gradients_for_the_one_after():
         first, second, third = map(ancestors, operations)
         assert operations[0] in second - first
         assert operations[1] in third - second
+    # TensorFlow takes apart what merely stands together: six times something is told to wait
+    assert sum(each.type == "Identity" and bool(each.control_inputs) for each in graph.get_operations()) == 6
