@@ -117,7 +117,7 @@ def classify_maps_in_training(
         logits, *maps = in_turn(logits, *feature_maps)
         classify = keras.remat(functools.partial(_classify_channels, kept=kept, norm=norm))
         more, *moments_of_block = classify(maps, block)
-        logits += more
+        logits = logits + more
         moments.append(moments_of_block)
     if norm.trainable:
         for moving, of_blocks in zip((norm.moving_mean, norm.moving_variance), zip(*moments, strict=True), strict=True):

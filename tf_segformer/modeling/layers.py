@@ -347,9 +347,10 @@ class TransformerBlock(keras.layers.Layer):
         attended, probabilities = self.attention.mix(
             self.layer_norm_1(positions), map_shape, training=training, return_attention=return_attention
         )
-        positions += self._drop_branch(self.dropout(attended, training=training), map_shape, training)
+        # Not `+=`, by which torch would change the map that the layer norm keeps for its gradient
+        positions = positions + self._drop_branch(self.dropout(attended, training=training), map_shape, training)
         transformed = self.mlp.mix(self.layer_norm_2(positions), map_shape, training=training)
-        positions += self._drop_branch(transformed, map_shape, training)
+        positions = positions + self._drop_branch(transformed, map_shape, training)
         x = ops.reshape(positions, map_shape)
         return (x, probabilities) if return_attention else x
 
