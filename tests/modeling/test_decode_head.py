@@ -82,6 +82,7 @@ def test_training_by_blocks_of_channels_has_the_gradients_of_the_uncomposed_head
     for name, ours, theirs in zip(names, train(feature_maps), expected, strict=True):
         # before a batch norm that trains, a bias changes nothing: its gradient is what roundings leave
         largest = np.abs(theirs).max() if frozen or "linear_c" not in str(name) else np.abs(expected[0]).max()
+        # sums over 1650 positions in another order: some tens of roundings of the largest
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest, err_msg=name)
 
 
@@ -113,6 +114,7 @@ def test_dropout_scales_what_it_keeps_and_its_gradient_keeps_the_same(feature_ma
     dropped, slope = dropped.numpy(), tape.gradient(loss, head.classifier.kernel).numpy()
     kept = dropped > 0
     assert 0.72 < kept[hidden > 0].mean() < 0.78  # 10,000 entries: three standard deviations are 0.013
+    # the scale is taken in the classifier's kernel: a few roundings; of a sum of 1650, some more
     np.testing.assert_allclose(dropped[kept], hidden[kept] / 0.75, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope[:, 0], dropped.sum((0, 1, 2)), rtol=1e-5)
     assert np.abs(head(feature_maps, training=True).numpy() - dropped).max() > 0.1, "drawn once and for all"

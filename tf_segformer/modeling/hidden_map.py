@@ -68,10 +68,8 @@ def classify_maps(
         return ops.cast(ops.slice(weight, starts, sizes), dtype)
 
     def add_block(block: Any, logits: Any) -> Any:
-        maps = [_project(each, cut(kernel, block, 1)) for each, kernel in zip(feature_maps, kernels, strict=True)]
-        # Upsampling does not change a constant map, such as the bias: it is added where there is least to add to.
-        maps[-1] = maps[-1] + cut(bias, block, 0)
-        hidden = ops.reshape(ops.relu(ops.cast(upsample_and_add(maps), dtype)), (-1, size))
+        hidden = _project_and_add(feature_maps, [cut(kernel, block, 1) for kernel in kernels], cut(bias, block, 0))
+        hidden = ops.reshape(ops.relu(ops.cast(hidden, dtype)), (-1, size))
         return ops.matmul(hidden, cut(classifier_kernel, block, 0)) + logits
 
     logits = add_block(0, ops.cast(classifier_bias, dtype))  # (B*H_0*W_0, K)
@@ -131,9 +129,7 @@ def _classify_channels(maps: list[Any], weights: list[Any], kept: Any, norm: Any
     """Some channels' part of the logits (B*H_0*W_0, K), and mean and variance of each channel."""
     *kernels, classifier_kernel, bias, gamma, beta, mean, variance = weights
     dtype = maps[0].dtype
-    projected = [_project(each, ops.cast(kernel, dtype)) for each, kernel in zip(maps, kernels, strict=True)]
-    projected[-1] = projected[-1] + ops.cast(bias, dtype)  # where there is least to add to
-    hidden = upsample_and_add(projected)
+    hidden = _project_and_add(maps, [ops.cast(kernel, dtype) for kernel in kernels], ops.cast(bias, dtype))
     if norm.trainable:
         mean, variance = ops.moments(hidden, axes=[0, 1, 2], synchronized=norm.synchronized)
     scale = gamma * ops.rsqrt(variance + norm.epsilon)
@@ -162,6 +158,12 @@ def _channel_blocks(positions: Any, hidden_size: int) -> Any:
     return ops.minimum(ops.cast(2.0**exponent, "int32"), most)
 
 
-def _project(x: Any, kernel: Any) -> Any:
-    """Product of the channels of a map with a kernel."""
-    return on_matrix(lambda matrix: ops.matmul(matrix, kernel), x)
+def _project_and_add(feature_maps: Sequence[Any], kernels: Sequence[Any], bias: Any) -> Any:
+    """The hidden map of all stages together, before batch norm and ReLU; float32."""
+    maps = [
+        on_matrix(functools.partial(ops.matmul, x2=kernel), each)
+        for each, kernel in zip(feature_maps, kernels, strict=True)
+    ]
+    # Upsampling does not change a constant map, such as the bias: it is added where there is least to add to.
+    maps[-1] = maps[-1] + bias
+    return upsample_and_add(maps)

@@ -26,9 +26,8 @@ def lean_gelu_dense(matrix: Any, kernel: Any, bias: Any) -> Any:
             return 1 + tf.math.erf(scaled)
 
         def gradient(slope: Any) -> tuple[Any, Any, Any]:
-            with tf.control_dependencies(
-                [slope]
-            ):  # else TensorFlow keeps the share until here, not to compute it twice
+            # Without the wait TensorFlow would keep the share until here, not to compute it twice
+            with tf.control_dependencies([slope]):
                 again = tf.identity(x)
             scaled = again * math.sqrt(0.5)
             share = twice_below(scaled)

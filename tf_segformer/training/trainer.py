@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import re
@@ -105,27 +104,22 @@ def rematerialize(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if _BLOCK.fullmatch(layer.name):
             layer.attention.mix = _attention_again(layer.attention.mix)
-            layer.mlp.mix = _feed_forward_again(layer.mlp.mix)
+            layer.mlp.mix = _again(layer.mlp.mix)
 
 
-def _attention_again(mix: Callable[..., tuple[Any, None]]) -> Callable[..., tuple[Any, None]]:
-    """An attention layer's `mix` that keeps its input only, and has no probabilities to give."""
+def _again(mix: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's `mix` that keeps its input only."""
 
-    @functools.wraps(mix)
-    def mix_again(positions: Any, *arguments: Any, **options: Any) -> tuple[Any, None]:
-        return keras.remat(lambda positions: mix(positions, *arguments, **options)[0])(positions), None
-
-    return mix_again
-
-
-def _feed_forward_again(mix: Callable[..., Any]) -> Callable[..., Any]:
-    """A feed-forward layer's `mix` that keeps its input only."""
-
-    @functools.wraps(mix)
     def mix_again(positions: Any, *arguments: Any, **options: Any) -> Any:
         return keras.remat(lambda positions: mix(positions, *arguments, **options))(positions)
 
     return mix_again
+
+
+def _attention_again(mix: Callable[..., tuple[Any, None]]) -> Callable[..., tuple[Any, None]]:
+    """The same of attention, which has no probabilities to give in training."""
+    outputs = _again(lambda *arguments, **options: mix(*arguments, **options)[0])
+    return lambda *arguments, **options: (outputs(*arguments, **options), None)
 
 
 def train(
