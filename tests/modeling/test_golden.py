@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 from tests.modeling.make_golden import CHECKPOINTS, FOLDER, SIZES, picture
+from tests.other_backends import output_on
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation, SegformerModel
 
 CLASSES = {
@@ -63,6 +58,7 @@ import sys
 sys.modules["tensorflow"] = None  # the modeling room must not need it
 import keras, numpy as np
 from tests.modeling.make_golden import FOLDER, SIZES, picture
+from tests.other_backends import output_on
 from tf_segformer import SegformerForSemanticSegmentation
 assert keras.backend.backend() == sys.argv[1]
 golden = np.load(FOLDER / "segmentation.npz")
@@ -77,17 +73,5 @@ for size in SIZES[:2]:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_logits_equal_transformers_on_a_backend_without_tensorflow(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    root = Path(__file__).parents[2]
-    finished = subprocess.run(
-        [sys.executable, "-c", ON_ANOTHER_BACKEND, backend],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
-    differences = [float(line) for line in finished.stdout.split()]
+    differences = [float(line) for line in output_on(backend, ON_ANOTHER_BACKEND).split()]
     assert len(differences) == 2 and max(differences) < 1e-5

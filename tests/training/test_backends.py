@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from tests.modeling.make_golden import FOLDER, SIZES, picture
+from tests.other_backends import output_on
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.modeling import hidden_map
 from tf_segformer.training.losses import SegmentationLoss
-
-REPOSITORY = Path(__file__).parents[2]
 
 SCRIPT = """
 import json, sys
@@ -53,15 +47,6 @@ def losses_on_tensorflow():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_three_steps_have_the_losses_of_tensorflow(losses_on_tensorflow, backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(REPOSITORY)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    np.testing.assert_allclose(json.loads(finished.stdout.splitlines()[-1]), losses_on_tensorflow, rtol=1e-4)
+    losses = json.loads(output_on(backend, SCRIPT).splitlines()[-1])
+    # AdamW divides by the size of gradients, some of which are mere roundings
+    np.testing.assert_allclose(losses, losses_on_tensorflow, rtol=1e-4)
