@@ -58,7 +58,6 @@ import sys
 sys.modules["tensorflow"] = None  # the modeling room must not need it
 import keras, numpy as np
 from tests.modeling.make_golden import FOLDER, SIZES, picture
-from tests.other_backends import output_on
 from tf_segformer import SegformerForSemanticSegmentation
 assert keras.backend.backend() == sys.argv[1]
 golden = np.load(FOLDER / "segmentation.npz")
