@@ -23,7 +23,7 @@ READ = (
     "import sys; from safetensors.numpy import load_file; print(sum(a.nbytes for a in load_file(sys.argv[1]).values()))"
 )
 CONVERT = (
-    "import sys; from pathlib import Path; from tf_segformer.checkpoints.conversion import *; "
+    "import sys; from pathlib import Path; from tf_segformer.checkpoints.file_conversion import *; "
     "convert_checkpoint(open_source(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])"
 )
 

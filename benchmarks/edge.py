@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
-from tf_segformer.deploy.edge import PRECISIONS, export_litert, export_onnx
+from tf_segformer.deploy.litert import PRECISIONS, export_litert, export_onnx
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.inference.forward import forward_function

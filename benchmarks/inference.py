@@ -70,7 +70,7 @@ def _ours(seconds: dict[str, list[float]]) -> list[str]:
 def _macs(case: Case) -> int:
     """Multiply-accumulates of this project's form of the network."""
     from tf_segformer.configuration import SegformerConfig
-    from tf_segformer.modeling.cost import segmentation_macs
+    from tf_segformer.modeling.macs import segmentation_macs
 
     config = SegformerConfig.from_variant(case.variant, num_labels=case.classes)
     return case.batch * segmentation_macs(config, (case.height, case.width))

@@ -53,10 +53,10 @@ def main() -> None:
 
     import tensorflow as tf
 
-    from tf_segformer.training.datasets import find_dataset
-    from tf_segformer.training.pipeline import training_batches
+    from tf_segformer.data.datasets import find_dataset
+    from tf_segformer.data.pipeline import training_batches
+    from tf_segformer.data.tfrecords import write_shards
     from tf_segformer.training.recipes import load_recipe
-    from tf_segformer.training.tfrecords import write_shards
 
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)

@@ -20,7 +20,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tf_segformer.training.metrics import confusion_matrix, scores_from_confusion
+from tf_segformer.evaluation.metrics import confusion_matrix, scores_from_confusion
 
 PEAK_RATE, WEIGHT_DECAY, HEAD_FACTOR, WARMUP = 6e-5, 0.01, 10.0, 5
 _BIAS_BEFORE_NORM = re.compile(r"decode_head.(linear_c|linear_projections).*bias$")  # transformers 4, 5; Keras
@@ -152,9 +152,9 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
     """Both sides on the same batches of CamVid; prints time a step and validation mIoU."""
     import torch
 
-    from tf_segformer.training.augmentation import Augmentation
-    from tf_segformer.training.datasets import find_dataset
-    from tf_segformer.training.pipeline import training_batches, validation_pictures
+    from tf_segformer.data.augmentation import Augmentation
+    from tf_segformer.data.datasets import find_dataset
+    from tf_segformer.data.pipeline import training_batches, validation_pictures
 
     train_data, val_data = (find_dataset("camvid", folder, split) for split in ("train", "val"))
 

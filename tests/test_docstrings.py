@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 import tf_segformer
-from tf_segformer.training import recipes, reports, trainer
-from tf_segformer.training.augmentation import Augmentation
-from tf_segformer.training.datasets import find_dataset
-from tf_segformer.training.tfrecords import write_shards
+from tf_segformer.data.augmentation import Augmentation
+from tf_segformer.data.datasets import find_dataset
+from tf_segformer.data.tfrecords import write_shards
+from tf_segformer.training import recipes, run_log, trainer
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["tf_segformer"] + [
@@ -27,9 +27,9 @@ MODULES = ["tf_segformer"] + [
     if not module.name.endswith("__main__")
 ]
 EXTRAS = {
-    "tf_segformer.deploy.edge": "onnx",
-    "tf_segformer.deploy.onnx_graph": "onnx",
-    "tf_segformer.deploy.serving": "tensorflow_serving",
+    "tf_segformer.deploy.litert": "onnx",
+    "tf_segformer.deploy.onnx.graph": "onnx",
+    "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
 }
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 
@@ -64,7 +64,7 @@ def training_names(small_config):
         )
         trainer.compile_model(model, recipe)
         train_data, val_data = (find_dataset("camvid", "CamVid", split) for split in ("train", "val"))
-        log = reports.RunLog("logs", val_data.class_names, [])
+        log = run_log.RunLog("logs", val_data.class_names, [])
         validate = trainer.make_validation(model, val_data)
         processor = tf_segformer.SegformerImageProcessor(do_resize=False)
         names = {"find_dataset": find_dataset, "load_recipe": recipes.load_recipe, "dataset": train_data}

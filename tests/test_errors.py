@@ -18,10 +18,10 @@ from tf_segformer import (
     losses,
     metrics,
 )
+from tf_segformer.data.check import check_dataset
+from tf_segformer.data.datasets import find_dataset
 from tf_segformer.errors import CheckpointError, DatasetError, ImageError
 from tf_segformer.requirements import check_keras
-from tf_segformer.training.checks import check_dataset
-from tf_segformer.training.datasets import find_dataset
 
 
 @pytest.fixture

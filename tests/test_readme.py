@@ -81,7 +81,7 @@ def test_the_install_commands_name_extras_and_pictures_that_exist():
 
 def test_the_cost_that_the_readme_states_is_what_info_prints():
     from tf_segformer import SegformerConfig
-    from tf_segformer.modeling.cost import segmentation_macs
+    from tf_segformer.modeling.macs import segmentation_macs
 
     config = SegformerConfig.from_variant("b0", num_labels=11)
     ours = segmentation_macs(config, (512, 512)) / 1e9

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tf_segformer.configuration import SegformerConfig as SegformerConfig
     from tf_segformer.deploy.saved_model import export_saved_model as export_saved_model
+    from tf_segformer.evaluation import metrics as metrics
     from tf_segformer.imaging.processor import SegformerImageProcessor as SegformerImageProcessor
     from tf_segformer.inference.predictor import SegmentationPredictor as SegmentationPredictor
     from tf_segformer.modeling.decode_head import SegformerDecodeHead as SegformerDecodeHead
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from tf_segformer.modeling.models import SegformerForSemanticSegmentation as SegformerForSemanticSegmentation
     from tf_segformer.modeling.models import SegformerModel as SegformerModel
     from tf_segformer.training import losses as losses
-    from tf_segformer.training import metrics as metrics
     from tf_segformer.training import optimization as optimization
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOME_OF_NAME = {
     "SegmentationPredictor": "tf_segformer.inference.predictor",
     "export_saved_model": "tf_segformer.deploy.saved_model",
     "losses": "tf_segformer.training.losses",
-    "metrics": "tf_segformer.training.metrics",
+    "metrics": "tf_segformer.evaluation.metrics",
     "optimization": "tf_segformer.training.optimization",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tf_segformer.errors import CheckpointError
 
-EMBEDDED_FOLDER = Path(__file__).parent / "pretrained"
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 KERAS_ARCHIVE_NAME = "model.keras"
 

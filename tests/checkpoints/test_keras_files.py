@@ -14,14 +14,14 @@ import keras
 import numpy as np
 import pytest
 
-from tests.checkpoints.test_h5 import randomize
+from tests.checkpoints.test_hdf5 import randomize
 from tf_segformer import (
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.checkpoints.convert import model_tensors, translate
-from tf_segformer.checkpoints.keras_files import write_keras_archive, write_keras_weights
+from tf_segformer.checkpoints.formats.keras import write_keras_archive, write_keras_weights
+from tf_segformer.checkpoints.loading import model_tensors, translate
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.checkpoints.schema import variable_shapes
 from tf_segformer.checkpoints.tensors import LazyTensor
@@ -171,7 +171,7 @@ def test_neither_keras_nor_tensorflow_is_loaded(small_config, tmp_path):
     SegformerForSemanticSegmentation(small_config).save_pretrained(tmp_path / "source")
     code = (
         "import sys\n"
-        "from tf_segformer.checkpoints.conversion import convert_checkpoint, open_source\n"
+        "from tf_segformer.checkpoints.file_conversion import convert_checkpoint, open_source\n"
         "source = open_source(sys.argv[1])\n"
         "for name in ('/model.keras', '/new/model.weights.h5'):\n"
         "    convert_checkpoint(source, sys.argv[2] + name, to='keras')\n"

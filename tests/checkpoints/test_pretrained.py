@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.checkpoints.test_h5 import randomize
+from tests.checkpoints.test_hdf5 import randomize
 from tf_segformer import (
     SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.checkpoints.convert import model_tensors
-from tf_segformer.checkpoints.inference import infer_config
+from tf_segformer.checkpoints.architecture import infer_config
+from tf_segformer.checkpoints.loading import model_tensors
 from tf_segformer.checkpoints.pretrained import write_pretrained
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of, variable_shapes
@@ -80,7 +80,7 @@ def test_the_schema_is_that_of_the_models(small_config):
 def test_every_variant_is_told_from_its_shapes(variant, head):
     from pathlib import Path
 
-    from tf_segformer.checkpoints.convert import Translation
+    from tf_segformer.checkpoints.loading import Translation
     from tf_segformer.checkpoints.tensors import LazyTensor
 
     config = SegformerConfig.from_variant(variant, num_labels=19, num_channels=4, decode_head_type=head)
@@ -103,7 +103,7 @@ def test_other_types_of_numbers_are_cast_to_the_models(saved, dtype):
 
 
 def test_all_that_is_wrong_is_listed_and_nothing_is_loaded(saved):
-    from tf_segformer.checkpoints.convert import load_weights_into, translate
+    from tf_segformer.checkpoints.loading import load_weights_into, translate
 
     model, folder = saved
     tensors = load_file(folder / "model.safetensors")

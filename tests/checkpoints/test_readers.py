@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from tests.checkpoints import hostile
 from tests.checkpoints.make_fixtures import CLASSES, FOLDER, PALETTE
-from tf_segformer.checkpoints.pickles import MAX_OPCODES
+from tf_segformer.checkpoints.formats.pickle import MAX_OPCODES
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.errors import CheckpointError
 

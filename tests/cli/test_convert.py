@@ -127,7 +127,7 @@ def test_a_difference_of_outputs_is_an_error(run, checkpoint, tmp_path, monkeypa
 
 
 def test_verification_sees_another_network(checkpoint, tmp_path):
-    from tf_segformer.checkpoints.conversion import compare_outputs
+    from tf_segformer.checkpoints.file_conversion import compare_outputs
 
     shutil.copytree(checkpoint(), tmp_path / "other")
     tensors = load_file(tmp_path / "other" / "model.safetensors")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tf_segformer.evaluation.metrics import confusion_matrix, scores_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
-from tf_segformer.training.metrics import confusion_matrix, scores_from_confusion
 
 
 @pytest.fixture

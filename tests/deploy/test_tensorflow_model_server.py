@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.deploy.pictures import BROKEN, JPEG, PNG
-from tf_segformer.deploy.serving import Client
-from tf_segformer.deploy.serving_config import write_serving_config
+from tf_segformer.deploy.tf_serving.client import Client
+from tf_segformer.deploy.tf_serving.configuration import write_serving_config
 
 pytestmark = pytest.mark.skipif(
     shutil.which("tensorflow_model_server") is None, reason="tensorflow_model_server is not on PATH"

@@ -13,9 +13,9 @@ from PIL import Image
 from tests.imaging.golden_cases import make_picture
 from tests.imaging.test_files import PHOTO, encode, png_header
 from tf_segformer import SegformerImageProcessor
-from tf_segformer.imaging import graph
 from tf_segformer.imaging.files import open_image
-from tf_segformer.imaging.graph_resize import resize_like_pillow
+from tf_segformer.imaging.graph import processing
+from tf_segformer.imaging.graph.resize import resize_like_pillow
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.imaging.visualize import colorize
@@ -58,7 +58,8 @@ def test_resize_has_the_bytes_of_pillow_for_random_shapes(resample: int):
 def test_pixel_values_equal_the_processor_bit_for_bit(options: dict):
     processor = SegformerImageProcessor(**{"size": (96, 130), **options})
     prepare = tf.function(
-        lambda image: graph.preprocess(image, processor), input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)]
+        lambda image: processing.preprocess(image, processor),
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
     )
     for shape in ((211, 97, 3), (1, 1, 3), (480, 64, 3)):
         picture = make_picture(shape, "uint8")
@@ -95,8 +96,8 @@ def encoded_pictures() -> dict[str, bytes]:
 @pytest.mark.parametrize(("name", "encoded"), encoded_pictures().items(), ids=encoded_pictures())
 def test_decoded_picture_equals_pillow(name: str, encoded: bytes):
     expected = np.asarray(open_image(encoded))
-    np.testing.assert_array_equal(graph.decode_image(encoded), expected)
-    np.testing.assert_array_equal(graph.encoded_image_size(encoded), expected.shape[:2])
+    np.testing.assert_array_equal(processing.decode_image(encoded), expected)
+    np.testing.assert_array_equal(processing.encoded_image_size(encoded), expected.shape[:2])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_decoded_picture_equals_pillow(name: str, encoded: bytes):
     ids=["empty", "signature only", "BMP", "GIF", "half a JPEG", "bomb", "no height", "no pixels"],
 )
 def test_bad_bytes_are_refused_when_the_graph_runs(encoded: bytes, message: str):
-    decode = tf.function(graph.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+    decode = tf.function(processing.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(encoded)
 
@@ -125,9 +126,9 @@ def test_saved_model_from_bytes_equals_python(tmp_path: Path):
     class Serving(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
         def __call__(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixel_values, sizes = graph.preprocess_encoded(encoded, processor)
-            class_map = graph.class_map_from_logits(pixel_values[0, ::4, ::4], sizes[0])
-            return {"pixel_values": pixel_values, "png": graph.encode_png(class_map), "sizes": sizes}
+            pixel_values, sizes = processing.preprocess_encoded(encoded, processor)
+            class_map = processing.class_map_from_logits(pixel_values[0, ::4, ::4], sizes[0])
+            return {"pixel_values": pixel_values, "png": processing.encode_png(class_map), "sizes": sizes}
 
     tf.saved_model.save(Serving(), str(tmp_path))
     files = [PHOTO, encode(make_picture((90, 31, 3), "pil"), "PNG")]
@@ -141,7 +142,7 @@ def test_saved_model_from_bytes_equals_python(tmp_path: Path):
 
 def test_class_maps_equal_numpy_for_random_sizes():
     resize = tf.function(
-        graph.class_map_from_logits,
+        processing.class_map_from_logits,
         input_signature=[tf.TensorSpec([None, None, None], tf.float32), tf.TensorSpec([2], tf.int32)],
     )
     random = np.random.default_rng(0)
@@ -157,13 +158,13 @@ def test_class_maps_equal_numpy_for_random_sizes():
 def test_picture_of_one_class_needs_no_interpolation():
     logits = np.zeros((5, 6, 3), np.float32)
     logits[..., 1] = 1
-    assert (graph.class_map_from_logits(tf.constant(logits), (31, 17)).numpy() == 1).all()
+    assert (processing.class_map_from_logits(tf.constant(logits), (31, 17)).numpy() == 1).all()
 
 
 @pytest.mark.parametrize(("largest", "bits"), [(255, np.uint8), (256, np.uint16)])
 def test_class_map_png_keeps_every_index(largest: int, bits: type):
     class_map = np.array([[0, 7, largest]])
-    decoded = np.asarray(Image.open(io.BytesIO(graph.encode_png(tf.constant(class_map)).numpy())))
+    decoded = np.asarray(Image.open(io.BytesIO(processing.encode_png(tf.constant(class_map)).numpy())))
     np.testing.assert_array_equal(decoded, class_map)
     assert decoded.dtype == bits
 
@@ -171,15 +172,15 @@ def test_class_map_png_keeps_every_index(largest: int, bits: type):
 def test_colours_equal_those_of_the_pictures():
     class_map = np.array([[0, 10, 255], [3, 4, 11]])
     palette = palette_for("camvid")
-    np.testing.assert_array_equal(graph.colorize(tf.constant(class_map), palette), colorize(class_map, palette))
+    np.testing.assert_array_equal(processing.colorize(tf.constant(class_map), palette), colorize(class_map, palette))
 
 
 def test_what_the_graph_cannot_do_is_refused_when_it_is_built():
     with pytest.raises(ValueError, match="apply_exif_orientation"):
-        graph.preprocess(tf.zeros((4, 4, 3), tf.uint8), SegformerImageProcessor(apply_exif_orientation=True))
+        processing.preprocess(tf.zeros((4, 4, 3), tf.uint8), SegformerImageProcessor(apply_exif_orientation=True))
     with pytest.raises(ValueError, match="uint8"):
-        graph.preprocess(tf.zeros((4, 4, 3)), SegformerImageProcessor())
+        processing.preprocess(tf.zeros((4, 4, 3)), SegformerImageProcessor())
     with pytest.raises(ValueError, match="do_resize"):
-        graph.preprocess_encoded(tf.constant([PHOTO]), SegformerImageProcessor(do_resize=False))
+        processing.preprocess_encoded(tf.constant([PHOTO]), SegformerImageProcessor(do_resize=False))
     with pytest.raises(ValueError, match="filters"):
         resize_like_pillow(tf.zeros((4, 4, 3), tf.uint8), 2, 2, resample=9)

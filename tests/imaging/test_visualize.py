@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.imaging.golden_cases import make_picture
+from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging import drawing
-from tf_segformer.imaging.confusion import draw_confusion_matrix
 from tf_segformer.imaging.labels import LABELS, PALETTES
 from tf_segformer.imaging.visualize import colorize, draw_boundaries, draw_comparison, draw_error_map, draw_overlay
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.modeling import attention
 from tf_segformer.modeling.attention import EfficientSelfAttention, attend
-from tf_segformer.modeling.portability import plain_operations
+from tf_segformer.ops.portability import plain_operations
 
 
 def random_inputs(num_queries=37, num_keys=11, heads=2, width=4):

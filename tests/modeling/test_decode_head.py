@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras import ops
 
 from tf_segformer import SegformerDecodeHead
-from tf_segformer.loops import fold_in_turn
-from tf_segformer.modeling import hidden_map
 from tf_segformer.modeling.decode_head import MmsegDecodeHead
-from tf_segformer.resize import resize_bilinear
+from tf_segformer.ops import chunked_head
+from tf_segformer.ops.resize import resize_bilinear
+from tf_segformer.ops.sequential import fold_in_turn
 
 
 def random_head(head, feature_maps):
@@ -72,7 +72,7 @@ def gradients(classify, head, feature_maps):
 def test_training_by_blocks_of_channels_has_the_gradients_of_the_uncomposed_head(
     feature_maps, frozen, jit_compile, monkeypatch
 ):
-    monkeypatch.setattr(hidden_map, "CHANNELS_AT_ONCE", 5)  # 12 channels are 5, 5 and 2
+    monkeypatch.setattr(chunked_head, "CHANNELS_AT_ONCE", 5)  # 12 channels are 5, 5 and 2
     head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=12, dropout=0.0), feature_maps)
     head.batch_norm.trainable = not frozen
     expected = gradients(functools.partial(uncomposed, head, training=True), head, feature_maps)
@@ -121,7 +121,7 @@ def test_dropout_scales_what_it_keeps_and_its_gradient_keeps_the_same(feature_ma
 
 
 def test_no_hidden_map_is_whole_in_a_training_step(feature_maps, monkeypatch):
-    monkeypatch.setattr(hidden_map, "CHANNELS_AT_ONCE", 8)
+    monkeypatch.setattr(chunked_head, "CHANNELS_AT_ONCE", 8)
     head = random_head(SegformerDecodeHead(num_labels=3, hidden_size=48, dropout=0.1), feature_maps)
     classify = functools.partial(head, training=True)
     train = tf.function(functools.partial(gradients, classify, head))
@@ -136,9 +136,9 @@ def test_no_hidden_map_is_whole_in_a_training_step(feature_maps, monkeypatch):
 def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit_compile, monkeypatch):
     head = random_head(SegformerDecodeHead(num_labels=7, hidden_size=hidden_size), feature_maps)
     expected = head(feature_maps).numpy()
-    monkeypatch.setattr(hidden_map, "MAX_HIDDEN", 2 * 25 * 33 * 4)
+    monkeypatch.setattr(chunked_head, "MAX_HIDDEN", 2 * 25 * 33 * 4)
     folded = []
-    monkeypatch.setattr(hidden_map, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
+    monkeypatch.setattr(chunked_head, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
     shapes = [each.shape if sizes == "known" else (None, None, None, each.shape[-1]) for each in feature_maps]
     run = tf.function(
         lambda *maps: head(maps), input_signature=[tf.TensorSpec(each) for each in shapes], jit_compile=jit_compile

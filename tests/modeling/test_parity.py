@@ -10,7 +10,7 @@ import pytest
 
 from tests.modeling.make_golden import picture, random_reference, reference_outputs
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation
-from tf_segformer.checkpoints.convert import model_variables, translate
+from tf_segformer.checkpoints.loading import model_variables, translate
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.configuration import VARIANTS
 

@@ -11,7 +11,7 @@ import pytest
 from tests.modeling.make_golden import FOLDER, SIZES, picture
 from tests.other_backends import output_on
 from tf_segformer import SegformerForSemanticSegmentation
-from tf_segformer.modeling import hidden_map
+from tf_segformer.ops import chunked_head
 from tf_segformer.training.losses import SegmentationLoss
 
 SCRIPT = """
@@ -26,7 +26,7 @@ print(json.dumps(losses_of_three_steps()))
 
 def losses_of_three_steps():
     """Without dropout and drop path, whose draws differ between backends; the hidden map in several blocks."""
-    hidden_map.CHANNELS_AT_ONCE = 10  # of 24
+    chunked_head.CHANNELS_AT_ONCE = 10  # of 24
     still = {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
     model = SegformerForSemanticSegmentation.from_pretrained(FOLDER / "segmentation", **still)
     model.compile(keras.optimizers.AdamW(1e-3), loss=SegmentationLoss())
@@ -38,9 +38,9 @@ def losses_of_three_steps():
 
 @pytest.fixture(scope="module")
 def losses_on_tensorflow():
-    before = hidden_map.CHANNELS_AT_ONCE
+    before = chunked_head.CHANNELS_AT_ONCE
     losses = losses_of_three_steps()
-    hidden_map.CHANNELS_AT_ONCE = before
+    chunked_head.CHANNELS_AT_ONCE = before
     return losses
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tf_segformer.data.pipeline import as_picture
 from tf_segformer.errors import DatasetError
 from tf_segformer.training.classification import (
     check_pictures,
@@ -14,7 +15,6 @@ from tf_segformer.training.classification import (
     find_class_folders,
     random_area,
 )
-from tf_segformer.training.pipeline import as_picture
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.training import strips
+from tf_segformer.training import row_chunks
 from tf_segformer.training.losses import SegmentationLoss
 
 torch = pytest.importorskip("torch", reason="the reference loss is torch's")
@@ -22,7 +22,7 @@ WEIGHTS = [1.0, 2.0, 0.5, 3.0]
 @pytest.fixture(autouse=True)
 def several_strips(monkeypatch):
     """Lets the small logits of these tests be resized three rows at a time, with a last strip that is not full."""
-    monkeypatch.setattr(strips, "STRIP_SIZE", 3 * 23 * CLASSES)
+    monkeypatch.setattr(row_chunks, "STRIP_SIZE", 3 * 23 * CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_label_out_of_range_is_nan_in_a_graph_and_teaches_nothing(batch, jit_com
 
 def test_one_strip_gives_the_same(batch, monkeypatch):
     several = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
-    monkeypatch.setattr(strips, "STRIP_SIZE", 2**22)
+    monkeypatch.setattr(row_chunks, "STRIP_SIZE", 2**22)
     one = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
     assert one[0] == pytest.approx(several[0], rel=1e-6)
     np.testing.assert_allclose(one[1], several[1], atol=1e-8)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, write_dataset
 from tf_segformer.cli import train as command
-from tf_segformer.training.datasets import find_dataset
+from tf_segformer.data.datasets import find_dataset
 from tf_segformer.training.recipes import load_recipe
 
 RECIPE = """
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 RECIPE = Recipe("mine", "b0", "folder", (Phase(2, 2, Augmentation((32, 32))),), validate_every=2, warmup_steps=0,
     model={"depths": (1, 1, 1, 1), "hidden_sizes": (8, 8, 16, 16), "num_attention_heads": (1, 1, 2, 2),

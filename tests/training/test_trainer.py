@@ -21,12 +21,12 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+from tf_segformer.data.augmentation import Augmentation
+from tf_segformer.data.datasets import find_dataset
 from tf_segformer.errors import CheckpointError, SegformerError
+from tf_segformer.evaluation.metrics import MeanIoU
 from tf_segformer.training import trainer
-from tf_segformer.training.augmentation import Augmentation
-from tf_segformer.training.datasets import find_dataset
 from tf_segformer.training.losses import SegmentationLoss
-from tf_segformer.training.metrics import MeanIoU
 from tf_segformer.training.optimization import create_optimizer
 from tf_segformer.training.recipes import Phase, Recipe, known_recipes, load_recipe
 from tf_segformer.training.state import load_state, save_state
@@ -255,9 +255,9 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.training import test_trainer as tests
-from tf_segformer.modeling import hidden_map
+from tf_segformer.ops import chunked_head
 from tf_segformer.training import trainer
-hidden_map.CHANNELS_AT_ONCE = 12  # four blocks, each with moments of both devices
+chunked_head.CHANNELS_AT_ONCE = 12  # four blocks, each with moments of both devices
 one = tests.losses_of_fit(tests.make_model(tests.STILL))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
@@ -272,7 +272,7 @@ np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 RECIPE_FILE = f"""
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 CROPS = Augmentation((32, 32))
 RECIPE = Recipe("killed", "b0", "folder", (Phase(10, 2, CROPS), Phase(14, 2, Augmentation((48, 48)))),

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tf_segformer.checkpoints.convert import Translation, load_weights_into, model_tensors, to_family, translate
+from tf_segformer.checkpoints.architecture import infer_config
 from tf_segformer.checkpoints.families import FAMILIES
-from tf_segformer.checkpoints.inference import infer_config
+from tf_segformer.checkpoints.hub_upload import push_to_hub
+from tf_segformer.checkpoints.loading import Translation, load_weights_into, model_tensors, to_family, translate
 from tf_segformer.checkpoints.readers import read_checkpoint
+from tf_segformer.checkpoints.saving import write_folder
 from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
-from tf_segformer.checkpoints.upload import push_to_hub
-from tf_segformer.checkpoints.writers import write_folder
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import find_file, resolve_weights

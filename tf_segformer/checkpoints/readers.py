@@ -9,9 +9,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from tf_segformer.checkpoints.hdf5_files import HDF5_MAGIC, read_hdf5, read_keras_archive
+from tf_segformer.checkpoints.formats.hdf5 import HDF5_MAGIC, read_hdf5, read_keras_archive
+from tf_segformer.checkpoints.formats.torch import STREAM_MAGIC, read_torch_stream, read_torch_zip
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
-from tf_segformer.checkpoints.torch_files import STREAM_MAGIC, read_torch_stream, read_torch_zip
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import shard_names
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tf_segformer.checkpoints.conversion import (
+from tf_segformer.checkpoints.file_conversion import (
     KERAS_WRITERS,
     TARGETS,
     Source,

@@ -15,12 +15,12 @@ import numpy as np
 from tf_segformer.cli.loading import load_model, load_processor, require_segmentation
 from tf_segformer.cli.options import make_predictor, prediction_options
 from tf_segformer.cli.outputs import write_aside
+from tf_segformer.data.datasets import IGNORE_INDEX, KINDS, Example, SegmentationDataset, find_dataset
 from tf_segformer.errors import DatasetError
-from tf_segformer.imaging.confusion import draw_confusion_matrix
+from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.labels import LABELS
 from tf_segformer.imaging.visualize import draw_comparison
-from tf_segformer.training.datasets import IGNORE_INDEX, KINDS, Example, SegmentationDataset, find_dataset
 
 SUMMARY = {"mIoU": "mean IoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "fwIoU": "frequency-weighted IoU"}
 
@@ -147,7 +147,7 @@ def measure(
         ImageError: For a picture or a label map that cannot be read.
         DatasetError: For a label map of another size than its picture, or with labels that no class has.
     """
-    from tf_segformer.training.metrics import confusion_matrix
+    from tf_segformer.evaluation.metrics import confusion_matrix
 
     total = np.zeros((data.num_labels, data.num_labels), np.int64)
     results = predictor([example.image for example in examples])
@@ -177,7 +177,7 @@ def describe_scores(confusion: np.ndarray, class_names: tuple[str, ...]) -> dict
     Returns:
         The four scores of `SUMMARY`, and IoU, accuracy and labelled pixels of each class.
     """
-    from tf_segformer.training.metrics import scores_from_confusion
+    from tf_segformer.evaluation.metrics import scores_from_confusion
 
     scores = scores_from_confusion(confusion)
     return {

@@ -113,7 +113,7 @@ def _write(
         from tf_segformer.deploy.saved_model import export_saved_model
 
         return export_saved_model(model, folder, processor, version, weights_dtype=precision, max_pixels=max_pixels)
-    from tf_segformer.deploy.edge import export_litert, export_onnx
+    from tf_segformer.deploy.litert import export_litert, export_onnx
 
     if format_name == "onnx":
         return export_onnx(model, folder, processor, data_format=data_format)

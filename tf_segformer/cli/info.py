@@ -11,7 +11,7 @@ import click
 from tf_segformer.cli.loading import LoadedModel, load_model
 from tf_segformer.cli.options import read_numbers
 from tf_segformer.configuration import VARIANTS, SegformerConfig
-from tf_segformer.modeling.cost import classification_macs, encoder_macs, segmentation_macs
+from tf_segformer.modeling.macs import classification_macs, encoder_macs, segmentation_macs
 
 
 @click.command(short_help="Describe a model.")

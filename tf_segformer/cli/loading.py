@@ -49,8 +49,8 @@ def load_model(name: str, bfloat16: bool = False) -> LoadedModel:
     Raises:
         CheckpointError: Where the checkpoint cannot be found, read, recognised or matched.
     """
-    from tf_segformer.checkpoints.convert import translate
     from tf_segformer.checkpoints.families import FAMILIES
+    from tf_segformer.checkpoints.loading import translate
     from tf_segformer.checkpoints.readers import read_checkpoint
     from tf_segformer.hub import resolve_weights
 

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from tf_segformer.cli.loading import import_keras
-from tf_segformer.deploy.serving import OK, Client
+from tf_segformer.deploy.tf_serving.client import OK, Client
 from tf_segformer.errors import ImageError
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
 

@@ -34,7 +34,7 @@ def serving_config(
     Example: tf-segformer serving-config served
     """
     import_keras()  # with TensorFlow, whose start-up notes nobody asked for
-    from tf_segformer.deploy.serving_config import WARMUP_PATH, newest_version, write_serving_config
+    from tf_segformer.deploy.tf_serving.configuration import WARMUP_PATH, newest_version, write_serving_config
 
     commands = write_serving_config(
         folder,

@@ -14,9 +14,9 @@ from tf_segformer.errors import DatasetError
 if TYPE_CHECKING:
     import keras
 
-    from tf_segformer.training.datasets import SegmentationDataset
+    from tf_segformer.data.datasets import SegmentationDataset
+    from tf_segformer.data.tfrecords import ShardedDataset
     from tf_segformer.training.recipes import Recipe
-    from tf_segformer.training.tfrecords import ShardedDataset
 
 PRECISIONS = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 
@@ -109,8 +109,8 @@ def _open_split(
     recipe: Recipe, data: Path, split: str, class_names: str | None, palette: str | None
 ) -> SegmentationDataset | ShardedDataset:
     """A split as files or, where the folder holds shards, as those."""
-    from tf_segformer.training.datasets import find_dataset
-    from tf_segformer.training.tfrecords import INDEX_NAME, open_shards
+    from tf_segformer.data.datasets import find_dataset
+    from tf_segformer.data.tfrecords import INDEX_NAME, open_shards
 
     if (data / split / INDEX_NAME).is_file():
         return open_shards(data / split)
@@ -152,8 +152,8 @@ def _change(
 
 def _check(splits: dict[str, Any]) -> None:
     """Opens every file of the splits that are not shards, and tells the classes that are never labelled."""
-    from tf_segformer.training.checks import check_dataset
-    from tf_segformer.training.tfrecords import ShardedDataset
+    from tf_segformer.data.check import check_dataset
+    from tf_segformer.data.tfrecords import ShardedDataset
 
     for dataset in splits.values():
         if isinstance(dataset, ShardedDataset):
@@ -166,7 +166,7 @@ def _check(splits: dict[str, Any]) -> None:
 
 def _write_shards(splits: dict[str, Any], folder: Path) -> None:
     """Writes both splits below a folder that --data takes."""
-    from tf_segformer.training.tfrecords import write_shards
+    from tf_segformer.data.tfrecords import write_shards
 
     for split, dataset in splits.items():
         written = write_shards(dataset, folder / split)

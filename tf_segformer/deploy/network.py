@@ -10,9 +10,9 @@ import tensorflow as tf
 from keras import ops
 
 from tf_segformer.modeling.decode_head import SegformerDecodeHead
-from tf_segformer.modeling.hidden_map import classify_maps
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
-from tf_segformer.sharing import alike_layers_drawn_once
+from tf_segformer.ops.chunked_head import classify_maps
+from tf_segformer.ops.tracing import alike_layers_drawn_once
 
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
 

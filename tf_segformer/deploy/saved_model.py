@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.deploy.decoding import MAX_PIXELS
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.deploy.signatures import (
     Pipeline,
@@ -19,6 +18,7 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
+from tf_segformer.imaging.graph.decode import MAX_PIXELS
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_segformer.deploy.decoding import MAX_PIXELS, OK, decode_or_refuse
-from tf_segformer.imaging.graph import class_map_from_logits, encode_png, preprocess
+from tf_segformer.imaging.graph.decode import MAX_PIXELS, OK, decode_or_refuse
+from tf_segformer.imaging.graph.processing import class_map_from_logits, encode_png, preprocess
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 

@@ -36,7 +36,7 @@ def _tensorflow_graph(model: Any) -> Callable[[np.ndarray], Any]:
     """One traced graph for the shape that the model declares, which leaves sizes open where the model does."""
     import tensorflow as tf
 
-    from tf_segformer.sharing import alike_layers_drawn_once
+    from tf_segformer.ops.tracing import alike_layers_drawn_once
 
     def draw(pixel_values: Any) -> Any:
         with alike_layers_drawn_once(len(model.weights)):

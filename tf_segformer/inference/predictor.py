@@ -19,7 +19,7 @@ from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
-from tf_segformer.inference.rows import LogitRows, ResizedRows, RowSource, WindowRows, class_map_from_rows
+from tf_segformer.inference.windows import LogitRows, ResizedRows, RowSource, WindowRows, class_map_from_rows
 
 MODES = ("resize", "whole", "slide", "multiscale")
 DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K

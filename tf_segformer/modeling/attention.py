@@ -12,10 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_segformer.loops import map_in_turn
-from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
-from tf_segformer.modeling.portability import plain_operations_wanted
+from tf_segformer.ops.channels import Dense, LayerNormalization
+from tf_segformer.ops.portability import plain_operations_wanted
+from tf_segformer.ops.sequential import map_in_turn
 
 # How many scores of one picture are held at once: 16 MB of float32, those of a picture of 512x512. Fewer are slower.
 MAX_SCORES = 2**22

@@ -18,9 +18,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_segformer.modeling.channels import Dense
-from tf_segformer.modeling.hidden_map import classify_maps, classify_maps_in_training
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.ops.channels import Dense
+from tf_segformer.ops.chunked_head import classify_maps, classify_maps_in_training
 
 BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}  # torch's defaults; its momentum 0.1 weighs the new batch
 

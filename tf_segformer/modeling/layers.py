@@ -14,11 +14,11 @@ import keras
 from keras import ops
 
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
-from tf_segformer.modeling.channels import Dense, LayerNormalization
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
-from tf_segformer.modeling.lean_gradients import lean_gelu_dense
-from tf_segformer.modeling.portability import plain_operations_wanted
-from tf_segformer.sharing import call_shared, sharing_wanted
+from tf_segformer.ops.channels import Dense, LayerNormalization
+from tf_segformer.ops.lean_gradients import lean_gelu_dense
+from tf_segformer.ops.portability import plain_operations_wanted
+from tf_segformer.ops.tracing import call_shared, sharing_wanted
 
 
 def exact_gelu(x: Any) -> Any:

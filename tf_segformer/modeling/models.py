@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from tf_segformer.configuration import SegformerConfig
-from tf_segformer.modeling.channels import LayerNormalization
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
 from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
 from tf_segformer.modeling.inputs import check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
+from tf_segformer.ops.channels import LayerNormalization
 
 
 class PretrainedModel(keras.Model):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_segformer.data.augmentation import random_flip, resized_window
+from tf_segformer.data.check import refuse
+from tf_segformer.data.datasets import IMAGE_SUFFIXES
+from tf_segformer.data.pipeline import decode_picture, normalize
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.files import open_image
-from tf_segformer.training.augmentation import random_flip, resized_window
-from tf_segformer.training.checks import refuse
-from tf_segformer.training.datasets import IMAGE_SUFFIXES
-from tf_segformer.training.pipeline import decode_picture, normalize
 
 _CROP_TRIES = 10
 _AREA_RANGE, _ASPECT_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)

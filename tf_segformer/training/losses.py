@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.loops import map_in_turn
-from tf_segformer.training.strips import visit_strips
+from tf_segformer.ops.sequential import map_in_turn
+from tf_segformer.training.row_chunks import visit_strips
 
 AVERAGES = ("valid", "all")
 _DICE_SMOOTHING = 1.0

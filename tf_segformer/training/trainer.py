@@ -16,18 +16,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_segformer.data.datasets import SegmentationDataset
+from tf_segformer.data.pipeline import as_picture, training_batches, validation_pictures
+from tf_segformer.data.tfrecords import ShardedDataset
 from tf_segformer.errors import CheckpointError, SegformerError
+from tf_segformer.evaluation.metrics import MeanIoU
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.training.datasets import SegmentationDataset
 from tf_segformer.training.losses import SegmentationLoss
-from tf_segformer.training.metrics import MeanIoU
 from tf_segformer.training.optimization import create_optimizer
-from tf_segformer.training.pipeline import as_picture, training_batches, validation_pictures
 from tf_segformer.training.recipes import Phase, Recipe
-from tf_segformer.training.reports import RunLog
+from tf_segformer.training.run_log import RunLog
 from tf_segformer.training.state import load_state, save_state
-from tf_segformer.training.tfrecords import ShardedDataset
 
 STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
 BEST_NAME, LAST_NAME = "best", "last"

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.errors import DatasetError
-from tf_segformer.training.augmentation import Augmentation
 
 _MODULES = ("ade20k", "camvid", "cityscapes", "finetune")
 

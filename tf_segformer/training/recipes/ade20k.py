@@ -9,7 +9,7 @@ need the encoder's ImageNet weights; this project has not repeated the runs.
 
 from __future__ import annotations
 
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 
 

@@ -3,12 +3,12 @@
 Command: tf-segformer train --recipe camvid-b0 --data CamVid
 Hardware: one thread of an AMD EPYC processor, about two hours.
 Score to expect (validation mIoU): about 58 on whole pictures of 480x360, 62 on pictures resized to 512x384.
-Source: own run; the curve is in `tf_segformer/pretrained/camvid-b0/README.md`.
+Source: own run; the curve is in `tf_segformer/embedded/camvid-b0/README.md`.
 """
 
 from __future__ import annotations
 
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 
 

@@ -10,7 +10,7 @@ ImageNet weights; this project has not repeated the runs.
 
 from __future__ import annotations
 
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 
 

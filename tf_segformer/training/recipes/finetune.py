@@ -8,7 +8,7 @@ section 4.1) but for the shorter schedule and for crops from the pictures at the
 
 from __future__ import annotations
 
-from tf_segformer.training.augmentation import Augmentation
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
 
 

@@ -1,0 +1,157 @@
+"""Finding, reading and checking labelled folders, good and hostile."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.scenes import NAMES, make_scene, write_dataset
+from tf_segformer.data.check import check_dataset
+from tf_segformer.data.datasets import KINDS, find_dataset
+from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.imaging.labels import LABELS
+
+
+def write_image(path, size=(8, 6), mode="RGB", colour=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def write_labels(path, values, mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.array(values, np.uint8))
+    if mode == "P":
+        image.putpalette([(7 * i) % 256 for i in range(768)])
+    image.save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_dataset(tmp_path / "scenes", train=3, val=1)
+
+
+def find(folder, split="train", **options):
+    return find_dataset("folder", folder, split, class_names=NAMES, **options)
+
+
+def test_folder_pairs_pictures_and_labels_by_name(folder):
+    dataset = find(folder)
+    assert [(each.image.name, each.labels.name) for each in dataset.examples] == [
+        (f"{index:03d}.png", f"{index:03d}.png") for index in range(3)
+    ]
+    assert dataset.num_labels == 4
+    assert check_dataset(dataset).sum() == 3 * 64 * 64
+
+
+def test_folder_without_splits_is_taken_as_it_is(folder):
+    assert len(find(folder / "train", "val").examples) == 3
+
+
+def test_ade20k_ignores_zero_and_lowers_the_others(tmp_path):
+    write_image(tmp_path / "images/training/a.jpg", (3, 1))
+    write_labels(tmp_path / "annotations/training/a.png", [[0, 1, 150]])
+    dataset = find_dataset("ade20k", tmp_path, "train")
+    assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[255, 0, 149]]
+    assert dataset.class_names == LABELS["ade20k"]
+    assert check_dataset(dataset)[[0, 149]].tolist() == [1, 1]
+
+
+def test_cityscapes_maps_label_ids_to_training_ids(tmp_path):
+    write_image(tmp_path / "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png", (4, 1))
+    write_labels(tmp_path / "gtFine/val/ulm/ulm_1_gtFine_labelIds.png", [[7, 26, 33, 4]])
+    dataset = find_dataset("cityscapes", tmp_path, "val")
+    assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[0, 13, 18, 255]]
+
+
+def test_voc_takes_the_indices_of_a_colour_table(tmp_path):
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
+    for name in "ab":
+        write_image(tmp_path / f"JPEGImages/{name}.jpg", (3, 1))
+        write_labels(tmp_path / f"SegmentationClass/{name}.png", [[0, 20, 255]], mode="P")
+    write_image(tmp_path / "JPEGImages/not_listed.jpg")
+    dataset = find_dataset("voc", tmp_path, "train")
+    assert [each.image.stem for each in dataset.examples] == ["a", "b"]
+    assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[0, 20, 255]]
+
+
+def test_camvid_ignores_eleven(tmp_path):
+    write_image(tmp_path / "train/images/a.jpg", (3, 1))
+    write_labels(tmp_path / "train/labels/a.png", [[0, 10, 11]])
+    dataset = find_dataset("camvid", tmp_path, "train")
+    assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[0, 10, 255]]
+
+
+def test_colours_are_looked_up_in_the_palette(folder):
+    palette = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (1, 2, 3)]
+    colours = np.array([[(0, 0, 255), (1, 2, 3), (0, 0, 0)]], np.uint8)
+    path = folder / "train/labels/000.png"
+    Image.fromarray(colours).save(path)
+    assert find(folder, palette=palette).read_labels(path).tolist() == [[2, 3, 255]]
+    Image.fromarray(colours + 9).save(path)
+    with pytest.raises(ImageError, match=r"000\.png: the colour \(9, 9, 8\) is not in the palette"):
+        find(folder, palette=palette).read_labels(path)
+
+
+def test_every_problem_is_listed_with_its_file(folder):
+    train = folder / "train"
+    for index in range(3, 9):
+        write_image(train / f"images/{index:03d}.png", (8, 6))
+        write_labels(train / f"labels/{index:03d}.png", np.zeros((6, 8)))
+    good_jpeg = train / "images/whole.jpg"
+    Image.fromarray(make_scene(0)[0]).save(good_jpeg)
+    write_labels(train / "labels/whole.png", np.zeros((64, 64)))
+    jpeg = good_jpeg.read_bytes()
+    (train / "images/cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    write_labels(train / "labels/cut.png", np.zeros((64, 64)))
+    (train / "labels/003.png").unlink()
+    (train / "images/004.png").unlink()
+    write_labels(train / "labels/005.png", np.zeros((6, 9)))
+    write_labels(train / "labels/006.png", np.full((6, 8), 9))
+    Image.fromarray(np.full((6, 8), 4000, np.uint16)).save(train / "labels/007.png")
+    Image.new("RGB", (8, 6)).save(train / "labels/008.png")
+    with pytest.raises(DatasetError) as raised:
+        check_dataset(find(folder))
+    lines = str(raised.value).splitlines()
+    assert "7 problems" in lines[0]
+    for name, words in {
+        "images/cut.jpg": "truncated",
+        "labels/003.png": "no such file",
+        "images/004.jpg": "no such file",
+        "labels/005.png": "9 x 6 pixels",
+        "labels/006.png": "class 9 is beyond the 4 classes",
+        "labels/007.png": "label values reach 4000",
+        "labels/008.png": "one channel",
+    }.items():
+        assert sum(name in line and words in line for line in lines) == 1, (name, lines)
+
+
+def test_labels_that_are_not_classes_are_refused_even_next_to_ignored_ones(folder):
+    write_labels(folder / "train/labels/000.png", np.full((64, 64), 254))
+    with pytest.raises(DatasetError, match="class 254"):
+        check_dataset(find(folder))
+    write_labels(folder / "train/labels/000.png", np.full((64, 64), 255))
+    check_dataset(find(folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_and_missing_folders_are_named_with_the_layout(tmp_path, kind):
+    names = {"class_names": NAMES} if KINDS[kind].class_names is None else {}
+    with pytest.raises(DatasetError, match="no pictures for the split 'train'"):
+        find_dataset(kind, tmp_path, "train", **names)
+    with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*needs"):
+        find_dataset(kind, tmp_path / "nowhere", "train", **names)
+
+
+def test_arguments_that_do_not_fit_are_refused(folder):
+    with pytest.raises(ValueError, match="needs class_names"):
+        find_dataset("folder", folder, "train")
+    with pytest.raises(ValueError, match="no kind of dataset 'coco'"):
+        find_dataset("coco", folder, "train")
+    with pytest.raises(ValueError, match="split='test'"):
+        find_dataset("camvid", folder, "test")
+    with pytest.raises(ValueError, match="3 entries"):
+        find_dataset("camvid", folder, "train", class_names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="1 colours"):
+        find(folder, palette=[(1, 2, 3)])

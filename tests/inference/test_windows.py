@@ -1,0 +1,95 @@
+"""Rows of logits: resizing and window averages read in strips equal their direct statement on whole arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.inference.definitions import resized
+from tf_segformer.inference.windows import STRIP_BYTES, LogitRows, ResizedRows, WindowRows, strips, window_starts
+
+
+def _read(source, step: int) -> np.ndarray:
+    height = source.size[0]
+    return np.concatenate([source.rows(first, min(first + step, height)) for first in range(0, height, step)])
+
+
+@pytest.mark.parametrize("size", [(33, 65), (9, 13), (5, 4), (1, 1), (40, 13)], ids=str)
+@pytest.mark.parametrize("step", [1, 7, 64])
+def test_resized_rows_equal_the_whole_resize(size, step):
+    logits = np.random.default_rng(0).normal(size=(9, 13, 3)).astype("float32")
+    rows = _read(ResizedRows(LogitRows(logits), size), step)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, resized(logits, size), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "stride", "expected"),
+    [
+        (100, 40, 25, [0, 25, 50, 60]),
+        (100, 40, 30, [0, 30, 60]),
+        (40, 40, 30, [0]),
+        (41, 40, 30, [0, 1]),
+        (2048, 1024, 768, [0, 768, 1024]),
+    ],
+)
+def test_last_window_is_shifted_inside(length, window, stride, expected):
+    assert window_starts(length, window, stride) == expected
+
+
+def _window_logits(box: tuple[int, int, int, int]) -> np.ndarray:
+    """A quarter-size array that depends on nothing but the place of the window."""
+    top, left, height, width = box
+    return np.random.default_rng([top, left]).normal(size=(-(-height // 4), -(-width // 4), 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [((50, 70), (32, 24), (20, 24)), ((40, 40), (64, 64), (48, 48)), ((33, 90), (16, 32), (5, 11))],
+    ids=str,
+)
+@pytest.mark.parametrize("step", [1, 9, 100])
+def test_window_rows_equal_the_rule_of_mmsegmentation(size, window, stride, step):
+    """Sum of the windows' logits, each resized to its window, over the number of windows at each pixel."""
+    window_size = tuple(np.minimum(window, size))
+    total, count = np.zeros((*size, 3)), np.zeros((*size, 1))
+    for row in range(-(-max(size[0] - window_size[0], 0) // stride[0]) + 1):
+        for column in range(-(-max(size[1] - window_size[1], 0) // stride[1]) + 1):
+            bottom = min(row * stride[0] + window_size[0], size[0])
+            right = min(column * stride[1] + window_size[1], size[1])
+            top, left = bottom - window_size[0], right - window_size[1]
+            logits = _window_logits((top, left, *window_size))
+            total[top:bottom, left:right] += resized(logits, window_size)
+            count[top:bottom, left:right] += 1
+    source = WindowRows(size, window, stride, lambda boxes: [_window_logits(box) for box in boxes])
+    np.testing.assert_allclose(_read(source, step), total / count, atol=3e-6)
+
+
+def test_windows_are_computed_once_and_dropped_when_passed():
+    computed: list[int] = []
+
+    def predict(boxes):
+        computed.append(boxes[0][0])
+        return [_window_logits(box) for box in boxes]
+
+    source = WindowRows((100, 20), (20, 20), (10, 20), predict)
+    held = []
+    for first in range(0, 100, 5):
+        source.rows(first, first + 5)
+        held.append(len(source._computed))
+    assert computed == list(range(0, 90, 10))
+    assert max(held) <= 2
+
+
+def test_window_rows_can_be_resized_in_turn():
+    source = WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes])
+    whole = _read(WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes]), 24)
+    np.testing.assert_allclose(_read(ResizedRows(source, (31, 57)), 4), resized(whole, (31, 57)), atol=3e-6)
+
+
+def test_strips_cover_every_row_within_the_budget():
+    pairs = list(strips(10_000, 10_000, 150))
+    assert [first for first, _ in pairs] == [0] + [last for _, last in pairs[:-1]]
+    assert pairs[-1][1] == 10_000
+    assert max(last - first for first, last in pairs) * 10_000 * 150 * 4 <= STRIP_BYTES
+    assert list(strips(2, 10**9, 150)) == [(0, 1), (1, 2)]

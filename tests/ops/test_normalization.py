@@ -1,0 +1,87 @@
+"""Dense layer and layer norm spelled for TensorFlow: Keras' results and gradients, in the kernels they are made for."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from tf_segformer.ops.channels import Dense, LayerNormalization
+
+SHAPE = (2, 5, 7, 12)
+
+
+@pytest.fixture
+def maps():
+    return tf.constant(np.random.default_rng(0).normal(3, 2, SHAPE).astype("float32"))
+
+
+def pair(layer_class, keras_class, **options):
+    """A layer and Keras' own with the same random weights."""
+    layers = layer_class(**options), keras_class(**options)
+    for layer in layers:
+        layer.build(SHAPE)
+    rng = np.random.default_rng(1)
+    values = [rng.normal(1, 0.5, weight.shape) for weight in layers[0].weights]
+    for layer in layers:
+        layer.set_weights(values)
+    return layers
+
+
+def gradients(layer, x, **arguments):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(layer(x, **arguments) ** 3)
+    return tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_weights)])
+
+
+PAIRS = {
+    "dense": (Dense, keras.layers.Dense, {"units": 6}),
+    "layer norm": (LayerNormalization, keras.layers.LayerNormalization, {"epsilon": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_results_and_gradients_are_those_of_keras(name, jit_compile, training, maps):
+    ours, theirs = pair(*PAIRS[name][:2], **PAIRS[name][2])
+    run = tf.function(
+        lambda x: (ours(x, training=training), gradients(ours, x, training=training)), jit_compile=jit_compile
+    )
+    result, slopes = run(maps)
+    pairs = [(result, theirs(maps)), (ours(maps), theirs(maps))]  # in a graph, and operation by operation
+    pairs += zip(slopes, gradients(theirs, maps), strict=True)
+    for one, expected in pairs:  # sums are taken in another order: some roundings of the largest value
+        np.testing.assert_allclose(one, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_layer_norm_is_computed_in_float32(dtype, maps):
+    ours, theirs = pair(LayerNormalization, keras.layers.LayerNormalization, epsilon=1e-5, dtype=dtype)
+    run = tf.function(ours)
+    assert run(maps).dtype == ours.compute_dtype
+    np.testing.assert_array_equal(tf.cast(run(maps), "float32"), tf.cast(tf.function(theirs)(maps), "float32"))
+
+
+@pytest.mark.parametrize("spec", [[None, None, None, 12], list(SHAPE)], ids=["any size", "fixed size"])
+def test_tensorflow_runs_one_kernel_for_inference(spec, maps):
+    if not _has_onednn():
+        pytest.skip("this TensorFlow has no oneDNN")
+    norm, dense = LayerNormalization(), Dense(6)
+    run = tf.function(lambda x: dense(norm(tf.nn.relu(x))), input_signature=[tf.TensorSpec(spec)])
+    context.enable_run_metadata()  # before the first run, which optimizes the graph
+    run(maps)
+    metadata = context.export_run_metadata()
+    context.disable_run_metadata()
+    kinds = {node.op for graph in metadata.function_graphs for node in graph.post_optimization_graph.node}
+    assert "_MklLayerNorm" in kinds and not kinds & {"Mean", "Rsqrt", "FusedBatchNormV3"}
+    assert not kinds & {"AddV2", "BiasAdd"}
+
+
+def _has_onednn() -> bool:
+    from tensorflow.python.util import _pywrap_util_port
+
+    return _pywrap_util_port.IsMklEnabled()

@@ -1,0 +1,1 @@
+"""One file format each: from a file to its tensors by name."""

@@ -1,0 +1,244 @@
+"""Draws a SegFormer in ONNX operators, in the layout that engines run fastest.
+
+Convolutions are channels first, the only layout that ONNX has for them. Dense layers before and after a convolution
+are convolutions too, of one pixel, so that the wide maps of the feed-forward networks and of the decode head are never
+transposed. All else runs on tokens (B, H*W, C), whose channels lie together. A transpose stands right beside its
+convolution and acts on four axes: onnxruntime and OpenVINO merge such a pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import onnx
+
+from tf_segformer.deploy.onnx.graph import OnnxGraph, as_array
+from tf_segformer.modeling.decode_head import MmsegDecodeHead, SegformerDecodeHead, scale_and_shift
+from tf_segformer.modeling.models import SegformerForSemanticSegmentation
+
+_TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+class FeatureMap(NamedTuple):
+    """A channels-first map (B, C, H, W) with its size: the name of an int64 tensor (H, W)."""
+
+    x: str
+    size: str
+
+
+def draw_onnx(model: Any, opset: int, data_format: str) -> onnx.ModelProto:
+    """The inference pass of a model: `pixel_values` in, `logits` out, every size but that of the channels open.
+
+    Args:
+        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
+        opset: Version of the operators, 17 or 18.
+        data_format: "channels_last" or "channels_first", of pixel values and of a segmenter's logits.
+
+    Returns:
+        The model; weights are float32.
+    """
+    graph, config = OnnxGraph(), model.config
+    channels_last = data_format == "channels_last"
+    x = graph("Transpose", "pixel_values", perm=_TO_CHANNELS_FIRST) if channels_last else "pixel_values"
+    maps = _encoder(graph, model.segformer, x)
+    if isinstance(model, SegformerForSemanticSegmentation):
+        logits = _HEADS[type(model.decode_head)](graph, model.decode_head, maps)
+        if channels_last:
+            graph("Transpose", logits, perm=_TO_CHANNELS_LAST, output="logits")
+        else:
+            graph("Identity", logits, output="logits")
+        output_shape = _map_shape("logits_height", "logits_width", config.num_labels, channels_last)
+    else:
+        pooled = graph.reshape(graph("GlobalAveragePool", maps[-1].x), 0, -1)  # (B, C)
+        classifier = model.get_layer("classifier")
+        graph("Gemm", pooled, classifier.kernel, classifier.bias, output="logits")
+        output_shape = ["batch", config.num_labels]
+    input_shape = _map_shape("height", "width", config.num_channels, channels_last)
+    return graph.model({"pixel_values": input_shape}, {"logits": output_shape}, opset)
+
+
+def _map_shape(height: str, width: str, channels: int, channels_last: bool) -> list[Any]:
+    return ["batch", height, width, channels] if channels_last else ["batch", channels, height, width]
+
+
+# === Encoder ===
+
+
+def _encoder(graph: OnnxGraph, encoder: Any, x: str) -> list[FeatureMap]:
+    """Pictures (B, C, H, W) -> the feature map of every stage."""
+    maps = []
+    for stage, depth in enumerate(encoder.config.depths):
+        embedding = encoder.get_layer(f"patch_embedding_{stage}")
+        margin = [embedding.patch_size // 2] * 4
+        x = _convolution(graph, x, embedding.projection, strides=[embedding.stride] * 2, pads=margin)
+        size = graph.slice(graph("Shape", x), 2, 4)
+        tokens = _layer_norm(graph, _tokens(graph, x, embedding.hidden_size), embedding.layer_norm)
+        for block in range(depth):
+            tokens = _block(graph, tokens, size, encoder.get_layer(f"block_{stage}_{block}"))
+        tokens = _layer_norm(graph, tokens, encoder.get_layer(f"stage_norm_{stage}"))
+        x = _map(graph, tokens, size, embedding.hidden_size)
+        maps.append(FeatureMap(x, size))
+    return maps
+
+
+def _block(graph: OnnxGraph, tokens: str, size: str, block: Any) -> str:
+    """One transformer block on tokens (B, H*W, C)."""
+    normalized = _layer_norm(graph, tokens, block.layer_norm_1)
+    tokens = graph("Add", tokens, _attention(graph, normalized, size, block.attention))
+    normalized = _layer_norm(graph, tokens, block.layer_norm_2)
+    return graph("Add", tokens, _feed_forward(graph, normalized, size, block.mlp))
+
+
+def _attention(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+    """Efficient self-attention (B, H*W, C) -> (B, H*W, C)."""
+    width = layer.hidden_size // layer.num_heads
+    reduced = _reduce(graph, tokens, size, layer)
+
+    def heads(x: str, projection: Any, order: tuple[int, ...], scale: float = 1.0) -> str:
+        x = graph.reshape(_dense(graph, x, projection, scale), 0, -1, layer.num_heads, width)
+        return graph("Transpose", x, perm=order)
+
+    query = heads(tokens, layer.query, (0, 2, 1, 3))  # (B, heads, H*W, d)
+    key = heads(reduced, layer.key, (0, 2, 3, 1), scale=width**-0.5)  # (B, heads, d, H'*W')
+    value = heads(reduced, layer.value, (0, 2, 1, 3))
+    probabilities = graph("Softmax", graph("MatMul", query, key), axis=-1)
+    context = graph("Transpose", graph("MatMul", probabilities, value), perm=(0, 2, 1, 3))
+    return _dense(graph, graph.reshape(context, 0, -1, layer.hidden_size), layer.output_dense)
+
+
+def _reduce(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+    """Tokens of the reduced map, at least one: the convolution goes over the edge, and what it found there is cut."""
+    ratio = layer.sequence_reduction_ratio
+    if ratio == 1:
+        return tokens
+    x = _map(graph, tokens, size, layer.hidden_size)
+    x = _convolution(graph, x, layer.sequence_reduction, strides=[ratio] * 2, pads=[0, 0, ratio - 1, ratio - 1])
+    whole = graph("Max", graph("Div", size, np.array([ratio], np.int64)), np.array([1], np.int64))
+    x = graph.slice(x, 0, whole, axes=(2, 3))
+    return _layer_norm(graph, _tokens(graph, x, layer.hidden_size), layer.layer_norm)
+
+
+def _feed_forward(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+    """Mix-FFN (B, H*W, C) -> (B, H*W, C)."""
+    x = _map(graph, tokens, size, layer.hidden_size)
+    x = _pointwise(graph, x, as_array(layer.dense_1.kernel), layer.dense_1.bias)  # (B, mlp_ratio * C, H, W)
+    x = _convolution(graph, x, layer.depthwise_convolution, pads=[1] * 4, group=layer.inner_size)
+    x = _ACTIVATIONS[layer.activation](graph, x)
+    x = _pointwise(graph, x, as_array(layer.dense_2.kernel), layer.dense_2.bias)
+    return _tokens(graph, x, layer.hidden_size)
+
+
+# === Heads ===
+
+
+def _decode_head(graph: OnnxGraph, head: SegformerDecodeHead, maps: list[FeatureMap]) -> str:
+    """The paper's head with its linear maps and batch norm multiplied out: logits (B, K, H, W)."""
+    kernels, bias = head.composed_weights(fold_batch_norm=True)
+    biases = [None] * (len(maps) - 1) + [bias]  # upsampling does not change a constant map: add it to the smallest
+    projected = [
+        _pointwise(graph, each.x, as_array(kernel), bias)
+        for each, kernel, bias in zip(maps, kernels, biases, strict=True)
+    ]
+    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size))
+    return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
+
+
+def _mmseg_decode_head(graph: OnnxGraph, head: MmsegDecodeHead, maps: list[FeatureMap]) -> str:
+    """mmsegmentation's head, whose projections are activated; its batch norms are multiplied into them."""
+    fusion_scale, fusion_shift = map(as_array, scale_and_shift(head.fusion_norm))
+    blocks = np.split(as_array(head.fusion.kernel) * fusion_scale, len(maps))
+    shifts = [None] * (len(maps) - 1) + [fusion_shift]
+    projected = []
+    for each, convolution, norm, block, fused_shift in zip(
+        maps, head.convolutions, head.batch_norms, blocks, shifts, strict=True
+    ):
+        scale, shift = map(as_array, scale_and_shift(norm))
+        x = graph("Relu", _pointwise(graph, each.x, as_array(convolution.kernel) * scale, shift))
+        projected.append(_pointwise(graph, x, block, fused_shift))
+    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size))
+    return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
+
+
+_HEADS: dict[type, Callable[[OnnxGraph, Any, list[FeatureMap]], str]] = {
+    SegformerDecodeHead: _decode_head,
+    MmsegDecodeHead: _mmseg_decode_head,
+}
+
+
+def _upsample_and_add(graph: OnnxGraph, maps: list[str], size: str) -> str:
+    """Resizes maps (B, D, H_i, W_i) bilinearly to the size of the first and adds them."""
+    total = maps[0]
+    for each in maps[1:]:
+        shape = graph.shape(graph.slice(graph("Shape", each), 0, 2), size)
+        resized = graph("Resize", each, "", "", shape, mode="linear", coordinate_transformation_mode="half_pixel")
+        total = graph("Add", total, resized)
+    return total
+
+
+# === Layers ===
+
+
+def _dense(graph: OnnxGraph, x: str, layer: Any, scale: float = 1.0) -> str:
+    """A dense layer on tokens, its result multiplied by a number."""
+    product = graph("MatMul", x, as_array(layer.kernel) * np.float32(scale))
+    return graph("Add", product, as_array(layer.bias) * np.float32(scale))
+
+
+def _pointwise(graph: OnnxGraph, x: str, kernel: np.ndarray, bias: Any = None) -> str:
+    """A dense kernel (C, D) on a channels-first map, as a convolution of one pixel."""
+    weights = [kernel.T[:, :, None, None]] + ([] if bias is None else [bias])
+    return graph("Conv", x, *weights, kernel_shape=[1, 1])
+
+
+def _convolution(graph: OnnxGraph, x: str, layer: Any, **attributes: Any) -> str:
+    """A convolution of Keras on a channels-first map; Keras' kernel is (height, width, in, out)."""
+    kernel = as_array(layer.kernel)
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        kernel = kernel.transpose(0, 1, 3, 2)  # one channel in for each group
+    return graph("Conv", x, kernel.transpose(3, 2, 0, 1), layer.bias, kernel_shape=kernel.shape[:2], **attributes)
+
+
+def _layer_norm(graph: OnnxGraph, x: str, layer: Any) -> str:
+    return graph("LayerNormalization", x, layer.gamma, layer.beta, axis=-1, epsilon=layer.epsilon)
+
+
+def _tokens(graph: OnnxGraph, x: str, channels: int) -> str:
+    """(B, C, H, W) -> (B, H*W, C)."""
+    return graph.reshape(graph("Transpose", x, perm=_TO_CHANNELS_LAST), 0, -1, channels)
+
+
+def _map(graph: OnnxGraph, tokens: str, size: str, channels: int) -> str:
+    """(B, H*W, C) -> (B, C, H, W)."""
+    x = graph("Reshape", tokens, graph.shape(0, size, channels))
+    return graph("Transpose", x, perm=_TO_CHANNELS_FIRST)
+
+
+def _gelu(graph: OnnxGraph, x: str) -> str:
+    """GELU by the error function, in the form that engines know: the operator is younger than version 18."""
+    error = graph("Erf", graph("Div", x, np.float32(math.sqrt(2))))
+    return graph("Mul", graph("Mul", x, graph("Add", error, np.float32(1))), np.float32(0.5))
+
+
+def _tanh_gelu(graph: OnnxGraph, x: str) -> str:
+    """GELU by its tanh approximation."""
+    cube = graph("Mul", graph("Mul", graph("Mul", x, x), x), np.float32(0.044715))
+    inner = graph("Mul", graph("Add", x, cube), np.float32(math.sqrt(2 / math.pi)))
+    return graph("Mul", graph("Mul", x, graph("Add", graph("Tanh", inner), np.float32(1))), np.float32(0.5))
+
+
+def _silu(graph: OnnxGraph, x: str) -> str:
+    return graph("Mul", x, graph("Sigmoid", x))
+
+
+_ACTIVATIONS: dict[str, Callable[[OnnxGraph, str], str]] = {
+    "gelu": _gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": lambda graph, x: graph("Relu", x),
+    "silu": _silu,
+    "swish": _silu,
+}

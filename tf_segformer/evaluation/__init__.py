@@ -1,0 +1,5 @@
+"""How good a model is: metrics, and pictures of them."""
+
+from tf_segformer.requirements import check_keras
+
+check_keras()

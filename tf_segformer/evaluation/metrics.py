@@ -1,0 +1,194 @@
+"""MeanIoU and the scores of a confusion matrix, counted exactly however large the dataset is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_segformer.ops.resize import resize_bilinear
+from tf_segformer.training.losses import squeeze_labels
+
+_RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
+
+
+def confusion_matrix(
+    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int = 255
+) -> np.ndarray:
+    """Counts how often each true class was predicted as each class.
+
+    Args:
+        truth: Class of each pixel, any shape, integers in [0, num_classes) or `ignore_index`.
+        prediction: Predicted class of each pixel, the shape of `truth`, integers in [0, num_classes).
+        num_classes: Number of classes K.
+        ignore_index: Label of pixels that are not counted.
+
+    Returns:
+        (K, K) int64: rows are the true classes, columns the predicted ones.
+
+    Raises:
+        ValueError: Where the shapes differ or a class lies outside [0, num_classes).
+
+    Example:
+        >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), num_classes=2).tolist()
+        [[1, 0], [1, 0]]
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}: they must be equal")
+    counted = truth != ignore_index
+    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    for name, classes in (("truth", truth), ("prediction", prediction)):
+        if classes.size and (classes.min() < 0 or classes.max() >= num_classes):
+            outside = classes.min() if classes.min() < 0 else classes.max()
+            raise ValueError(f"{name} holds class {outside}: with num_classes={num_classes} it must be below that")
+    return np.bincount(truth * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
+    """The scores of semantic segmentation as mmsegmentation defines and names them.
+
+    A class that is neither in the truth nor in the prediction has no IoU, and one that is not in the truth no accuracy:
+    they are nan and the means leave them out. With nothing counted every score is nan.
+
+    Args:
+        confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
+
+    Returns:
+        "mIoU", "aAcc" (pixel accuracy), "mAcc" (mean accuracy) and "fwIoU" (IoU weighted by the share of each class in
+        the truth) as floats in [0, 1] or nan; "IoU" and "Acc" as (K,) float64 arrays, one entry a class.
+
+    Source: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 5; names of mmsegmentation's IoUMetric.
+
+    Example:
+        >>> round(scores_from_confusion(np.array([[3, 1], [0, 4]]))["mIoU"], 3)
+        0.775
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    correct, true_area, predicted_area = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    iou = _ratio(correct, true_area + predicted_area - correct)
+    accuracy = _ratio(correct, true_area)
+    total = counts.sum()
+    in_truth = true_area > 0
+    return {
+        "mIoU": _mean_of_defined(iou),
+        "aAcc": float(correct.sum() / total) if total else float("nan"),
+        "mAcc": _mean_of_defined(accuracy),
+        "fwIoU": float((true_area[in_truth] * iou[in_truth]).sum() / total) if total else float("nan"),
+        "IoU": iou,
+        "Acc": accuracy,
+    }
+
+
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class MeanIoU(keras.metrics.Metric):
+    """Mean intersection over union of all batches, from logits or class maps.
+
+    The state is the confusion matrix. Each count is kept as two float32 digits, so no pixel is lost up to 1.1e12 a cell
+    (a single float32 stops counting at 1.7e7), on every backend, under XLA and with replicas whose states are summed.
+
+    Args:
+        num_classes: Number of classes K.
+        ignore_index: Label of pixels that are not counted. Labels outside [0, K) are not counted either.
+        name: Name of the metric in logs.
+        dtype: Data type of the result; the counts are exact whatever it is.
+
+    Raises:
+        ValueError: From `update_state`, where logits do not have K channels or sample weights are given.
+
+    Example:
+        >>> metric = MeanIoU(num_classes=2)
+        >>> metric.update_state(np.array([[[0, 1, 255]]]), np.array([[[0, 0, 1]]]))
+        >>> float(metric.result())
+        0.25
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, name: str = "mean_iou", dtype: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        shape = (num_classes, num_classes)
+        self._low_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="low_digit")
+        self._high_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="high_digit")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> None:
+        """Adds the pixels of one batch.
+
+        Args:
+            y_true: (B, H, W) or (B, H, W, 1) integer labels.
+            y_pred: (B, h, w, K) logits of any size, resized to H x W (bilinear, half-pixel centres) before the argmax;
+                or a (B, H, W) class map.
+            sample_weight: Not supported: mark pixels that do not count with `ignore_index`.
+        """
+        if sample_weight is not None:
+            raise ValueError("MeanIoU takes no sample weights: mark pixels that do not count with ignore_index")
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        truth = ops.cast(squeeze_labels(y_true), "int32")  # (B, H, W)
+        predicted = self._predicted_classes(y_pred, ops.shape(truth)[1:])  # (B, H, W)
+        counts = self._count_pairs(truth, predicted)  # (K, K) int32
+        low = self._low_digit + ops.cast(counts % _RADIX, "float32")
+        carry = ops.floor(low / _RADIX)
+        self._low_digit.assign(low - carry * _RADIX)
+        self._high_digit.assign(self._high_digit + ops.cast(counts // _RADIX, "float32") + carry)
+
+    def result(self) -> Any:
+        """The mean IoU over the classes present; 0 as long as nothing was counted, as with every Keras metric."""
+        counts = ops.convert_to_tensor(self._high_digit) * _RADIX + ops.convert_to_tensor(self._low_digit)
+        correct = ops.diagonal(counts)
+        union = ops.sum(counts, axis=0) + ops.sum(counts, axis=1) - correct
+        present = ops.cast(union > 0, "float32")
+        iou = correct / ops.maximum(union, 1.0)
+        return ops.cast(ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0), self.dtype)
+
+    def confusion_matrix(self) -> np.ndarray:
+        """The exact counts so far as (K, K) int64: rows are the true classes, columns the predicted ones."""
+        high, low = ops.convert_to_numpy(self._high_digit), ops.convert_to_numpy(self._low_digit)
+        return high.astype(np.int64) * _RADIX + low.astype(np.int64)
+
+    def scores(self) -> Mapping[str, Any]:
+        """All scores so far, as `scores_from_confusion` names them."""
+        return scores_from_confusion(self.confusion_matrix())
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "num_classes": self.num_classes, "ignore_index": self.ignore_index}
+
+    def _predicted_classes(self, y_pred: Any, size: tuple[Any, Any]) -> Any:
+        """Class maps as they are; of logits, the argmax at the labels' size."""
+        if len(y_pred.shape) == 3:
+            return ops.cast(y_pred, "int32")
+        if len(y_pred.shape) != 4 or y_pred.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"y_pred has shape {tuple(y_pred.shape)}: expected (batch, height, width, {self.num_classes}) logits or"
+                " (batch, height, width) classes"
+            )
+        # One picture at a time: a batch of full-size logits of 150 classes would take gigabytes.
+        return ops.map(lambda logits: ops.argmax(resize_bilinear(logits[None], *size)[0], axis=-1), y_pred)
+
+    def _count_pairs(self, truth: Any, predicted: Any) -> Any:
+        """The (K, K) int32 confusion matrix of one batch."""
+        classes = self.num_classes
+        counted = (truth != self.ignore_index) & (truth >= 0) & (truth < classes)
+        counted = counted & (predicted >= 0) & (predicted < classes)
+        cell = ops.where(counted, truth * classes + ops.cast(predicted, "int32"), classes**2)
+        cell = ops.reshape(cell, (-1,))
+        counts = ops.segment_sum(ops.ones_like(cell), cell, num_segments=classes**2 + 1)
+        return ops.reshape(counts[:-1], (classes, classes))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Elementwise quotient, nan where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+
+
+def _mean_of_defined(values: np.ndarray) -> float:
+    """Mean of the entries that are not nan; nan where there are none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
