@@ -1,7 +1,7 @@
 """What computing in bfloat16 saves on a CPU that has it, and how many pixels change their class.
 
 Run: python -m benchmarks.bfloat16 [--variants b0 b2] [--size 512] [--classes 150] [--runs 20]
-         [--pictures camvid/val/images --frames 50]
+         [--images camvid/val/images --frames 50]
 Times are of random weights, in turns, beside a bare matrix product; agreement is that of camvid-b0's class maps.
 """
 
@@ -43,8 +43,8 @@ def main() -> None:
         )
     )
     print(f"\n{report.machine([{'tensorflow': tf.__version__}])}")
-    if arguments.pictures:
-        agreement = _agreement(sorted(arguments.pictures.iterdir()), arguments.frames)
+    if arguments.images:
+        agreement = _agreement(sorted(arguments.images.iterdir()), arguments.frames)
         print(f"camvid-b0, mixed_bfloat16: {agreement:.2%} of the pixels keep their class")
 
 
@@ -80,7 +80,7 @@ def _network(variant: str, policy: str, arguments: argparse.Namespace) -> Callab
 
 
 def _agreement(paths: list[Path], count: int) -> float:
-    """Share of the pixels of some pictures whose class is the same in both precisions."""
+    """Share of the pixels of some images whose class is the same in both precisions."""
     chosen = paths[:: max(1, len(paths) // count)][:count]
     processor = SegformerImageProcessor.from_pretrained("camvid-b0")
     predictors = [
@@ -94,11 +94,11 @@ def _agreement(paths: list[Path], count: int) -> float:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"])
-    parser.add_argument("--size", type=int, default=512, help="side of the square picture")
+    parser.add_argument("--size", type=int, default=512, help="side of the square image")
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--runs", type=int, default=20, help="rounds that count")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pictures", type=Path, help="folder of pictures for the agreement")
+    parser.add_argument("--images", type=Path, help="folder of images for the agreement")
     parser.add_argument("--frames", type=int, default=50, help="how many of them")
     return parser.parse_args()
 

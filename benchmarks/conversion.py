@@ -24,7 +24,7 @@ READ = (
 )
 CONVERT = (
     "import sys; from pathlib import Path; from tf_segformer.checkpoints.file_conversion import *; "
-    "convert_checkpoint(open_source(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])"
+    "convert_checkpoint(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])"
 )
 
 

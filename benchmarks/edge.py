@@ -1,8 +1,8 @@
-"""Edge formats against float32 on real pictures: size, latency, difference of logits, agreement of class maps.
+"""Edge formats against float32 on real images: size, latency, difference of logits, agreement of class maps.
 
-Run: python benchmarks/edge.py --pictures camvid/val/images --calibration camvid/train/images
+Run: python benchmarks/edge.py --images camvid/val/images --calibration camvid/train/images
          [--model camvid-b0] [--frames 50] [--size 360,480] [--threads 2]
-Needs the extras "litert" and "onnx". Class maps are compared at the pictures' own size with those of the Keras model.
+Needs the extras "litert" and "onnx". Class maps are compared at the images' own size with those of the Keras model.
 The aims on 50 CamVid frames with camvid-b0: float16 >= 99.9 %, dynamic int8 >= 98 %, full int8 >= 95 % agreement, and
 int8 files of at most 30 % of the float32 one.
 """
@@ -39,7 +39,7 @@ def main() -> None:
         processor = SegformerImageProcessor.from_dict(
             {**processor.to_dict(), "size": {"height": height, "width": width}}
         )
-    frames = _spread(arguments.pictures, arguments.frames)
+    frames = _spread(arguments.images, arguments.frames)
     reference = forward_function(model)
     with tempfile.TemporaryDirectory() as folder:
         rows = []
@@ -48,7 +48,7 @@ def main() -> None:
             print(f"{name}: done", flush=True)
     full = next(row[1] for row in rows if row[0] == "litert float32")
     size = f"{processor.size['height']}x{processor.size['width']}"
-    print(f"\n{arguments.model}, input {size}, {len(frames)} pictures, {arguments.threads} threads\n")
+    print(f"\n{arguments.model}, input {size}, {len(frames)} images, {arguments.threads} threads\n")
     print("| format | MB | of float32 | ms (median) | largest logit difference | mean | agreement | aim |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, file_size, milliseconds, largest, mean, agreement in rows:
@@ -86,8 +86,8 @@ def _compare(
     """Median milliseconds, largest and mean difference of logits, and the share of equal pixels."""
     times, largest, differences, agreements = [], 0.0, [], []
     for path in frames:
-        picture = open_image(path)
-        pixel_values = processor(picture)["pixel_values"]
+        image = open_image(path)
+        pixel_values = processor(image)["pixel_values"]
         expected = reference(pixel_values)
         start = time.perf_counter()
         logits = run(pixel_values)
@@ -95,7 +95,7 @@ def _compare(
         difference = np.abs(logits - expected)
         largest = max(largest, float(difference.max()))
         differences.append(float(difference.mean()))
-        ours, theirs = (class_map_from_logits(each[0], picture.size[::-1]) for each in (logits, expected))
+        ours, theirs = (class_map_from_logits(each[0], image.size[::-1]) for each in (logits, expected))
         agreements.append(float((ours == theirs).mean()))
     return statistics.median(times), largest, statistics.mean(differences), statistics.mean(agreements)
 
@@ -117,15 +117,15 @@ def _onnx_runner(path: Path, threads: int) -> Run:
 
 
 def _spread(folder: str, count: int) -> list[Path]:
-    """Some pictures of a folder, spread over all of them."""
+    """Some images of a folder, spread over all of them."""
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     return paths[:: max(1, len(paths) // count)][:count]
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", required=True, help="folder of pictures to compare on")
-    parser.add_argument("--calibration", required=True, help="folder of pictures whose ranges int8 is made for")
+    parser.add_argument("--images", required=True, help="folder of images to compare on")
+    parser.add_argument("--calibration", required=True, help="folder of images whose ranges int8 is made for")
     parser.add_argument("--model", default="camvid-b0")
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--size", help="HEIGHT,WIDTH of the input; default the processor's")

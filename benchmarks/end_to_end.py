@@ -1,11 +1,11 @@
-"""Pictures a second from JPEG files to class maps: SegmentationPredictor, its parts, the command line, Hugging Face.
+"""Images a second from JPEG files to class maps: SegmentationPredictor, its parts, the command line, Hugging Face.
 
-    python -m benchmarks.end_to_end                               # B0 at 512x512, 150 classes, 16 pictures
+    python -m benchmarks.end_to_end                               # B0 at 512x512, 150 classes, 16 images
     python -m benchmarks.end_to_end --size 256 --runs 2 --peers ours parts
 
-Every engine runs in a process of its own over the same folder of generated pictures; all are asked in turns, after
-their logits of all pictures have been compared. "one part after the other" decodes, resizes, runs the network and
-makes the class map of each picture in turn: as far as the predictor is faster than that, it overlaps them.
+Every engine runs in a process of its own over the same folder of generated images; all are asked in turns, after
+their logits of all images have been compared. "one part after the other" decodes, resizes, runs the network and
+makes the class map of each image in turn: as far as the predictor is faster than that, it overlaps them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 from typing import Any
 
 from benchmarks.harness import report
-from benchmarks.harness.artifacts import PICTURES
+from benchmarks.harness.artifacts import IMAGES
 from benchmarks.harness.case import Case
 from benchmarks.harness.end_to_end_peers import PEERS
 from benchmarks.harness.options import add_square_case, measure_square_cases, parser_of
@@ -48,17 +48,17 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
     rows = []
     for key, taken in seconds.items():
         summary = summarize(taken)
-        milliseconds = [f"{1000 * each / PICTURES:.1f}" for each in (summary.median, summary.minimum, summary.spread)]
-        rate = f"{PICTURES / summary.median:.1f}"
+        milliseconds = [f"{1000 * each / IMAGES:.1f}" for each in (summary.median, summary.minimum, summary.spread)]
+        rate = f"{IMAGES / summary.median:.1f}"
         rows.append([TITLES[key], rate, *milliseconds, f"{ratio(seconds[subject], taken):.2f}"])
-    header = ["engine", "pictures/s", "median ms a picture", "min", "spread", f"{TITLES[subject]} / peer"]
+    header = ["engine", "images/s", "median ms an image", "min", "spread", f"{TITLES[subject]} / peer"]
     return "\n".join(
         [
             f"\n### End to end: {case.describe()}\n",
             report.table(header, rows),
             report.skipped_lines(team.skipped, TITLES),
             _parts_table(parts[-rounds:]),
-            f"\n{PICTURES} JPEG files, {rounds} rounds in turns; spread is between the quartiles. "
+            f"\n{IMAGES} JPEG files, {rounds} rounds in turns; spread is between the quartiles. "
             f"{report.machine(team.versions, bench.hide)}\n",
         ]
     )
@@ -72,15 +72,15 @@ def _run_parts(worker: Worker, parts: list[dict[str, float]]) -> float:
 
 
 def _parts_table(parts: list[dict[str, float]]) -> str:
-    """Milliseconds a picture of each part, and its share; empty where it was not measured."""
+    """Milliseconds an image of each part, and its share; empty where it was not measured."""
     if not parts:
         return ""
     medians = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     rows = [
-        [name, f"{1000 * median / PICTURES:.1f}", f"{100 * median / sum(medians.values()):.0f}"]
+        [name, f"{1000 * median / IMAGES:.1f}", f"{100 * median / sum(medians.values()):.0f}"]
         for name, median in medians.items()
     ]
-    return "\n" + report.table(["part", "median ms a picture", "%"], rows)
+    return "\n" + report.table(["part", "median ms an image", "%"], rows)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--sizes", nargs="*", type=int, default=[256, 512, 1024, 1536, 2048], help="sides, batch 1")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 2, 4, 8])
-    parser.add_argument("--side-of-batches", type=int, default=512, help="side of the pictures of the batches")
+    parser.add_argument("--side-of-batches", type=int, default=512, help="side of the images of the batches")
     parser.add_argument("--folder", default=str(Path(__file__).parent), help="where growth.json and growth.png go")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what growth.json holds")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Time of one inference of this project and its peers: same weights, pictures and threads, in turns.
+"""Time of one inference of this project and its peers: same weights, images and threads, in turns.
 
     python -m benchmarks.inference --variants b0 b2 --sizes 512 1024 --classes 150 19 --tf-port-python PATH
     python -m benchmarks.inference --peers ours openvino --runs 50
@@ -79,7 +79,7 @@ def _macs(case: Case) -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, INFERENCE, runs=20)
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="sides of the square picture")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="sides of the square image")
     parser.add_argument("--classes", nargs="+", type=int, default=[150, 19])
     parser.add_argument("--batch", type=int, default=1)
     return parser.parse_args()

@@ -35,12 +35,12 @@ def measure(kind: str, batch_size: int, size: int, num_labels: int, steps: int) 
     model = SegformerForSemanticSegmentation(SegformerConfig.from_variant("b0", num_labels=num_labels))
     model.compile("sgd", loss=plain if kind == "plain" else SegmentationLoss(), jit_compile=False)
     rng = np.random.default_rng(0)
-    pictures = rng.normal(size=(batch_size, size, size, 3)).astype("float32")
+    images = rng.normal(size=(batch_size, size, size, 3)).astype("float32")
     labels = rng.integers(0, num_labels, (batch_size, size, size))
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
-        model.train_on_batch(pictures, labels)
+        model.train_on_batch(images, labels)
         seconds.append(time.perf_counter() - start)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, min(seconds[1:]))
 

@@ -1,4 +1,4 @@
-"""Pictures a second of the input pipeline beside those of the training step: the input must not be the bottleneck.
+"""Images a second of the input pipeline beside those of the training step: the input must not be the bottleneck.
 
 python -m benchmarks.pipeline --recipe camvid-b0 --data CamVid
 """
@@ -14,7 +14,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def pictures_per_second(batches, count: int, batch_size: int) -> float:
+def images_per_second(batches, count: int, batch_size: int) -> float:
     """The rate of `count` batches after the first two, which start the threads and fill the buffers."""
     iterator = iter(batches)
     for _ in range(2):
@@ -25,7 +25,7 @@ def pictures_per_second(batches, count: int, batch_size: int) -> float:
     return count * batch_size / (time.perf_counter() - start)
 
 
-def model_pictures_per_second(recipe, num_labels: int, batch, count: int) -> float:
+def model_images_per_second(recipe, num_labels: int, batch, count: int) -> float:
     """The rate of the training step on one batch that is at hand."""
     from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
     from tf_segformer.training.trainer import compile_model
@@ -54,8 +54,8 @@ def main() -> None:
     import tensorflow as tf
 
     from tf_segformer.data.datasets import find_dataset
-    from tf_segformer.data.pipeline import training_batches
-    from tf_segformer.data.tfrecords import write_shards
+    from tf_segformer.data.pipeline import training_dataset
+    from tf_segformer.data.tfrecords import write_tfrecords
     from tf_segformer.training.recipes import load_recipe
 
     if arguments.threads:
@@ -64,22 +64,22 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe)
     dataset = find_dataset(recipe.dataset, arguments.data, "train")
     with tempfile.TemporaryDirectory() as folder:
-        shards = write_shards(dataset, folder)
-        print(f"{recipe.name} on {dataset.name}, {arguments.threads or os.cpu_count()} threads, pictures a second")
+        shards = write_tfrecords(dataset, folder)
+        print(f"{recipe.name} on {dataset.name}, {arguments.threads or os.cpu_count()} threads, images a second")
         print(f"{'crop':>12}{'batch':>7}{'files':>10}{'shards':>10}{'training step':>16}")
         for phase in recipe.phases:
             rates = []
             for source in (dataset, shards):
-                batches = training_batches(
+                batches = training_dataset(
                     source,
                     phase.augmentation,
                     phase.batch_size,
                     last_step=arguments.batches + 2,
                     parallel_calls=arguments.threads,
                 )
-                rates.append(pictures_per_second(batches, arguments.batches, phase.batch_size))
+                rates.append(images_per_second(batches, arguments.batches, phase.batch_size))
             batch = next(iter(batches))
-            rates.append(model_pictures_per_second(recipe, dataset.num_labels, batch, max(arguments.batches // 4, 2)))
+            rates.append(model_images_per_second(recipe, dataset.num_labels, batch, max(arguments.batches // 4, 2)))
             crop = "x".join(map(str, phase.augmentation.crop_size))
             print(f"{crop:>12}{phase.batch_size:>7}{rates[0]:>10.1f}{rates[1]:>10.1f}{rates[2]:>16.1f}", flush=True)
 

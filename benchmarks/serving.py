@@ -67,7 +67,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     version = Path(arguments.measure)
     processor = SegformerImageProcessor.from_dict(json.loads((version.parent / "processor.json").read_text()))
-    encoded = tf.constant([_photograph(arguments.picture, arguments.width, arguments.height)])
+    encoded = tf.constant([_photograph(arguments.image, arguments.width, arguments.height)])
     start = time.perf_counter()
     signatures = tf.saved_model.load(str(version)).signatures
     loaded = time.perf_counter()
@@ -112,14 +112,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _photograph(path: str | None, width: int, height: int) -> bytes:
-    """A JPEG of the size: of a picture, or of smooth random colours."""
+    """A JPEG of the size: of an image, or of smooth random colors."""
     if path:
-        picture = Image.open(path).convert("RGB")
+        image = Image.open(path).convert("RGB")
     else:
         colors = np.random.default_rng(0).integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8)
-        picture = Image.fromarray(colors)
+        image = Image.fromarray(colors)
     encoded = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
+    image.resize((width, height), Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
     return encoded.getvalue()
 
 
@@ -128,7 +128,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="folder, embedded name or Hub id; otherwise a random model")
     parser.add_argument("--variant", default="b0")
     parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--picture", help="a picture to serve; otherwise random colours")
+    parser.add_argument("--image", help="an image to serve; otherwise random colors")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)

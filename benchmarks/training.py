@@ -65,7 +65,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
 def _parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, list(PEERS), runs=10)
     parser.add_argument("--cases", nargs="+", default=["b0:4", "b2:2"], metavar="VARIANT:BATCH")
-    parser.add_argument("--size", type=int, default=512, help="side of the square picture")
+    parser.add_argument("--size", type=int, default=512, help="side of the square image")
     parser.add_argument("--classes", type=int, default=150)
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Trains Hugging Face PyTorch and this project side by side: same weights, same batches, same recipe.
 
-    python -m benchmarks.training_parity                                  # 30 steps of B0 on random pictures
+    python -m benchmarks.training_parity                                  # 30 steps of B0 on random images
     python -m benchmarks.training_parity --camvid CamVid --steps 300      # CamVid: mIoU and time a step
 
 Prints both columns. Needs the extra "parity".
@@ -63,7 +63,7 @@ def make_pair(num_labels: int, folder: str, seed: int = 0, peak: float = PEAK_RA
             variable.trainable = False
     warmup = min(WARMUP, steps)
     optimizer = create_optimizer(
-        peak, steps, warmup_steps=warmup, weight_decay=WEIGHT_DECAY, head_rate_factor=HEAD_FACTOR
+        peak, steps, warmup_steps=warmup, weight_decay=WEIGHT_DECAY, head_lr_multiplier=HEAD_FACTOR
     )
     ours.compile(optimizer, loss=SegmentationLoss(), jit_compile=False)
     return theirs, make_torch_optimizer(theirs, peak), ours
@@ -97,13 +97,13 @@ def train_torch(model, optimizer, batches: Iterable[tuple[np.ndarray, np.ndarray
     warmup = min(WARMUP, steps)
     peaks = [group["lr"] for group in optimizer.param_groups]
     track = Track()
-    for step, (pictures, labels) in enumerate(batches):
+    for step, (images, labels) in enumerate(batches):
         start = time.perf_counter()
         factor = (1 - step / steps) * min(1 - (1 - step / warmup) * (1 - 1e-6), 1.0)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         optimizer.zero_grad()
-        pixel_values = torch.tensor(pictures).permute(0, 3, 1, 2).contiguous()
+        pixel_values = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
         loss = model(pixel_values=pixel_values, labels=torch.tensor(labels).long()).loss
         loss.backward()
         optimizer.step()
@@ -119,10 +119,10 @@ def train_keras(model, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Trac
     import keras
 
     track = Track()
-    for pictures, labels in batches:
+    for images, labels in batches:
         start = time.perf_counter()
         model.reset_metrics()
-        track.losses.append(float(model.train_on_batch(pictures, labels)))
+        track.losses.append(float(model.train_on_batch(images, labels)))
         track.seconds.append(time.perf_counter() - start)
     (norm,) = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     track.moving_mean, track.moving_variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
@@ -130,14 +130,14 @@ def train_keras(model, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Trac
 
 
 def random_batches(steps: int, size: int, num_labels: int, batch_size: int = 2):
-    """Smooth random pictures whose labels follow their colours, a tenth of them ignored."""
+    """Smooth random images whose labels follow their colors, a tenth of them ignored."""
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        pictures = rng.normal(size=(batch_size, size // 16, size // 16, 3)).repeat(16, axis=1).repeat(16, axis=2)
-        labels = np.digitize(pictures[..., 0], np.linspace(-2, 2, num_labels - 1)).astype("int32")
+        images = rng.normal(size=(batch_size, size // 16, size // 16, 3)).repeat(16, axis=1).repeat(16, axis=2)
+        labels = np.digitize(images[..., 0], np.linspace(-2, 2, num_labels - 1)).astype("int32")
         labels[rng.random(labels.shape) < 0.1] = 255
-        pictures = pictures + 0.3 * rng.normal(size=pictures.shape)
-        yield pictures.astype("float32"), labels
+        images = images + 0.3 * rng.normal(size=images.shape)
+        yield images.astype("float32"), labels
 
 
 def compare_steps(steps: int = 30, size: int = 96, num_labels: int = 7) -> tuple[Track, Track]:
@@ -154,13 +154,13 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
 
     from tf_segformer.data.augmentation import Augmentation
     from tf_segformer.data.datasets import find_dataset
-    from tf_segformer.data.pipeline import training_batches, validation_pictures
+    from tf_segformer.data.pipeline import training_dataset, validation_dataset
 
     train_data, val_data = (find_dataset("camvid", folder, split) for split in ("train", "val"))
 
     def batches():
-        dataset = training_batches(train_data, Augmentation((crop, crop)), batch_size, last_step=steps)
-        return ((pictures.numpy(), labels.numpy()) for pictures, labels in dataset)
+        dataset = training_dataset(train_data, Augmentation((crop, crop)), batch_size, last_step=steps)
+        return ((images.numpy(), labels.numpy()) for images, labels in dataset)
 
     with tempfile.TemporaryDirectory() as checkpoint:
         theirs, optimizer, ours = make_pair(val_data.num_labels, checkpoint, peak=peak, steps=steps)
@@ -168,11 +168,11 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
         track = train_keras(ours, batches())
     theirs.eval()
     counts = np.zeros((2, val_data.num_labels, val_data.num_labels), np.int64)
-    for pictures, labels in validation_pictures(val_data):
-        pictures, labels = pictures.numpy(), labels.numpy()
+    for images, labels in validation_dataset(val_data):
+        images, labels = images.numpy(), labels.numpy()
         with torch.no_grad():
-            logits = theirs(pixel_values=torch.tensor(pictures).permute(0, 3, 1, 2)).logits
-        for side, values in enumerate((logits, torch.tensor(np.array(ours(pictures))).permute(0, 3, 1, 2))):
+            logits = theirs(pixel_values=torch.tensor(images).permute(0, 3, 1, 2)).logits
+        for side, values in enumerate((logits, torch.tensor(np.array(ours(images))).permute(0, 3, 1, 2))):
             resized = torch.nn.functional.interpolate(values, size=labels.shape[1:], mode="bilinear")
             counts[side] += confusion_matrix(labels, resized.argmax(1).numpy(), val_data.num_labels)
     scores = [scores_from_confusion(each) for each in counts]
@@ -191,7 +191,7 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--camvid", help="folder of CamVid: train on it instead of random pictures")
+    parser.add_argument("--camvid", help="folder of CamVid: train on it instead of random images")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--batch-size", type=int, default=4)

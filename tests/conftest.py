@@ -33,5 +33,5 @@ def small_config() -> SegformerConfig:
 
 @pytest.fixture
 def pixel_values() -> np.ndarray:
-    """Two normalized pictures, neither square nor divisible by 32."""
+    """Two normalized images, neither square nor divisible by 32."""
     return np.random.default_rng(0).standard_normal((2, 65, 97, 3)).astype("float32")

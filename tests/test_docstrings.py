@@ -17,7 +17,7 @@ from PIL import Image
 import tf_segformer
 from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.data.datasets import find_dataset
-from tf_segformer.data.tfrecords import write_shards
+from tf_segformer.data.tfrecords import write_tfrecords
 from tf_segformer.training import recipes, run_log, trainer
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def files(tmp_path_factory):
     scenes = module_from_spec(spec)
     spec.loader.exec_module(scenes)
     scenes.write_dataset(folder / "CamVid", train=4, val=2)
-    write_shards(find_dataset("camvid", folder / "CamVid", "train"), folder / "shards" / "train")
+    write_tfrecords(find_dataset("camvid", folder / "CamVid", "train"), folder / "shards" / "train")
     (folder / "labels").mkdir()
     Image.new("P", (8, 6), 3).save(folder / "labels" / "0001.png")
     photo = ROOT / "examples" / "china.jpg"

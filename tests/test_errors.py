@@ -35,19 +35,19 @@ def processor():
 
 
 def write_pair(root, labels):
-    """A dataset of kind "folder" with one picture."""
+    """A dataset of kind "folder" with one image."""
     for kind, pixels in (("images", np.zeros((32, 32, 3), np.uint8)), ("labels", labels)):
         (root / "train" / kind).mkdir(parents=True)
         Image.fromarray(pixels).save(root / "train" / kind / "0.png")
     return root
 
 
-class TestPictures:
+class TestImages:
     def test_channels_first(self, model):
         with pytest.raises(ValueError, match=r"channels first: transpose them to \(0, 2, 3, 1\)"):
             model(np.zeros((1, 3, 64, 96), np.float32))
 
-    def test_a_picture_without_batch(self, model):
+    def test_an_image_without_batch(self, model):
         with pytest.raises(ValueError, match=r"pixel_values\[None\]"):
             model(np.zeros((64, 96, 3), np.float32))
 
@@ -60,7 +60,7 @@ class TestPictures:
         with pytest.warns(UserWarning, match="do_rescale=False"):
             processor(np.full((64, 64, 3), 0.5))
 
-    def test_a_pillow_picture_instead_of_pixel_values(self, model):
+    def test_a_pillow_image_instead_of_pixel_values(self, model):
         with pytest.raises(ValueError, match="SegformerImageProcessor makes them"):
             model(Image.new("RGB", (64, 64)))
 
@@ -83,14 +83,14 @@ class TestLabels:
         with pytest.raises(DatasetError, match=r"class 4 is beyond(?s:.*)do these labels count from 1\?"):
             check_dataset(find_dataset("folder", root, "train", "abcd"))
 
-    def test_label_files_with_colours(self, tmp_path):
+    def test_label_files_with_colors(self, tmp_path):
         root = write_pair(tmp_path, np.zeros((32, 32, 3), np.uint8))
         with pytest.raises(DatasetError, match=r"mode RGB\. Save the class indices as an 8-bit or palette PNG"):
             check_dataset(find_dataset("folder", root, "train", "abcd"))
 
-    def test_colours_for_the_processor(self, processor):
+    def test_colors_for_the_processor(self, processor):
         pixels = np.zeros((64, 96, 3), np.uint8)
-        with pytest.raises(ValueError, match="Turn RGB colours into class indices"):
+        with pytest.raises(ValueError, match="Turn RGB colors into class indices"):
             processor(pixels, pixels)
 
     @pytest.mark.parametrize("measure", [losses.SegmentationLoss(), metrics.MeanIoU(5)])

@@ -182,13 +182,13 @@ def test_a_push_to_a_dead_hub_is_one_clear_error(server, small_config, monkeypat
         SegformerForSemanticSegmentation(small_config).push_to_hub("me/tiny", token="secret")
 
 
-def test_metrics_without_a_data_set_are_refused(small_config):
+def test_metrics_without_a_data_set_are_rejectd(small_config):
     with pytest.raises(ValueError, match="need dataset="):
         SegformerForSemanticSegmentation(small_config).push_to_hub("me/tiny", metrics={"mean_iou": 0.5})
 
 
 @pytest.mark.parametrize("name", ["none", "./none", "/none/at/all", "../x", "a/b/c", "a/..", "-a/b", ""])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_without_the_network(name, monkeypatch, tmp_path):
+def test_what_is_neither_a_folder_nor_a_hub_id_is_rejectd_without_the_network(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
     with pytest.raises(CheckpointError, match=r"no such file or folder|no config"):

@@ -32,7 +32,7 @@ def load_helper(path: str):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """What the README's reader has: the clone's example, pictures with labels, a Hub; and the environment."""
+    """What the README's reader has: the clone's example, images with labels, a Hub; and the environment."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", folder / "examples")
     load_helper("training/scenes.py").write_dataset(folder / "my-dataset", train=8, val=2)
@@ -68,7 +68,7 @@ def test_block_runs_as_written(block, workspace):
     assert finished.returncode == 0, f"{code}\n{finished.stdout}\n{finished.stderr[-3000:]}"
 
 
-def test_the_install_commands_name_extras_and_pictures_that_exist():
+def test_the_install_commands_name_extras_and_images_that_exist():
     options = configparser.ConfigParser()
     options.read(ROOT / "setup.cfg")
     extras = set(options["options.extras_require"])

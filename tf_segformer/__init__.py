@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME_OF_NAME = {
+_LAZY_IMPORTS = {
     "SegformerConfig": "tf_segformer.configuration",
     "SegformerModel": "tf_segformer.modeling.models",
     "SegformerForImageClassification": "tf_segformer.modeling.models",
@@ -34,18 +34,18 @@ _HOME_OF_NAME = {
     "optimization": "tf_segformer.training.optimization",
 }
 
-__all__ = sorted(_HOME_OF_NAME)
+__all__ = sorted(_LAZY_IMPORTS)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use, so that `import tf_segformer` stays quick and silent."""
-    if name not in _HOME_OF_NAME:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'tf_segformer' has no attribute '{name}'")
-    module = import_module(_HOME_OF_NAME[name])
-    value = module if _HOME_OF_NAME[name].rpartition(".")[2] == name else getattr(module, name)
+    module = import_module(_LAZY_IMPORTS[name])
+    value = module if _LAZY_IMPORTS[name].rpartition(".")[2] == name else getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF_NAME})
+    return sorted({*globals(), *_LAZY_IMPORTS})

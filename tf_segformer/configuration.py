@@ -50,7 +50,7 @@ class SegformerConfig:
     """Architecture and labels of a SegFormer, field for field the Hub's config.json.
 
     Args:
-        num_channels: Channels of the picture, at least 1.
+        num_channels: Channels of the image, at least 1.
         num_encoder_blocks: Number of stages; every per-stage tuple has this length.
         depths: Transformer blocks in each stage.
         sr_ratios: Sequence reduction in each stage: keys and values are taken at 1/ratio of the resolution.
@@ -120,61 +120,61 @@ class SegformerConfig:
         for name in _STAGE_FIELDS:
             value = getattr(self, name)
             if isinstance(value, str) or not hasattr(value, "__iter__"):
-                raise _refuse(name, value, "must be a list with one number a stage")
+                raise _reject(name, value, "must be a list with one number a stage")
             setattr(self, name, tuple(value))
         self._check_numbers()
         self._check_stages()
-        self._settle_labels()
+        self._resolve_labels()
 
     def _check_numbers(self) -> None:
-        """Refuses single numbers out of range and names that no table knows."""
+        """Rejects single numbers out of range and names that no table knows."""
         for name in _COUNT_FIELDS:
             if not _is_count(getattr(self, name)):
-                raise _refuse(name, getattr(self, name), "must be a whole number of at least 1")
+                raise _reject(name, getattr(self, name), "must be a whole number of at least 1")
         for name in _PROBABILITY_FIELDS:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
-                raise _refuse(name, getattr(self, name), "must be at least 0 and below 1")
+                raise _reject(name, getattr(self, name), "must be at least 0 and below 1")
         for name in _POSITIVE_FIELDS:
             if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
-                raise _refuse(name, getattr(self, name), "must be above 0")
+                raise _reject(name, getattr(self, name), "must be above 0")
         for name, known in (("hidden_act", ACTIVATIONS), ("decode_head_type", DECODE_HEADS)):
             if getattr(self, name) not in known:
-                raise _refuse(name, getattr(self, name), f"must be one of {', '.join(known)}")
+                raise _reject(name, getattr(self, name), f"must be one of {', '.join(known)}")
         if not isinstance(self.semantic_loss_ignore_index, Integral):
-            raise _refuse("semantic_loss_ignore_index", self.semantic_loss_ignore_index, "must be a whole number")
+            raise _reject("semantic_loss_ignore_index", self.semantic_loss_ignore_index, "must be a whole number")
 
     def _check_stages(self) -> None:
-        """Refuses per-stage lists that disagree with the number of stages or with each other."""
+        """Rejects per-stage lists that disagree with the number of stages or with each other."""
         for name in _STAGE_FIELDS:
             value = getattr(self, name)
             if len(value) != self.num_encoder_blocks:
-                raise _refuse(name, value, f"must have num_encoder_blocks={self.num_encoder_blocks} entries")
+                raise _reject(name, value, f"must have num_encoder_blocks={self.num_encoder_blocks} entries")
             if name == "mlp_ratios":
                 if not all(_is_number(entry) and entry > 0 for entry in value):
-                    raise _refuse(name, value, "must be numbers above 0")
+                    raise _reject(name, value, "must be numbers above 0")
             elif not all(_is_count(entry) for entry in value):
-                raise _refuse(name, value, "must be whole numbers of at least 1")
+                raise _reject(name, value, "must be whole numbers of at least 1")
         for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
             if size % heads:
-                raise _refuse("hidden_sizes", self.hidden_sizes, f"has {size}, not divisible by its {heads} heads")
+                raise _reject("hidden_sizes", self.hidden_sizes, f"has {size}, not divisible by its {heads} heads")
 
-    def _settle_labels(self) -> None:
+    def _resolve_labels(self) -> None:
         """Makes num_labels, id2label and label2id agree, or says which of them does not."""
         if self.num_labels is not None and not _is_count(self.num_labels):
-            raise _refuse("num_labels", self.num_labels, "must be a whole number of at least 1")
+            raise _reject("num_labels", self.num_labels, "must be a whole number of at least 1")
         if self.id2label is None:
             count = 2 if self.num_labels is None else self.num_labels  # transformers' default is two labels
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
         try:
             self.id2label = {int(index): str(name) for index, name in self.id2label.items()}
         except (AttributeError, TypeError, ValueError) as error:
-            raise _refuse("id2label", self.id2label, "must map indices to names") from error
+            raise _reject("id2label", self.id2label, "must map indices to names") from error
         if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise _refuse("id2label", self.id2label, "must have the indices 0, 1, 2, ... without a gap")
+            raise _reject("id2label", self.id2label, "must have the indices 0, 1, 2, ... without a gap")
         if self.num_labels is None:
             self.num_labels = len(self.id2label)
         if self.num_labels != len(self.id2label):
-            raise _refuse("num_labels", self.num_labels, f"disagrees with the {len(self.id2label)} names of id2label")
+            raise _reject("num_labels", self.num_labels, f"disagrees with the {len(self.id2label)} names of id2label")
         if self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
         else:
@@ -225,7 +225,7 @@ class SegformerConfig:
         """
         values = dict(values)
         if values.get("model_type", "segformer") != "segformer":
-            raise _refuse("model_type", values["model_type"], "is not a SegFormer")
+            raise _reject("model_type", values["model_type"], "is not a SegFormer")
         values.pop("model_type", None)
         if "num_hidden_layers" in values and "num_encoder_blocks" not in values:  # the Hub's alias
             values["num_encoder_blocks"] = values.pop("num_hidden_layers")
@@ -329,6 +329,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _refuse(name: str, value: Any, reason: str) -> ValueError:
+def _reject(name: str, value: Any, reason: str) -> ValueError:
     shown = repr(value)
     return ValueError(f"{name}={shown if len(shown) < 200 else shown[:200] + '...'}: {reason}")

@@ -10,7 +10,7 @@ class CheckpointError(SegformerError):
 
 
 class ImageError(SegformerError):
-    """A picture or a segmentation map cannot be read or has no usable form."""
+    """An image or a segmentation map cannot be read or has no usable form."""
 
 
 class DatasetError(SegformerError):

@@ -188,7 +188,7 @@ def shard_names(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: not the index of a sharded checkpoint: {error!r}") from error
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise CheckpointError(f"{index}: refused a shard that is no plain file name: {str(name)[:100]!r}")
+            raise CheckpointError(f"{index}: rejectd a shard that is no plain file name: {str(name)[:100]!r}")
     return sorted(names)
 
 
@@ -250,19 +250,19 @@ def _find_on_hub(
         except EntryNotFoundError:
             continue
         except hub_errors() as error:
-            raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {first_line(error)}") from error
+            raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {short_message(error)}") from error
     if unreachable is None:
         return None
     wanted = " or ".join(file_names)
     if local_files_only:
         raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
     raise CheckpointError(
-        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {first_line(unreachable)}"
+        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {short_message(unreachable)}"
     ) from unreachable
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises where the Hub refuses, breaks off or is out of reach.
+    """What huggingface_hub raises where the Hub rejects, breaks off or is out of reach.
 
     Returns:
         Classes for an `except` clause.
@@ -277,7 +277,7 @@ def hub_errors() -> tuple[type[Exception], ...]:
     return HfHubHTTPError, HfHubHTTPError.__mro__[1], HFValidationError, OSError
 
 
-def first_line(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """What an error of the Hub's client says, without the advice of several lines that follows it.
 
     Args:
@@ -287,7 +287,7 @@ def first_line(error: Exception) -> str:
         Its first line, or the name of its class.
 
     Example:
-        >>> first_line(ValueError("no\\nbecause"))
+        >>> short_message(ValueError("no\\nbecause"))
         'no'
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ OLDEST_KERAS = (3, 12)
 
 
 def check_keras(version: str | None = None) -> None:
-    """Refuses a Keras that is too old; warns where `tf.keras` is switched to Keras 2 beside it.
+    """Rejects a Keras that is too old; warns where `tf.keras` is switched to Keras 2 beside it.
 
     Args:
         version: Version to judge; None takes that of the installed Keras.

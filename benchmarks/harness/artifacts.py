@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.harness.case import Case, Engine, Peer
 
 _INITIALIZER_RANGE = 0.1  # of Hugging Face's 0.02 the logits come out nearly constant, and any two engines agree
-PICTURES, _PICTURE_SIZES = 16, ((1024, 768), (683, 512), (768, 1024))  # (width, height)
+IMAGES, _IMAGE_SIZES = 16, ((1024, 768), (683, 512), (768, 1024))  # (width, height)
 
 
 def _weights(case: Case) -> None:
@@ -49,11 +49,11 @@ def _hugging_face_onnx(case: Case) -> None:
             return self.model(pixel_values=pixel_values).logits
 
     model = SegformerForSemanticSegmentation.from_pretrained(case.weights).eval()
-    pictures = torch.tensor(case.pixel_values()).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+    images = torch.tensor(case.pixel_values()).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
     with torch.no_grad():
         torch.onnx.export(
             Logits(model),
-            (pictures,),
+            (images,),
             case.export("hugging-face.onnx"),
             input_names=["pixel_values"],
             output_names=["logits"],
@@ -79,18 +79,18 @@ def _saved_model(case: Case) -> None:
     export_saved_model(model, case.export("saved-model"))
 
 
-def _pictures(case: Case) -> None:
-    """A folder of JPEG files of smooth random colours, as large as a small photograph."""
+def _images(case: Case) -> None:
+    """A folder of JPEG files of smooth random colors, as large as a small photograph."""
     from PIL import Image
 
-    folder = case.export("pictures")
+    folder = case.export("images")
     folder.mkdir()
     rng = np.random.default_rng(3)
-    for index in range(PICTURES):
-        width, height = _PICTURE_SIZES[index % len(_PICTURE_SIZES)]
+    for index in range(IMAGES):
+        width, height = _IMAGE_SIZES[index % len(_IMAGE_SIZES)]
         colors = rng.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
-        picture = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{index:03}.jpg", quality=90)
+        image = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(folder / f"{index:03}.jpg", quality=90)
 
 
 def _made_by(make: Callable[[Case], None], *imports: str, of: tuple[str, ...] = ("weights",)) -> Peer:
@@ -109,5 +109,5 @@ PEERS = {
     "hugging-face.onnx": _made_by(_hugging_face_onnx, "torch", "transformers", "onnx"),
     "ours.onnx": _made_by(_onnx, "tensorflow", "onnx"),
     "saved-model": _made_by(_saved_model, "tensorflow"),
-    "pictures": _made_by(_pictures, "PIL", of=()),
+    "images": _made_by(_images, "PIL", of=()),
 }

@@ -32,7 +32,7 @@ class Case:
         return Path(self.folder, f"{self.variant}-{self.classes}-{self.batch}x{self.height}x{self.width}-{name}")
 
     def pixel_values(self) -> np.ndarray:
-        """Pictures (B, H, W, 3) float32, the same in every process."""
+        """Images (B, H, W, 3) float32, the same in every process."""
         shape = self.batch, self.height, self.width, 3
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
@@ -56,7 +56,7 @@ class Engine:
 
     Args:
         run: Does the measured work once and waits for its end.
-        output: The logits (B, h, w, K) of the case's pictures in float32, for the check that engines agree.
+        output: The logits (B, h, w, K) of the case's images in float32, for the check that engines agree.
     """
 
     run: Callable[[], Any]
@@ -73,7 +73,7 @@ class Peer:
         load: Makes the engine of a case.
         artifacts: What must be made from the weights first, keys of `ARTIFACTS`.
         needs_tf_port: Whether it runs in the other environment, that of the TensorFlow port of transformers.
-        square_only: Whether it takes square pictures only.
+        square_only: Whether it takes square images only.
     """
 
     title: str

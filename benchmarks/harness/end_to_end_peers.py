@@ -1,4 +1,4 @@
-"""This project and its peers from JPEG files to class maps of the pictures' own size; a run is the whole folder."""
+"""This project and its peers from JPEG files to class maps of the images' own size; a run is the whole folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.harness.inference_peers import HUGGING_FACE_IMPORTS, OURS_IMPORT
 
 
 def _paths(case: Case) -> list[Path]:
-    return sorted(case.export("pictures").glob("*.jpg"))
+    return sorted(case.export("images").glob("*.jpg"))
 
 
 def _predictor(case: Case) -> Engine:
@@ -35,7 +35,7 @@ def _predictor(case: Case) -> Engine:
 
 
 def _parts(case: Case) -> Engine:
-    """The same work one picture and one part after the other; a run tells the seconds of each part."""
+    """The same work one image and one part after the other; a run tells the seconds of each part."""
     from tf_segformer import SegformerForSemanticSegmentation
     from tf_segformer.imaging.files import open_image
     from tf_segformer.imaging.postprocess import class_map_from_logits
@@ -73,7 +73,7 @@ def _command(case: Case) -> Engine:
     """`tf-segformer predict FOLDER`, start-up and writing of the class maps included."""
     _processor(case).save_pretrained(case.weights)
     options = ["--model", case.weights, "--save", "mask", "--output", case.export("segmented")]
-    command = [sys.executable, "-m", "tf_segformer", "predict", case.export("pictures"), *options]
+    command = [sys.executable, "-m", "tf_segformer", "predict", case.export("images"), *options]
 
     def run() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -96,10 +96,10 @@ def _hugging_face(compile_model: bool) -> Callable[[Case], Engine]:
         paths = _paths(case)
 
         def segment(path: Path) -> Any:
-            picture = Image.open(path).convert("RGB")
+            image = Image.open(path).convert("RGB")
             with torch.inference_mode():
-                outputs = forward(**processor(images=picture, return_tensors="pt"))
-                processor.post_process_semantic_segmentation(outputs, target_sizes=[picture.size[::-1]])[0].numpy()
+                outputs = forward(**processor(images=image, return_tensors="pt"))
+                processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0].numpy()
             return outputs.logits.numpy().transpose(0, 2, 3, 1)
 
         def run() -> None:
@@ -117,7 +117,7 @@ def _processor(case: Case) -> Any:
     return SegformerImageProcessor(size={"height": case.height, "width": case.width})
 
 
-_FILES = ("weights", "pictures")
+_FILES = ("weights", "images")
 PEERS: dict[str, Peer] = {
     "ours": Peer("this project, SegmentationPredictor", OURS_IMPORTS, _predictor, _FILES),
     "parts": Peer("this project, one part after the other", OURS_IMPORTS, _parts, _FILES),

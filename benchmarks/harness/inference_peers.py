@@ -1,4 +1,4 @@
-"""This project and its peers on one picture: pixel values to logits, every engine in its own natural layout."""
+"""This project and its peers on one image: pixel values to logits, every engine in its own natural layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MATMUL_SIDE = 3072  # large enough for the peak, small enough for a tenth of a 
 
 
 def _ours(case: Case) -> Engine:
-    """What SegmentationPredictor runs: one graph for pictures of any size."""
+    """What SegmentationPredictor runs: one graph for images of any size."""
     from tf_segformer import SegformerForSemanticSegmentation
     from tf_segformer.inference.forward import forward_function
 
@@ -110,7 +110,7 @@ def _openvino(artifact: str, make: Callable[..., Engine]) -> Callable[[Case], En
 
 
 def _keras_hub(whole: bool) -> Callable[[Case], Engine]:
-    """keras-hub's segmenter as it is, which resizes the logits to the picture, or up to the logits."""
+    """keras-hub's segmenter as it is, which resizes the logits to the image, or up to the logits."""
 
     def load(case: Case) -> Engine:
         import keras

@@ -121,7 +121,7 @@ class Worker:
         return self.last["seconds"]
 
     def output(self) -> np.ndarray:
-        """The logits (B, h, w, K) of the case's pictures."""
+        """The logits (B, h, w, K) of the case's images."""
         with tempfile.TemporaryDirectory() as folder:
             return np.load(self.ask(do="output", path=f"{folder}/output.npy")["path"])
 
@@ -164,7 +164,7 @@ class Bench:
         if peer.needs_tf_port and not self.tf_port_python:
             raise Skipped("its environment is not given (--tf-port-python)")
         if peer.square_only and case.height != case.width:
-            raise Skipped("it takes square pictures only")
+            raise Skipped("it takes square images only")
         for artifact in peer.artifacts:
             self._make(artifact, case)
         python = self.tf_port_python if peer.needs_tf_port else None

@@ -24,7 +24,7 @@ def _ours(case: Case) -> Engine:
 
 
 def _keras_hub(case: Case) -> Engine:
-    """Keras' own training step; keras-hub's model resizes its logits to the picture by itself."""
+    """Keras' own training step; keras-hub's model resizes its logits to the image by itself."""
     import keras
 
     set_tensorflow_threads(case.threads)

@@ -1,4 +1,4 @@
-"""The growth benchmark: which points a peer is asked for, the table, and the picture."""
+"""The growth benchmark: which points a peer is asked for, the table, and the image."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_table_leaves_missing_points_empty(result):
     assert any(line.startswith("- skipped: OpenVINO") for line in lines)
 
 
-def test_the_picture_is_drawn(result, tmp_path):
+def test_the_image_is_drawn(result, tmp_path):
     growth.draw(result, tmp_path / "growth.png", side_of_batches=512)
-    with Image.open(tmp_path / "growth.png") as picture:
-        assert picture.width > 800
-        assert len(picture.convert("RGB").getcolors(10**6)) > 20
+    with Image.open(tmp_path / "growth.png") as image:
+        assert image.width > 800
+        assert len(image.convert("RGB").getcolors(10**6)) > 20

@@ -67,7 +67,7 @@ def test_what_cannot_run_is_skipped_with_its_reason(bench):
     assert worker._process.poll() is not None, "the process outlives its table"
     assert team.skipped == {
         "missing": "nowhere_to_be_found is not installed",
-        "square": "it takes square pictures only",
+        "square": "it takes square images only",
         "port": "its environment is not given (--tf-port-python)",
     }
     lines = report.skipped_lines(team.skipped, {key: peer.title for key, peer in PEERS.items()})
@@ -133,7 +133,7 @@ def test_a_wrong_peer_stops_the_comparison(spoil, message):
         check_agreement({"right": _logits(), "wrong": spoil(_logits())}, reference="right")
 
 
-def test_a_reference_of_one_class_is_refused():
+def test_a_reference_of_one_class_is_rejectd():
     with pytest.raises(Disagreement, match="one class"):
         check_agreement({"one": np.zeros((1, 4, 6, 3), "float32")}, reference="one")
 

@@ -79,9 +79,9 @@ class SegFormerBackbone(keras.Model):
 
 
 def segmenter(depths: tuple[int, ...], size: tuple[int, int], head_width: int, num_labels: int) -> keras.Model:
-    """The whole network for pictures of one size; its logits are not resized."""
-    picture = keras.Input((*size, 3))
-    maps, stages = picture, []
+    """The whole network for images of one size; its logits are not resized."""
+    image = keras.Input((*size, 3))
+    maps, stages = image, []
     for stage, width in enumerate(WIDTHS):
         maps = OverlappingPatchingAndEmbedding(width, 7 if stage == 0 else 3, name=f"patch_and_embed_{stage}")(maps)
         for block in range(depths[stage]):
@@ -89,7 +89,7 @@ def segmenter(depths: tuple[int, ...], size: tuple[int, int], head_width: int, n
             maps = HierarchicalTransformerEncoder(width, HEADS[stage], REDUCTIONS[stage], name=name)(maps)
         maps = layers.LayerNormalization(epsilon=1e-5)(maps)
         stages.append(maps)
-    features = keras.Model(picture, stages)
+    features = keras.Model(image, stages)
 
     inputs = keras.Input((*size, 3))
     maps = features(inputs)

@@ -67,20 +67,20 @@ def classifier(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def make(encoder, head_shapes, prefix, head):
-    """A checkpoint's tensors, a picture, and the logits of the reference network for it."""
+    """A checkpoint's tensors, an image, and the logits of the reference network for it."""
     generator = torch.Generator().manual_seed(0)
     encoder_state = reference.random_state({k: tuple(v.shape) for k, v in encoder.state_dict().items()}, generator)
     encoder.load_state_dict(encoder_state)
     head_state = reference.random_state(head_shapes, generator)
-    picture = torch.randn((1, 3, 97, 131), generator=generator)
+    image = torch.randn((1, 3, 97, 131), generator=generator)
     with torch.no_grad():
-        logits = head(head_state, encoder.eval()(picture))
+        logits = head(head_state, encoder.eval()(image))
     state = {f"{prefix}{name}": tensor for name, tensor in encoder_state.items()} | head_state
-    return state, picture.permute(0, 2, 3, 1).numpy(), logits.permute(0, 2, 3, 1).numpy()
+    return state, image.permute(0, 2, 3, 1).numpy(), logits.permute(0, 2, 3, 1).numpy()
 
 
 def segmentation(family):
-    """The case of a family: tensors, picture, logits."""
+    """The case of a family: tensors, image, logits."""
     if family == "mmseg":
         return make(reference.MmsegEncoder(DEPTHS), mmseg_head_shapes(), "backbone.", reference.mmseg_head)
     names, prefix = (NVLABS_HEAD, "backbone.") if family == "nvlabs" else (SMP_HEAD, "encoder.")
@@ -96,11 +96,11 @@ def relative_difference(outputs, expected) -> float:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "stream"])
 @pytest.mark.parametrize("family", ["nvlabs", "smp", "mmseg"])
 def test_a_segmentation_checkpoint_gives_the_outputs_of_its_network(tmp_path, family, legacy):
-    state, picture, expected = segmentation(family)
+    state, image, expected = segmentation(family)
     saved = {"meta": {"CLASSES": tuple("abcde")}, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(saved, tmp_path / "model.pth", _use_new_zipfile_serialization=not legacy)
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model.pth")
-    assert relative_difference(model(picture), expected) < 2e-5
+    assert relative_difference(model(image), expected) < 2e-5
     assert model.config.id2label == dict(enumerate("abcde"))
     assert (model.config.depths, model.config.decoder_hidden_size) == (DEPTHS, WIDTH)
     assert model.config.decode_head_type == ("mmseg" if family == "mmseg" else "segformer")
@@ -119,13 +119,13 @@ SWAPS = {
 def test_another_order_of_stacked_parts_would_be_seen(tmp_path, name):
     """The measure of the test above is not blind: with the parts reversed the outputs are far off."""
     family = name.rpartition(" ")[2]
-    state, picture, expected = segmentation(family)
+    state, image, expected = segmentation(family)
     tensor, parts = SWAPS[name]
     dim = 1 if name.startswith("fuse") else 0
     state[tensor] = torch.cat(state[tensor].chunk(parts, dim)[::-1], dim)
     torch.save(state, tmp_path / "model.pth")
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model.pth")
-    assert relative_difference(model(picture), expected) > 1e-3
+    assert relative_difference(model(image), expected) > 1e-3
 
 
 def test_reversed_projections_of_smp_would_not_fit(tmp_path):
@@ -141,21 +141,21 @@ def test_reversed_projections_of_smp_would_not_fit(tmp_path):
 @pytest.mark.parametrize("family", ["nvlabs", "mmseg"])
 def test_an_encoder_of_imagenet_gives_its_last_map(tmp_path, family):
     encoder = {"nvlabs": reference.NVlabsEncoder, "mmseg": reference.MmsegEncoder}[family](DEPTHS)
-    state, picture, expected = make(encoder, {}, "", lambda _, maps: maps[-1])
+    state, image, expected = make(encoder, {}, "", lambda _, maps: maps[-1])
     torch.save(state, tmp_path / "mit.pth")
-    assert relative_difference(SegformerModel.from_pretrained(tmp_path / "mit.pth")(picture), expected) < 2e-5
+    assert relative_difference(SegformerModel.from_pretrained(tmp_path / "mit.pth")(image), expected) < 2e-5
 
 
 def test_a_classifier_of_nvlabs_gives_its_class_logits(tmp_path):
     head = lambda state, maps: (maps[-1].mean((2, 3)) @ state["head.weight"].T + state["head.bias"])[..., None, None]  # noqa: E731
     shapes = {"head.weight": (LABELS, reference.WIDTHS[-1]), "head.bias": (LABELS,)}
-    state, picture, expected = make(reference.NVlabsEncoder(DEPTHS), shapes, "", head)
+    state, image, expected = make(reference.NVlabsEncoder(DEPTHS), shapes, "", head)
     torch.save(state, tmp_path / "mit_b0.pth")
     model = SegformerForImageClassification.from_pretrained(tmp_path / "mit_b0.pth")
-    assert relative_difference(model(picture), expected[:, 0, 0]) < 2e-5
+    assert relative_difference(model(image), expected[:, 0, 0]) < 2e-5
     with pytest.warns(UserWarning, match="has no decode_head"):
         segmenter = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "mit_b0.pth", num_labels=3)
-    assert segmenter(picture).shape == (1, 25, 33, 3)
+    assert segmenter(image).shape == (1, 25, 33, 3)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "stream"])

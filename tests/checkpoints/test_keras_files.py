@@ -67,8 +67,8 @@ def tree(path):
 
 
 def same_outputs(first, second):
-    picture = np.random.default_rng(0).standard_normal((1, 33, 65, 3)).astype("float32")
-    return np.array_equal(first(picture), second(picture))
+    image = np.random.default_rng(0).standard_normal((1, 33, 65, 3)).astype("float32")
+    return np.array_equal(first(image), second(image))
 
 
 def test_bare_weights_are_those_that_keras_saves(model, tmp_path):
@@ -171,8 +171,8 @@ def test_neither_keras_nor_tensorflow_is_loaded(small_config, tmp_path):
     SegformerForSemanticSegmentation(small_config).save_pretrained(tmp_path / "source")
     code = (
         "import sys\n"
-        "from tf_segformer.checkpoints.file_conversion import convert_checkpoint, open_source\n"
-        "source = open_source(sys.argv[1])\n"
+        "from tf_segformer.checkpoints.file_conversion import convert_checkpoint, open_checkpoint\n"
+        "source = open_checkpoint(sys.argv[1])\n"
         "for name in ('/model.keras', '/new/model.weights.h5'):\n"
         "    convert_checkpoint(source, sys.argv[2] + name, to='keras')\n"
         "print(sorted({'keras', 'tensorflow', 'torch'} & set(sys.modules)))\n"

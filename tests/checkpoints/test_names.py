@@ -112,14 +112,14 @@ def test_nvlabs_has_no_name_for_the_head_of_mmsegmentation():
         source_names("nvlabs", shapes)
 
 
-def test_an_unknown_family_is_refused_with_its_first_names_and_the_families():
+def test_an_unknown_family_is_rejectd_with_its_first_names_and_the_families():
     with pytest.raises(CheckpointError, match=r"conv1\.weight.*Hugging Face.*NVlabs.*mmsegmentation.*keras-hub"):
         recognise(["conv1.weight", "layer1.0.bn1.bias"])
     with pytest.raises(CheckpointError, match="no tensor at all"):
         recognise([])
 
 
-def test_a_pvt_of_timm_is_refused_by_name():
+def test_a_pvt_of_timm_is_rejectd_by_name():
     names = ["patch_embed.proj.weight", "stages.0.blocks.0.attn.q.weight", "stages.0.blocks.0.attn.kv.weight"]
     with pytest.raises(CheckpointError, match="PVTv2 of timm"):
         recognise(names)

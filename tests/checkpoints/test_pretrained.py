@@ -21,7 +21,7 @@ from tf_segformer.checkpoints.architecture import infer_config
 from tf_segformer.checkpoints.loading import model_tensors
 from tf_segformer.checkpoints.pretrained import write_pretrained
 from tf_segformer.checkpoints.readers import read_checkpoint
-from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of, variable_shapes
+from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task, variable_shapes
 from tf_segformer.errors import CheckpointError
 
 CLASSES = (SegformerModel, SegformerForImageClassification, SegformerForSemanticSegmentation)
@@ -72,7 +72,7 @@ def test_the_schema_is_that_of_the_models(small_config):
             shapes = {name: tensor.shape for name, tensor in model_tensors(model).items()}
             task = next(task for task, name in TASK_CLASSES.items() if name == model_class.__name__)
             assert variable_shapes(config, task) == shapes
-            assert task_of(shapes) == task
+            assert infer_task(shapes) == task
 
 
 @pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4", "b5"])
@@ -219,11 +219,11 @@ def test_the_way_over_transformers_and_back_keeps_every_bit(tmp_path, saved, fam
     theirs.save_pretrained(tmp_path / "theirs")
     back = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "theirs")
     assert_same(weights(back), weights(model))
-    picture = np.random.default_rng(0).standard_normal((1, 45, 70, 3)).astype("float32")
-    np.testing.assert_array_equal(back(picture), model(picture))
+    image = np.random.default_rng(0).standard_normal((1, 45, 70, 3)).astype("float32")
+    np.testing.assert_array_equal(back(image), model(image))
     with torch.no_grad():
-        logits = theirs(torch.from_numpy(picture.transpose(0, 3, 1, 2))).logits.numpy().transpose(0, 2, 3, 1)
-    assert np.abs(logits - np.asarray(back(picture))).max() < 2e-5 * np.abs(logits).max()
+        logits = theirs(torch.from_numpy(image.transpose(0, 3, 1, 2))).logits.numpy().transpose(0, 2, 3, 1)
+    assert np.abs(logits - np.asarray(back(image))).max() < 2e-5 * np.abs(logits).max()
 
 
 @pytest.mark.parity

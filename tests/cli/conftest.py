@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, pictures, and a way to run the command line inside this process."""
+"""Tiny random checkpoints, images, and a way to run the command line inside this process."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def picture():
-    """Writes a small picture of smooth colours."""
+def image():
+    """Writes a small image of smooth colors."""
 
     def write(path: Path, seed: int = 0, size: tuple[int, int] = (70, 50)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

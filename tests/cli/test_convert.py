@@ -67,7 +67,7 @@ def test_names_of_nvlabs_are_in_the_file(run, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["huggingface", "keras"])
-def test_the_configuration_of_the_pictures_goes_along(run, checkpoint, tmp_path, to):
+def test_the_configuration_of_the_images_goes_along(run, checkpoint, tmp_path, to):
     run("convert", checkpoint(), tmp_path / "out", "--to", to)
     name = "preprocessor_config.json"
     assert (tmp_path / "out" / name).read_bytes() == (checkpoint() / name).read_bytes()

@@ -1,4 +1,4 @@
-"""`tf-segformer evaluate`: the scores are those of the pictures, and a bad dataset is refused by name."""
+"""`tf-segformer evaluate`: the scores are those of the images, and a bad dataset is rejectd by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 
 
 @pytest.fixture
-def pairs(picture, tmp_path):
-    """A folder with images/ and labels/ of three pictures; some pixels are ignored."""
+def pairs(image, tmp_path):
+    """A folder with images/ and labels/ of three images; some pixels are ignored."""
     folder = tmp_path / "data"
     (folder / "labels").mkdir(parents=True)
     for index in range(3):
-        picture(folder / "images" / f"{index}.png", seed=index)
+        image(folder / "images" / f"{index}.png", seed=index)
         labels = np.random.default_rng(index).choice([0, 1, 2, 255], size=(50, 70)).astype(np.uint8)
         Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
     return folder
@@ -31,19 +31,19 @@ def _expected(checkpoint, pairs, count, **options) -> np.ndarray:
     processor = SegformerImageProcessor.from_pretrained(checkpoint())
     paths = sorted((pairs / "images").iterdir())[:count]
     results = SegmentationPredictor(model, processor, **options)(paths)
-    truths = [np.asarray(Image.open(pairs / "labels" / path.name)) for path in paths]
-    return sum(confusion_matrix(truth, each.class_map, 3) for truth, each in zip(truths, results, strict=True))
+    targets = [np.asarray(Image.open(pairs / "labels" / path.name)) for path in paths]
+    return sum(confusion_matrix(target, each.class_map, 3) for target, each in zip(targets, results, strict=True))
 
 
 @pytest.mark.parametrize(("options", "count"), [((), 3), (("--limit", "2", "--mode", "whole"), 2)], ids=str)
-def test_scores_are_those_of_the_pictures(run, checkpoint, pairs, tmp_path, options, count):
+def test_scores_are_those_of_the_images(run, checkpoint, pairs, tmp_path, options, count):
     outcome = run("evaluate", checkpoint(), pairs, "-o", tmp_path / "out", "--json", *options)
     assert (outcome.code, outcome.err) == (0, "")
     report = json.loads(outcome.out)
     expected = _expected(checkpoint, pairs, count, mode="whole" if options else "resize")
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     np.testing.assert_array_equal(written["confusion_matrix"], expected)
-    assert report["pictures"] == count
+    assert report["images"] == count
     scores = scores_from_confusion(expected)
     for name in ("mIoU", "mAcc", "aAcc", "fwIoU"):
         assert report[name] == pytest.approx(scores[name], abs=1e-6)
@@ -90,11 +90,11 @@ def _missing_map(pairs):
     (pairs / "labels" / "1.png").unlink()
 
 
-def _broken_picture(pairs):
+def _broken_image(pairs):
     (pairs / "images" / "1.png").write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [_wrong_label, _wrong_size, _missing_map, _broken_picture])
+@pytest.mark.parametrize("damage", [_wrong_label, _wrong_size, _missing_map, _broken_image])
 def test_bad_dataset_is_named_in_one_line(run, checkpoint, pairs, tmp_path, damage):
     damage(pairs)
     outcome = run("evaluate", checkpoint(), pairs, "-o", tmp_path / "out")

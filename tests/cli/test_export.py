@@ -18,7 +18,7 @@ def expected_class_map(folder, photo):
     return processor.post_process_semantic_segmentation(logits, [open_image(photo).size[::-1]])[0]
 
 
-def test_a_model_is_exported_served_and_asked(run, checkpoint, picture, tmp_path):
+def test_a_model_is_exported_served_and_asked(run, checkpoint, image, tmp_path):
     pytest.importorskip("tensorflow_serving", reason='needs the extra "serving"')
     from tests.deploy import model_server
 
@@ -31,9 +31,9 @@ def test_a_model_is_exported_served_and_asked(run, checkpoint, picture, tmp_path
     assert (tmp_path / "served" / "1" / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 1000
 
     _, grpc_port, rest_port = model_server.start(str(tmp_path / "served" / "1"), "land")
-    photo = picture(tmp_path / "photo.png")
+    photo = image(tmp_path / "photo.png")
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     for url in (f"http://127.0.0.1:{rest_port}", f"grpc://127.0.0.1:{grpc_port}"):
         arguments = ("--server", url, "--server-model", "land", "-o", tmp_path / "out")
         outcome = run("predict", photo, broken, tmp_path / "missing.png", *arguments)
@@ -49,9 +49,9 @@ def test_a_model_is_exported_served_and_asked(run, checkpoint, picture, tmp_path
     assert outcome.code == 2 and "--mode has no effect with --server" in outcome.err
 
 
-def test_litert_with_calibration_pictures(run, checkpoint, picture, tmp_path):
+def test_litert_with_calibration_images(run, checkpoint, image, tmp_path):
     for seed in range(3):
-        picture(tmp_path / "photos" / f"{seed}.png", seed)
+        image(tmp_path / "photos" / f"{seed}.png", seed)
     arguments = ("--format", "litert", "--precision", "int8", "--size", "64,96", "--calibration", tmp_path / "photos")
     outcome = run("export", checkpoint(), tmp_path / "edge", *arguments)
     assert outcome.code == 0, outcome.err
@@ -79,7 +79,7 @@ def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
         (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),
     ],
 )
-def test_options_that_do_not_fit_the_format_are_refused(run, checkpoint, tmp_path, arguments, message):
+def test_options_that_do_not_fit_the_format_are_rejectd(run, checkpoint, tmp_path, arguments, message):
     outcome = run("export", checkpoint(), tmp_path / "out", *arguments)
     assert outcome.code == 2 and message in outcome.err
     assert not (tmp_path / "out").exists()

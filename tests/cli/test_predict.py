@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tf_segformer.cli import outputs
-from tf_segformer.cli.outputs import mask_picture, write_aside
+from tf_segformer.cli.outputs import mask_image, write_aside
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -22,8 +22,8 @@ def _names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_one_photograph_gives_a_mask_an_overlay_and_a_table(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.jpg")
+def test_one_photograph_gives_a_mask_an_overlay_and_a_table(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.jpg")
     outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / "out")
     assert (outcome.code, outcome.err) == (0, "")
     assert _names(tmp_path / "out") == ["photo_mask.png", "photo_overlay.png"]
@@ -34,12 +34,12 @@ def test_one_photograph_gives_a_mask_an_overlay_and_a_table(run, checkpoint, pic
     assert mask.mode == "P"
     np.testing.assert_array_equal(np.asarray(mask), result.class_map)
     assert Image.open(tmp_path / "out" / "photo_overlay.png").width > 70
-    for name, share in result.shares.items():
+    for name, share in result.class_fractions.items():
         assert f"{100 * share:.1f} %" in next(line for line in outcome.out.splitlines() if name in line)
 
 
-def test_save_and_json_say_what_is_written_and_printed(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png")
+def test_save_and_json_say_what_is_written_and_printed(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "json,logits", "--json")
     assert outcome.code == 0
     assert _names(tmp_path / "out") == ["photo.json", "photo_logits.npy"]
@@ -47,17 +47,17 @@ def test_save_and_json_say_what_is_written_and_printed(run, checkpoint, picture,
     written = json.loads((tmp_path / "out" / "photo.json").read_text())
     assert {name: printed[name] for name in written} == written
     assert printed["files"] == [str(tmp_path / "out" / name) for name in _names(tmp_path / "out")]
-    assert sum(printed["shares"].values()) == pytest.approx(1, abs=1e-5)
+    assert sum(printed["class_fractions"].values()) == pytest.approx(1, abs=1e-5)
     assert np.load(tmp_path / "out" / "photo_logits.npy").shape == (16, 16, 3)
 
 
-def test_files_folders_patterns_and_a_list_on_stdin(run, checkpoint, picture, tmp_path, monkeypatch):
-    picture(tmp_path / "folder" / "a.png")
-    picture(tmp_path / "folder" / "b.JPG")
-    (tmp_path / "folder" / "notes.txt").write_text("not a picture")
-    picture(tmp_path / "c1.png")
-    picture(tmp_path / "c2.png")
-    listed = picture(tmp_path / "listed" / "d.png")
+def test_files_folders_patterns_and_a_list_on_stdin(run, checkpoint, image, tmp_path, monkeypatch):
+    image(tmp_path / "folder" / "a.png")
+    image(tmp_path / "folder" / "b.JPG")
+    (tmp_path / "folder" / "notes.txt").write_text("not an image")
+    image(tmp_path / "c1.png")
+    image(tmp_path / "c2.png")
+    listed = image(tmp_path / "listed" / "d.png")
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{listed}\n\n"))
     inputs = [tmp_path / "folder", tmp_path / "c?.png", tmp_path / "c1.png", "-"]
     outcome = run("predict", *inputs, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask")
@@ -67,23 +67,23 @@ def test_files_folders_patterns_and_a_list_on_stdin(run, checkpoint, picture, tm
     assert outcome.out.splitlines()[-1] == f"wrote 5 files to {tmp_path / 'out'}"
 
 
-def test_pictures_of_equal_names_do_not_overwrite_each_other(run, checkpoint, picture, tmp_path):
-    photos = [picture(tmp_path / f"{index}" / "x.png", size=(40 + index, 30)) for index in range(3)]
+def test_images_of_equal_names_do_not_overwrite_each_other(run, checkpoint, image, tmp_path):
+    photos = [image(tmp_path / f"{index}" / "x.png", size=(40 + index, 30)) for index in range(3)]
     run("predict", *photos, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask")
     assert _names(tmp_path / "out") == ["x_2_mask.png", "x_3_mask.png", "x_mask.png"]
     assert Image.open(tmp_path / "out" / "x_3_mask.png").width == 42
 
 
-def test_a_picture_is_never_overwritten_by_an_output(run, checkpoint, picture, tmp_path):
-    photos = [picture(tmp_path / "x.png"), picture(tmp_path / "x_mask.png", seed=1)]
+def test_an_image_is_never_overwritten_by_an_output(run, checkpoint, image, tmp_path):
+    photos = [image(tmp_path / "x.png"), image(tmp_path / "x_mask.png", seed=1)]
     before = photos[1].read_bytes()
     assert run("predict", *photos, "-m", checkpoint(), "-o", tmp_path, "--save", "mask").code == 0
     assert photos[1].read_bytes() == before
     assert "x_2_mask.png" in _names(tmp_path)
 
 
-def test_modes_reach_the_predictor(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png", size=(130, 90))
+def test_modes_reach_the_predictor(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png", size=(130, 90))
     options = ("--mode", "slide", "--window", "48,64", "--stride", "32", "--batch-size", "2", "--save", "mask")
     assert run("predict", photo, "-m", checkpoint(), "-o", tmp_path / "out", *options).code == 0
     model = SegformerForSemanticSegmentation.from_pretrained(checkpoint())
@@ -92,8 +92,8 @@ def test_modes_reach_the_predictor(run, checkpoint, picture, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_mask.png")), result.class_map)
 
 
-def test_bfloat16_is_how_the_model_computes(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png")
+def test_bfloat16_is_how_the_model_computes(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png")
     logits = []
     for folder, *options in (("exact",), ("rounded", "--bfloat16")):
         outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / folder, "--save", "logits", *options)
@@ -104,10 +104,10 @@ def test_bfloat16_is_how_the_model_computes(run, checkpoint, picture, tmp_path):
     assert 1e-4 < error < 0.1  # bfloat16 has eight bits
 
 
-def test_unreadable_pictures_are_reported_and_the_others_finish(run, checkpoint, picture, tmp_path):
-    good = picture(tmp_path / "good.png")
+def test_unreadable_images_are_reported_and_the_others_finish(run, checkpoint, image, tmp_path):
+    good = image(tmp_path / "good.png")
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     photos = [tmp_path / "empty.png", good, tmp_path / "text.jpg", tmp_path / "missing.png"]
     outcome = run("predict", *photos, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask")
     assert outcome.code == 1
@@ -129,19 +129,19 @@ def test_nothing_usable_is_exit_code_2_in_one_line(run, checkpoint, tmp_path, ph
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_model_is_exit_code_2_in_one_line(run, picture, tmp_path):
-    outcome = run("predict", picture(tmp_path / "photo.png"), "-m", "no-such-model")
+def test_unknown_model_is_exit_code_2_in_one_line(run, image, tmp_path):
+    outcome = run("predict", image(tmp_path / "photo.png"), "-m", "no-such-model")
     assert outcome.code == 2
     assert len(outcome.err.splitlines()) == 1
     assert "no-such-model" in outcome.err
 
 
-def test_damaged_checkpoint_is_exit_code_2_in_one_line(run, checkpoint, picture, tmp_path):
+def test_damaged_checkpoint_is_exit_code_2_in_one_line(run, checkpoint, image, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((checkpoint() / "config.json").read_bytes())
     (folder / "model.safetensors").write_bytes((checkpoint() / "model.safetensors").read_bytes()[:1000])
-    outcome = run("predict", picture(tmp_path / "photo.png"), "-m", folder)
+    outcome = run("predict", image(tmp_path / "photo.png"), "-m", folder)
     assert outcome.code == 2
     assert "model.safetensors" in outcome.err
     assert "Traceback" not in outcome.err
@@ -158,22 +158,22 @@ def test_damaged_checkpoint_is_exit_code_2_in_one_line(run, checkpoint, picture,
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_usage_errors(run, checkpoint, picture, tmp_path, options, message):
-    outcome = run("predict", picture(tmp_path / "photo.png"), "-m", checkpoint(), "-o", tmp_path / "out", *options)
+def test_options_that_make_no_sense_are_usage_errors(run, checkpoint, image, tmp_path, options, message):
+    outcome = run("predict", image(tmp_path / "photo.png"), "-m", checkpoint(), "-o", tmp_path / "out", *options)
     assert outcome.code == 2
     assert message in outcome.err
     assert "Traceback" not in outcome.err
 
 
-def test_output_that_is_a_file_is_refused(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png")
+def test_output_that_is_a_file_is_rejectd(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, "-m", checkpoint(), "-o", photo)
     assert outcome.code == 2
     assert "photo.png" in outcome.err
 
 
-def test_classification_checkpoint_prints_its_best_classes(run, checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png")
+def test_classification_checkpoint_prints_its_best_classes(run, checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, tmp_path / "missing.png", "-m", checkpoint("classification"), "--json")
     assert outcome.code == 1
     probabilities = json.loads(outcome.out)["probabilities"]
@@ -182,26 +182,26 @@ def test_classification_checkpoint_prints_its_best_classes(run, checkpoint, pict
     assert "missing.png" in outcome.err
 
 
-def test_encoder_is_refused(run, checkpoint, picture, tmp_path):
-    outcome = run("predict", picture(tmp_path / "photo.png"), "-m", checkpoint("encoder"))
+def test_encoder_is_rejectd(run, checkpoint, image, tmp_path):
+    outcome = run("predict", image(tmp_path / "photo.png"), "-m", checkpoint("encoder"))
     assert outcome.code == 2
     assert "decode head" in outcome.err
 
 
-def test_checkpoint_without_processor_takes_the_usual_one_and_says_so(run, checkpoint, picture, tmp_path):
+def test_checkpoint_without_processor_takes_the_usual_one_and_says_so(run, checkpoint, image, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_bytes((checkpoint() / name).read_bytes())
-    photo = picture(tmp_path / "photo.png")
+    photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, "-m", folder, "-o", tmp_path / "out", "--save", "mask")
     assert outcome.code == 0
     assert "preprocessor_config.json" in outcome.err
 
 
-def test_overlay_of_a_huge_picture_is_reduced(run, checkpoint, picture, tmp_path, monkeypatch):
+def test_overlay_of_a_huge_image_is_reduced(run, checkpoint, image, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "_MOST_OVERLAY_PIXELS", 601 * 800 / 4)
-    photo = picture(tmp_path / "photo.png", size=(601, 800))
+    photo = image(tmp_path / "photo.png", size=(601, 800))
     run("predict", photo, "-m", checkpoint(), "-o", tmp_path)
     assert Image.open(tmp_path / "photo_mask.png").size == (601, 800)
     assert Image.open(tmp_path / "photo_overlay.png").height == 400
@@ -209,10 +209,10 @@ def test_overlay_of_a_huge_picture_is_reduced(run, checkpoint, picture, tmp_path
 
 def test_more_than_256_classes_need_16_bits():
     class_map = np.array([[0, 299]], np.int32)
-    picture = mask_picture(class_map, [f"class {index}" for index in range(300)])
-    np.testing.assert_array_equal(np.asarray(picture), class_map)
+    image = mask_image(class_map, [f"class {index}" for index in range(300)])
+    np.testing.assert_array_equal(np.asarray(image), class_map)
     encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
+    image.save(encoded, "PNG")
     np.testing.assert_array_equal(np.asarray(Image.open(encoded)), class_map)
 
 
@@ -236,8 +236,8 @@ def test_help_needs_no_framework():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_installed_program_prints_nothing_of_tensorflow(checkpoint, picture, tmp_path):
-    photo = picture(tmp_path / "photo.png")
+def test_installed_program_prints_nothing_of_tensorflow(checkpoint, image, tmp_path):
+    photo = image(tmp_path / "photo.png")
     arguments = ["predict", photo, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask"]
     completed = subprocess.run(
         [sys.executable, "-m", "tf_segformer", *map(str, arguments)], capture_output=True, text=True, timeout=120

@@ -18,7 +18,7 @@ def seed(number):
     return tf.constant([0, number], tf.int64)
 
 
-def picture(height=20, width=30):
+def random_image(height=20, width=30):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype("float32")
 
 
@@ -36,14 +36,14 @@ def test_size_keeps_the_aspect_and_stays_in_the_range():
 
 
 @pytest.mark.parametrize(("size", "expected"), [((500, 700), (512, 717)), ((300, 1500), (410, 2048))])
-def test_base_size_fits_the_picture_into_both_sides(size, expected):
+def test_base_size_fits_the_image_into_both_sides(size, expected):
     assert augmentation.random_size(size, seed(0), (1.0, 1.0), (512, 2048)).numpy().tolist() == list(expected)
 
 
 @pytest.mark.parametrize("new_size", [(50, 60), (13, 17)], ids=["larger", "smaller"])
-def test_resized_window_is_the_window_of_the_resized_picture(new_size):
-    whole = tf.image.resize(picture(), new_size, antialias=True)
-    window = augmentation.resized_window(picture(), new_size, (3, 5), (9, 11))
+def test_resized_window_is_the_window_of_the_resized_image(new_size):
+    whole = tf.image.resize(random_image(), new_size, antialias=True)
+    window = augmentation.resized_window(random_image(), new_size, (3, 5), (9, 11))
     np.testing.assert_allclose(window, whole[3:12, 5:16], atol=1e-3)  # levels of 0..255
 
 
@@ -73,22 +73,22 @@ def test_window_reaches_every_corner():
     assert {tuple(begin) for begin in begins} == {(row, column) for row in range(3) for column in range(5)}
 
 
-def test_smaller_picture_keeps_its_side():
+def test_smaller_image_keeps_its_side():
     begin, size = augmentation.random_window(tf.zeros((5, 30), tf.int32), seed(0), (8, 8), 1.0, 255)
     assert size.numpy().tolist() == [5, 8]
     assert begin[0] == 0
 
 
 def test_flip_mirrors_both_half_of_the_time():
-    image, labels = picture(), np.arange(600, dtype="int32").reshape(20, 30)
-    mirrored = 0
+    image, labels = random_image(), np.arange(600, dtype="int32").reshape(20, 30)
+    flips = 0
     for i in range(100):
         flipped, flipped_labels = augmentation.random_flip(tf.constant(image), tf.constant(labels), seed(i))
-        is_mirrored = bool(flipped_labels[0, 0] == 29)
-        mirrored += is_mirrored
-        np.testing.assert_array_equal(flipped, image[:, ::-1] if is_mirrored else image)
-        np.testing.assert_array_equal(flipped_labels, labels[:, ::-1] if is_mirrored else labels)
-    assert 35 < mirrored < 65
+        is_flipped = bool(flipped_labels[0, 0] == 29)
+        flips += is_flipped
+        np.testing.assert_array_equal(flipped, image[:, ::-1] if is_flipped else image)
+        np.testing.assert_array_equal(flipped_labels, labels[:, ::-1] if is_flipped else labels)
+    assert 35 < flips < 65
 
 
 def test_brightness_shifts_all_levels_alike():
@@ -112,7 +112,7 @@ def hsv(image):
 
 
 def test_saturation_scales_saturation_only():
-    image = 100 + picture(3, 3) / 4
+    image = 100 + random_image(3, 3) / 4
     changed = next(result for i in range(20) if abs((result := distort(image, i, saturation=0.5)) - image).max() > 1)
     before, after = hsv(image), hsv(changed)
     np.testing.assert_allclose(after[:, [0, 2]], before[:, [0, 2]], atol=1e-4)
@@ -122,7 +122,7 @@ def test_saturation_scales_saturation_only():
 
 
 def test_hue_turns_hue_only_by_at_most_a_tenth_of_the_circle():
-    image = picture(3, 3)
+    image = random_image(3, 3)
     turns = []
     for i in range(60):
         changed = hsv(distort(image, i, hue=18.0))
@@ -136,29 +136,31 @@ def test_hue_turns_hue_only_by_at_most_a_tenth_of_the_circle():
 
 def test_levels_stay_in_eight_bits():
     for i in range(30):
-        result = augmentation.photometric_distortion(tf.constant(picture()), seed(i), Augmentation(crop_size=(8, 8)))
+        result = augmentation.photometric_distortion(
+            tf.constant(random_image()), seed(i), Augmentation(crop_size=(8, 8))
+        )
         assert 0 <= float(tf.reduce_min(result)) <= float(tf.reduce_max(result)) <= 255
 
 
-def test_padding_is_zero_in_the_picture_and_ignored_in_the_labels():
+def test_padding_is_zero_in_the_image_and_ignored_in_the_labels():
     image, labels = augmentation.pad(tf.ones((2, 3, 3)), tf.ones((2, 3), tf.int32), (4, 5), 255)
     assert labels.numpy().tolist() == [[1, 1, 1, 255, 255]] * 2 + [[255] * 5] * 2
     assert float(tf.reduce_sum(image)) == 2 * 3 * 3
     assert float(tf.reduce_sum(image[:2, :3])) == 2 * 3 * 3
 
 
-def test_picture_and_labels_stay_together():
+def test_image_and_labels_stay_together():
     labels = np.kron(np.arange(12).reshape(3, 4), np.ones((16, 16))).astype("int32")
     image = np.repeat(labels[..., None] * 20, 3, axis=-1).astype("uint8")
     settings = Augmentation(crop_size=(24, 24), **STILL)
     for i in range(10):
         changed, changed_labels = augmentation.augment(image, labels, seed(i), settings, 255)
         agree = np.abs(changed.numpy()[..., 0] / 20 - changed_labels.numpy()) < 0.5
-        assert agree.mean() > 0.85  # the picture is blurred at the edges of the squares
+        assert agree.mean() > 0.85  # the image is blurred at the edges of the squares
 
 
 def test_same_seed_gives_the_same_and_another_seed_another():
-    image, labels = picture(40, 40).astype("uint8"), np.zeros((40, 40), "int32")
+    image, labels = random_image(40, 40).astype("uint8"), np.zeros((40, 40), "int32")
     settings = Augmentation(crop_size=(24, 24))
     one, again, other = (augmentation.augment(image, labels, seed(i), settings, 255)[0].numpy() for i in (1, 1, 2))
     assert (one == again).all()

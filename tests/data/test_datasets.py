@@ -13,9 +13,9 @@ from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.labels import LABELS
 
 
-def write_image(path, size=(8, 6), mode="RGB", colour=0):
+def write_image(path, size=(8, 6), mode="RGB", color=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
+    Image.new(mode, size, color).save(path)
 
 
 def write_labels(path, values, mode="L"):
@@ -35,7 +35,7 @@ def find(folder, split="train", **options):
     return find_dataset("folder", folder, split, class_names=NAMES, **options)
 
 
-def test_folder_pairs_pictures_and_labels_by_name(folder):
+def test_folder_pairs_images_and_labels_by_name(folder):
     dataset = find(folder)
     assert [(each.image.name, each.labels.name) for each in dataset.examples] == [
         (f"{index:03d}.png", f"{index:03d}.png") for index in range(3)
@@ -64,7 +64,7 @@ def test_cityscapes_maps_label_ids_to_training_ids(tmp_path):
     assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[0, 13, 18, 255]]
 
 
-def test_voc_takes_the_indices_of_a_colour_table(tmp_path):
+def test_voc_takes_the_indices_of_a_color_table(tmp_path):
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
     for name in "ab":
@@ -83,14 +83,14 @@ def test_camvid_ignores_eleven(tmp_path):
     assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[0, 10, 255]]
 
 
-def test_colours_are_looked_up_in_the_palette(folder):
+def test_colors_are_looked_up_in_the_palette(folder):
     palette = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (1, 2, 3)]
-    colours = np.array([[(0, 0, 255), (1, 2, 3), (0, 0, 0)]], np.uint8)
+    colors = np.array([[(0, 0, 255), (1, 2, 3), (0, 0, 0)]], np.uint8)
     path = folder / "train/labels/000.png"
-    Image.fromarray(colours).save(path)
+    Image.fromarray(colors).save(path)
     assert find(folder, palette=palette).read_labels(path).tolist() == [[2, 3, 255]]
-    Image.fromarray(colours + 9).save(path)
-    with pytest.raises(ImageError, match=r"000\.png: the colour \(9, 9, 8\) is not in the palette"):
+    Image.fromarray(colors + 9).save(path)
+    with pytest.raises(ImageError, match=r"000\.png: the color \(9, 9, 8\) is not in the palette"):
         find(folder, palette=palette).read_labels(path)
 
 
@@ -127,7 +127,7 @@ def test_every_problem_is_listed_with_its_file(folder):
         assert sum(name in line and words in line for line in lines) == 1, (name, lines)
 
 
-def test_labels_that_are_not_classes_are_refused_even_next_to_ignored_ones(folder):
+def test_labels_that_are_not_classes_are_rejectd_even_next_to_ignored_ones(folder):
     write_labels(folder / "train/labels/000.png", np.full((64, 64), 254))
     with pytest.raises(DatasetError, match="class 254"):
         check_dataset(find(folder))
@@ -138,13 +138,13 @@ def test_labels_that_are_not_classes_are_refused_even_next_to_ignored_ones(folde
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_and_missing_folders_are_named_with_the_layout(tmp_path, kind):
     names = {"class_names": NAMES} if KINDS[kind].class_names is None else {}
-    with pytest.raises(DatasetError, match="no pictures for the split 'train'"):
+    with pytest.raises(DatasetError, match="no images for the split 'train'"):
         find_dataset(kind, tmp_path, "train", **names)
     with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*needs"):
         find_dataset(kind, tmp_path / "nowhere", "train", **names)
 
 
-def test_arguments_that_do_not_fit_are_refused(folder):
+def test_arguments_that_do_not_fit_are_rejectd(folder):
     with pytest.raises(ValueError, match="needs class_names"):
         find_dataset("folder", folder, "train")
     with pytest.raises(ValueError, match="no kind of dataset 'coco'"):
@@ -153,5 +153,5 @@ def test_arguments_that_do_not_fit_are_refused(folder):
         find_dataset("camvid", folder, "test")
     with pytest.raises(ValueError, match="3 entries"):
         find_dataset("camvid", folder, "train", class_names=["a", "b", "c"])
-    with pytest.raises(ValueError, match="1 colours"):
+    with pytest.raises(ValueError, match="1 colors"):
         find(folder, palette=[(1, 2, 3)])

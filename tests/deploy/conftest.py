@@ -1,4 +1,4 @@
-"""Small exported models, pictures of any kind, and what Python makes of them."""
+"""Small exported models, images of any kind, and what Python makes of them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Exported(NamedTuple):
     version: Path
 
     def logits(self, encoded: bytes) -> np.ndarray:
-        """What Python computes from a picture file: (h, w, K) or (K,)."""
+        """What Python computes from an image file: (h, w, K) or (K,)."""
         return np.asarray(self.model(self.processor(open_image(encoded))["pixel_values"]))[0]
 
     def class_map(self, encoded: bytes) -> np.ndarray:
-        """What Python makes of a picture file: (H, W)."""
+        """What Python makes of an image file: (H, W)."""
         size = open_image(encoded).size[::-1]
         return self.processor.post_process_semantic_segmentation(self.logits(encoded)[None], [size])[0]
 

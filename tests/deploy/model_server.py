@@ -28,7 +28,7 @@ MAX_BATCH = 8
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
 
 
-class Refused(Exception):
+class Rejectd(Exception):
     def __init__(self, code, message):
         super().__init__(message)
         self.code = code
@@ -47,7 +47,7 @@ class Batcher:
 
     def run(self, inputs):
         if set(inputs) != {self.input_name}:
-            raise Refused("INVALID_ARGUMENT", f"inputs must be {self.input_name}, but are {', '.join(inputs)}")
+            raise Rejectd("INVALID_ARGUMENT", f"inputs must be {self.input_name}, but are {', '.join(inputs)}")
         answer = futures.Future()
         self.waiting.put((inputs[self.input_name], answer))
         return answer.result()
@@ -81,19 +81,19 @@ class Model:
 
     def check_name(self, name):
         if name != self.name:
-            raise Refused("NOT_FOUND", f"Servable not found for request: Latest({name})")
+            raise Rejectd("NOT_FOUND", f"Servable not found for request: Latest({name})")
 
     def predict(self, name, signature, inputs):
         self.check_name(name)
         if self.failures_to_come:
             self.failures_to_come -= 1
-            raise Refused("UNAVAILABLE", "no capacity left, try again")
+            raise Rejectd("UNAVAILABLE", "no capacity left, try again")
         if signature not in self.batchers:
-            raise Refused("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
+            raise Rejectd("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
         try:
             return self.batchers[signature].run(inputs)
         except tf.errors.InvalidArgumentError as error:
-            raise Refused("INVALID_ARGUMENT", error.message) from error
+            raise Rejectd("INVALID_ARGUMENT", error.message) from error
 
 
 class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
@@ -105,7 +105,7 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         try:
             outputs = self.model.predict(spec.name, spec.signature_name or "serving_default", inputs)
-        except Refused as error:
+        except Rejectd as error:
             context.abort(grpc.StatusCode[error.code], str(error))
         response = predict_pb2.PredictResponse()
         response.model_spec.CopyFrom(spec)
@@ -116,7 +116,7 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
     def GetModelStatus(self, request, context):
         try:
             self.model.check_name(request.model_spec.name)
-        except Refused as error:
+        except Rejectd as error:
             context.abort(grpc.StatusCode[error.code], str(error))
         response = get_model_status_pb2.GetModelStatusResponse()
         version = response.model_version_status.add(version=1)
@@ -139,15 +139,15 @@ def make_rest_handler(model):
             self.end_headers()
             self.wfile.write(body)
 
-        def refuse(self, error):
+        def reject(self, error):
             self.answer(HTTP_STATUS[error.code], {"error": str(error)})
 
         def do_GET(self):
             try:
                 model.check_name(self.path.rpartition("/")[2])
                 self.answer(200, {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {}}]})
-            except Refused as error:
-                self.refuse(error)
+            except Rejectd as error:
+                self.reject(error)
 
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -157,8 +157,8 @@ def make_rest_handler(model):
                 columns = columns_of(request["instances"]) if by_rows else request["inputs"]
                 inputs = {key: from_json(value) for key, value in columns.items()}
                 outputs = model.predict(name, request.get("signature_name", "serving_default"), inputs)
-            except Refused as error:
-                self.refuse(error)
+            except Rejectd as error:
+                self.reject(error)
                 return
             shown = {key: to_json(key, value) for key, value in outputs.items()}
             if by_rows:

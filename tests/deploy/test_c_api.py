@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tests.deploy.conftest import signatures
-from tests.deploy.pictures import BROKEN, JPEG, PNG, read_png
+from tests.deploy.images import BROKEN, JPEG, PNG, read_png
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 WHEEL = Path(tf.sysconfig.get_lib())
@@ -26,10 +26,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def serve_picture(exported, tmp_path_factory):
-    """Compiles the program; gives a function from a picture file to the class map's bytes and the status."""
+def serve_image(exported, tmp_path_factory):
+    """Compiles the program; gives a function from an image file to the class map's bytes and the status."""
     folder = tmp_path_factory.mktemp("c")
-    program, source = folder / "serve_picture", Path(__file__).with_name("serve_picture.c")
+    program, source = folder / "serve_image", Path(__file__).with_name("serve_image.c")
     libraries = [f"-L{WHEEL}", f"-Wl,-rpath,{WHEEL}", *(f"-l:{name}" for name in LIBRARIES)]
     subprocess.run(
         [
@@ -58,8 +58,8 @@ def serve_picture(exported, tmp_path_factory):
     ]
 
     def serve(encoded):
-        (folder / "picture").write_bytes(encoded)
-        arguments = [program, version, *names, folder / "picture", folder / "map.png"]
+        (folder / "image").write_bytes(encoded)
+        arguments = [program, version, *names, folder / "image", folder / "map.png"]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
@@ -68,14 +68,14 @@ def serve_picture(exported, tmp_path_factory):
     return serve
 
 
-def test_a_c_program_gives_the_png_of_python(serve_picture, exported):
+def test_a_c_program_gives_the_png_of_python(serve_image, exported):
     for encoded in (JPEG, PNG):
         answer = signatures(exported().version)["serving_default"](image_bytes=tf.constant([encoded]))
-        content, status = serve_picture(encoded)
+        content, status = serve_image(encoded)
         assert (content, status) == (answer["class_map_bytes"].numpy()[0], "OK")
         np.testing.assert_array_equal(read_png(content), exported().class_map(encoded))
 
 
-def test_a_c_program_is_told_what_is_wrong_with_a_picture(serve_picture):
-    content, status = serve_picture(BROKEN["animated GIF"][0])
+def test_a_c_program_is_told_what_is_wrong_with_an_image(serve_image):
+    content, status = serve_image(BROKEN["animated GIF"][0])
     assert (content, status) == (b"", "INVALID_ARGUMENT: the bytes are neither a JPEG nor a PNG file")

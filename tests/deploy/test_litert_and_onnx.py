@@ -8,7 +8,7 @@ import pytest
 from tests.deploy.conftest import LABELS
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor, SegformerModel
 from tf_segformer.deploy.litert import export_litert, export_onnx
-from tf_segformer.ops.portability import plain_operations_wanted
+from tf_segformer.ops.portability import exporting
 
 SIZE = (64, 96)
 
@@ -63,7 +63,7 @@ def test_litert_of_lower_precision_is_smaller_and_agrees(exported, tmp_path, pre
 
 def test_graphs_drawn_after_an_export_are_made_for_tensorflow_again(exported, tmp_path):
     export_litert(exported().model, tmp_path, size=SIZE)
-    assert not plain_operations_wanted()
+    assert not exporting()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_graphs_drawn_after_an_export_are_made_for_tensorflow_again(exported, tm
         ({"precision": "int8"}, "fixed size and calibration"),
     ],
 )
-def test_litert_options_that_make_no_sense_are_refused(small_config, tmp_path, options, message):
+def test_litert_options_that_make_no_sense_are_rejectd(small_config, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_litert(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
     assert not list(tmp_path.iterdir())
@@ -100,7 +100,7 @@ def assert_same_logits(logits, expected):
 def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_path):
     model, processor, _ = exported(task)
     path = export_onnx(model, tmp_path, processor, opset=opset)
-    # of a picture of 9x20 the first map is smaller than its sequence reduction
+    # of an image of 9x20 the first map is smaller than its sequence reduction
     for shape in ((1, 64, 96), (2, 65, 97), (3, 32, 31), (1, 100, 47), (2, 9, 20)):
         pixel_values = random_pixel_values(*shape)
         logits = run_onnx(onnxruntime, path, pixel_values)
@@ -163,12 +163,12 @@ def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, back
     ("options", "message"),
     [({"opset": 9}, "opset=9: choose one of 17, 18"), ({"data_format": "NCHW"}, "choose one of channels_last")],
 )
-def test_onnx_options_that_make_no_sense_are_refused(exported, tmp_path, options, message):
+def test_onnx_options_that_make_no_sense_are_rejectd(exported, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_onnx(exported().model, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_onnx_of_an_encoder_is_refused(small_config, tmp_path):
+def test_onnx_of_an_encoder_is_rejectd(small_config, tmp_path):
     with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
         export_onnx(SegformerModel(small_config), tmp_path)

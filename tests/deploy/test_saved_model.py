@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.deploy.conftest import LABELS, Exported, signatures
-from tests.deploy.pictures import encoded_picture, read_png
+from tests.deploy.images import encoded_image, read_png
 from tf_segformer import (
     SegformerConfig,
     SegformerForImageClassification,
@@ -21,36 +21,36 @@ from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.labels import palette_for
 
 LOGITS = {"rtol": 0, "atol": 2e-5}
-PICTURES = [
-    encoded_picture(0, 120, 100),
-    encoded_picture(1, 45, 61, "PNG"),
-    encoded_picture(2, 64, 64, mode="L", quality=60),
-    encoded_picture(3, 300, 20, "PNG", mode="RGBA"),
-    encoded_picture(4, 1, 1, "PNG"),
+IMAGES = [
+    encoded_image(0, 120, 100),
+    encoded_image(1, 45, 61, "PNG"),
+    encoded_image(2, 64, 64, mode="L", quality=60),
+    encoded_image(3, 300, 20, "PNG", mode="RGBA"),
+    encoded_image(4, 1, 1, "PNG"),
 ]
 
 
-def check_segmentation(exported: Exported, pictures: list[bytes]) -> None:
+def check_segmentation(exported: Exported, images: list[bytes]) -> None:
     """Every signature against the Python path: class maps on every pixel, logits within 2e-5."""
     loaded = signatures(exported.version)
     num_labels = exported.model.config.num_labels
-    class_maps = [exported.class_map(one) for one in pictures]
-    logits = [exported.logits(one) for one in pictures]
+    class_maps = [exported.class_map(one) for one in images]
+    logits = [exported.logits(one) for one in images]
     assert len({len(np.unique(one)) for one in class_maps}) > 1 or class_maps[0].max() > 0, "the check would be empty"
 
     for name in ("serving_default", "serving_strict"):
-        answer = loaded[name](image_bytes=tf.constant(pictures))
-        assert answer["status"].numpy().tolist() == [b"OK"] * len(pictures)
+        answer = loaded[name](image_bytes=tf.constant(images))
+        assert answer["status"].numpy().tolist() == [b"OK"] * len(images)
         for encoded, expected in zip(answer["class_map_bytes"].numpy(), class_maps, strict=True):
             np.testing.assert_array_equal(read_png(encoded), expected)
         shares = [np.bincount(one.ravel(), minlength=num_labels) / one.size for one in class_maps]
-        np.testing.assert_allclose(answer["shares"], shares, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(answer["class_fractions"], shares, rtol=0, atol=1e-6)
 
-    scores = loaded["scores"](image_bytes=tf.constant(pictures))
+    scores = loaded["scores"](image_bytes=tf.constant(images))
     np.testing.assert_allclose(scores["logits"], logits, **LOGITS)
     assert scores["sizes"].numpy().tolist() == [list(one.shape) for one in class_maps]
-    images = np.stack([np.asarray(open_image(one)) for one in pictures[:1] * 2])
-    answer = loaded["class_map"](images=tf.constant(images))["class_map"]
+    decoded = np.stack([np.asarray(open_image(one)) for one in images[:1] * 2])
+    answer = loaded["class_map"](images=tf.constant(decoded))["class_map"]
     assert answer.dtype == tf.int32
     np.testing.assert_array_equal(answer, [class_maps[0]] * 2)
     check_tensor(exported, loaded["tensor"], (1, 97, 66, 3))
@@ -62,29 +62,29 @@ def check_tensor(exported: Exported, signature, shape) -> None:
     np.testing.assert_allclose(answer, exported.model(pixel_values), **LOGITS)
 
 
-def check_classification(exported: Exported, pictures: list[bytes]) -> None:
+def check_classification(exported: Exported, images: list[bytes]) -> None:
     loaded = signatures(exported.version)
-    logits = np.stack([exported.logits(one) for one in pictures])
+    logits = np.stack([exported.logits(one) for one in images])
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     order = np.argsort(-probabilities, axis=-1)[:, :5]
     for name in ("serving_default", "classify", "serving_strict"):
-        answer = loaded[name](image_bytes=tf.constant(pictures))
+        answer = loaded[name](image_bytes=tf.constant(images))
         np.testing.assert_array_equal(answer["indices"], order)
         np.testing.assert_allclose(
             answer["probabilities"], np.take_along_axis(probabilities, order, axis=-1), rtol=0, atol=1e-5
         )
         names = [[exported.model.config.id2label[index] for index in row] for row in order]
         assert [[one.decode() for one in row] for row in answer["labels"].numpy()] == names
-    np.testing.assert_allclose(loaded["scores"](image_bytes=tf.constant(pictures))["logits"], logits, **LOGITS)
+    np.testing.assert_allclose(loaded["scores"](image_bytes=tf.constant(images))["logits"], logits, **LOGITS)
     check_tensor(exported, loaded["tensor"], (2, 97, 66, 3))
 
 
 def test_segmentation_signatures_equal_the_python_path(exported):
-    check_segmentation(exported(), PICTURES)
+    check_segmentation(exported(), IMAGES)
 
 
 def test_classification_signatures_equal_the_python_path(exported):
-    check_classification(exported("classification"), PICTURES)
+    check_classification(exported("classification"), IMAGES)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_published_variants_equal_the_python_path(model_class, variant, check, t
     config = SegformerConfig.from_variant(variant, num_labels=19, initializer_range=0.05)
     model, processor = model_class(config), SegformerImageProcessor(size=128)
     version = export_saved_model(model, tmp_path, processor)
-    check(Exported(model, processor, version), PICTURES[:2])
+    check(Exported(model, processor, version), IMAGES[:2])
     if variant == "b0":
         size = sum(each.stat().st_size for each in version.rglob("*") if each.is_file())
         assert size < 17e6
@@ -142,23 +142,23 @@ def test_no_python_and_no_custom_operations(exported):
 
 
 def test_it_loads_where_this_package_is_not(exported, tmp_path):
-    (tmp_path / "picture.jpg").write_bytes(PICTURES[0])
+    (tmp_path / "image.jpg").write_bytes(IMAGES[0])
     code = (
         "import sys; sys.modules['tf_segformer'] = None\n"
         "import tensorflow as tf\n"
         f"served = tf.saved_model.load({str(exported().version)!r}).signatures['serving_default']\n"
-        f"answer = served(image_bytes=[tf.io.read_file({str(tmp_path / 'picture.jpg')!r})])\n"
+        f"answer = served(image_bytes=[tf.io.read_file({str(tmp_path / 'image.jpg')!r})])\n"
         f"tf.io.write_file({str(tmp_path / 'map.png')!r}, answer['class_map_bytes'][0])\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    np.testing.assert_array_equal(read_png((tmp_path / "map.png").read_bytes()), exported().class_map(PICTURES[0]))
+    np.testing.assert_array_equal(read_png((tmp_path / "map.png").read_bytes()), exported().class_map(IMAGES[0]))
 
 
 def test_labels_and_colors_travel_along(exported):
     version = exported().version
     entries = json.loads((version / "assets" / "labels.json").read_text(encoding="utf-8"))
     assert [each["name"] for each in entries] == list(LABELS.values())
-    answer = signatures(version)["serving_default"](image_bytes=tf.constant(PICTURES[:2]))
+    answer = signatures(version)["serving_default"](image_bytes=tf.constant(IMAGES[:2]))
     assert [one.decode() for one in answer["labels"].numpy()[1]] == list(LABELS.values())
     np.testing.assert_array_equal(answer["colors"][1], palette_for(list(LABELS.values())))
     assert [each["color"] for each in entries] == answer["colors"][0].numpy().tolist()
@@ -213,12 +213,12 @@ def test_an_existing_version_is_kept(exported):
         ({"processor": SegformerImageProcessor(apply_exif_orientation=True)}, "apply_exif_orientation"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_before_anything_is_written(small_config, tmp_path, options, message):
+def test_what_cannot_be_exported_is_rejectd_before_anything_is_written(small_config, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_encoder_alone_is_refused(small_config, tmp_path):
+def test_an_encoder_alone_is_rejectd(small_config, tmp_path):
     with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
         export_saved_model(SegformerModel(small_config), tmp_path)

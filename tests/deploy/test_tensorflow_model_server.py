@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.deploy.pictures import BROKEN, JPEG, PNG
+from tests.deploy.images import BROKEN, JPEG, PNG
 from tf_segformer.deploy.tf_serving.client import Client
 from tf_segformer.deploy.tf_serving.configuration import write_serving_config
 

@@ -19,7 +19,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tests.deploy import model_server
 from tests.deploy.conftest import LABELS
-from tests.deploy.pictures import BROKEN, JPEG, PNG, encoded_picture, read_png
+from tests.deploy.images import BROKEN, JPEG, PNG, encoded_image, read_png
 from tf_segformer.deploy.tf_serving.client import Client, ServerError
 from tf_segformer.deploy.tf_serving.configuration import newest_version, write_serving_config, write_warmup_requests
 from tf_segformer.errors import SegformerError
@@ -47,21 +47,21 @@ def test_a_client_gets_class_maps_shares_labels_and_colors(exported, server, way
     for answer, encoded in ((answers[0], JPEG), (answers[2], PNG)):
         np.testing.assert_array_equal(answer.class_map, exported().class_map(encoded))
         assert answer.labels == list(LABELS.values()) and answer.colors.shape == (5, 3)
-        assert answer.shares.sum() == pytest.approx(1, abs=1e-5)
+        assert answer.class_fractions.sum() == pytest.approx(1, abs=1e-5)
     assert answers[1].class_map is None
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
-def test_a_strict_client_raises_for_a_broken_picture(server, way):
-    with pytest.raises(ServerError, match="INVALID_ARGUMENT: picture 1: the bytes are neither") as raised:
+def test_a_strict_client_raises_for_a_broken_image(server, way):
+    with pytest.raises(ServerError, match="INVALID_ARGUMENT: image 1: the bytes are neither") as raised:
         Client(server.url(way)).segment([JPEG, b"text"], strict=True)
     assert raised.value.code == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
 def test_a_client_classifies(exported, way, tmp_path):
-    (tmp_path / "picture.png").write_bytes(PNG)
-    answers = Client(Server(exported("classification").version).url(way)).classify([tmp_path / "picture.png", b""])
+    (tmp_path / "image.png").write_bytes(PNG)
+    answers = Client(Server(exported("classification").version).url(way)).classify([tmp_path / "image.png", b""])
     logits = exported("classification").logits(PNG)
     assert next(iter(answers[0].probabilities)) == LABELS[int(logits.argmax())]
     assert sum(answers[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -121,27 +121,27 @@ def test_health(server, way):
 
 
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://host:1", "http://"])
-def test_an_address_of_another_form_is_refused(url):
+def test_an_address_of_another_form_is_rejectd(url):
     with pytest.raises(ValueError, match="write http://HOST:8501"):
         Client(url)
 
 
 def test_requests_of_unequal_sizes_are_merged_and_parted(exported, server):
-    pictures = [encoded_picture(seed, 20 + 7 * seed, 60 - 3 * seed) for seed in range(12)]
+    images = [encoded_image(seed, 20 + 7 * seed, 60 - 3 * seed) for seed in range(12)]
     answers = {}
 
     def ask(index):
-        answers[index] = Client(server.url("grpc")).segment([pictures[index]])[0]
+        answers[index] = Client(server.url("grpc")).segment([images[index]])[0]
 
     batcher = server.model.batchers["serving_default"]
     batcher.largest = 0
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(pictures))]
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(images))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert batcher.largest > 1
-    for index, encoded in enumerate(pictures):
+    for index, encoded in enumerate(images):
         np.testing.assert_array_equal(answers[index].class_map, exported().class_map(encoded))
 
 
@@ -182,7 +182,7 @@ def test_configuration_files_and_commands(exported, tmp_path):
     (served / "10" / "assets.extra" / "tf_serving_warmup_requests").unlink()
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_is_rejectd(tmp_path):
     with pytest.raises(SegformerError, match="no SavedModel in it"):
         newest_version(tmp_path)
 
@@ -197,16 +197,14 @@ def resident_megabytes(process_id):
 def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exported):
     version = exported().version
     command = [sys.executable, model_server.__file__, str(version), "segformer"]
-    pictures = [
-        encoded_picture(seed, 30 + 9 * seed, 70 - 5 * seed, kind) for seed in range(5) for kind in ("JPEG", "PNG")
-    ]
-    expected = [exported().class_map(one) for one in pictures]
+    images = [encoded_image(seed, 30 + 9 * seed, 70 - 5 * seed, kind) for seed in range(5) for kind in ("JPEG", "PNG")]
+    expected = [exported().class_map(one) for one in images]
     broken = list(BROKEN.values())
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             grpc_port, rest_port = process.stdout.readline().split()
             urls = [f"grpc://127.0.0.1:{grpc_port}", f"http://127.0.0.1:{rest_port}"]
-            memory, wrong, answered = [], [], {"good": 0, "refused": 0}
+            memory, wrong, answered = [], [], {"good": 0, "rejectd": 0}
 
             def ask(client_index, count):
                 client = Client(urls[client_index % 2], timeout=60)
@@ -217,10 +215,10 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
                             with pytest.raises(ServerError) as raised:
                                 client.segment([file], strict=True)
                             assert raised.value.code == "INVALID_ARGUMENT" and reason in str(raised.value)
-                            answered["refused"] += 1
+                            answered["rejectd"] += 1
                         else:
-                            which = index % len(pictures)
-                            (answer,) = client.segment([pictures[which]], strict=True)
+                            which = index % len(images)
+                            (answer,) = client.segment([images[which]], strict=True)
                             np.testing.assert_array_equal(answer.class_map, expected[which])
                             answered["good"] += 1
                     except BaseException as error:
@@ -239,5 +237,5 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
             process.wait(30)
     print("MB after each 500 requests:", [round(each) for each in memory])
     assert not wrong, wrong[:3]
-    assert answered == {"good": 1800, "refused": 200}
+    assert answered == {"good": 1800, "rejectd": 200}
     assert memory[3] - memory[1] < 20, memory  # MB over the last 1,000 requests; the first 1,000 fill caches

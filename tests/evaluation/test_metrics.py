@@ -19,22 +19,22 @@ IGNORE = 255
 
 
 def _random_maps(seed: int, shape: tuple[int, ...] = (2, 24, 31)) -> tuple[np.ndarray, np.ndarray]:
-    """Truth with ignored pixels and prediction; class 3 is in neither, class 4 only in the prediction."""
+    """Target with ignored pixels and prediction; class 3 is in neither, class 4 only in the prediction."""
     generator = np.random.default_rng(seed)
-    truth = generator.choice([0, 1, 2, 5, 6, IGNORE], size=shape).astype(np.int32)
-    return truth, generator.choice([0, 1, 2, 4, 5, 6], size=shape).astype(np.int32)
+    target = generator.choice([0, 1, 2, 5, 6, IGNORE], size=shape).astype(np.int32)
+    return target, generator.choice([0, 1, 2, 4, 5, 6], size=shape).astype(np.int32)
 
 
-def _oracle(truth: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
+def _oracle(target: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
     """The definitions, class by class from boolean masks."""
-    valid = truth != IGNORE
-    truth, prediction = truth[valid], prediction[valid]
+    valid = target != IGNORE
+    target, prediction = target[valid], prediction[valid]
     iou, accuracy, frequency = np.full(CLASSES, np.nan), np.full(CLASSES, np.nan), np.zeros(CLASSES)
     for index in range(CLASSES):
-        intersection = np.sum((truth == index) & (prediction == index))
-        union = np.sum((truth == index) | (prediction == index))
-        area = np.sum(truth == index)
-        frequency[index] = area / truth.size if truth.size else 0
+        intersection = np.sum((target == index) & (prediction == index))
+        union = np.sum((target == index) | (prediction == index))
+        area = np.sum(target == index)
+        frequency[index] = area / target.size if target.size else 0
         if union:
             iou[index] = intersection / union
         if area:
@@ -42,7 +42,7 @@ def _oracle(truth: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
     return {
         "mIoU": np.nanmean(iou),
         "mAcc": np.nanmean(accuracy),
-        "aAcc": np.mean(truth == prediction),
+        "aAcc": np.mean(target == prediction),
         "fwIoU": np.nansum(frequency * iou),
         "IoU": iou,
         "Acc": accuracy,
@@ -51,15 +51,15 @@ def _oracle(truth: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_equal_the_definitions(seed):
-    truth, prediction = _random_maps(seed)
-    scores = scores_from_confusion(confusion_matrix(truth, prediction, CLASSES))
-    for name, expected in _oracle(truth, prediction).items():
+    target, prediction = _random_maps(seed)
+    scores = scores_from_confusion(confusion_matrix(target, prediction, CLASSES))
+    for name, expected in _oracle(target, prediction).items():
         np.testing.assert_allclose(scores[name], expected, rtol=1e-12, err_msg=name)
 
 
 def test_class_that_is_nowhere_is_left_out_and_one_only_predicted_counts_as_zero():
-    truth, prediction = _random_maps(0)
-    scores = scores_from_confusion(confusion_matrix(truth, prediction, CLASSES))
+    target, prediction = _random_maps(0)
+    scores = scores_from_confusion(confusion_matrix(target, prediction, CLASSES))
     assert np.isnan(scores["IoU"][3])
     assert scores["IoU"][4] == 0
     assert np.isnan(scores["Acc"][4])
@@ -68,18 +68,18 @@ def test_class_that_is_nowhere_is_left_out_and_one_only_predicted_counts_as_zero
 def test_metric_over_batches_equals_the_scores_of_all_pixels():
     maps = [_random_maps(seed) for seed in range(4)]
     metric = MeanIoU(CLASSES)
-    for truth, prediction in maps:
-        metric.update_state(truth, prediction)
-    truth, prediction = (np.stack(each) for each in zip(*maps, strict=True))
-    np.testing.assert_array_equal(metric.confusion_matrix(), confusion_matrix(truth, prediction, CLASSES))
-    np.testing.assert_allclose(float(metric.result()), _oracle(truth, prediction)["mIoU"], rtol=1e-6)
-    assert metric.scores()["mIoU"] == pytest.approx(_oracle(truth, prediction)["mIoU"], rel=1e-12)
+    for target, prediction in maps:
+        metric.update_state(target, prediction)
+    target, prediction = (np.stack(each) for each in zip(*maps, strict=True))
+    np.testing.assert_array_equal(metric.confusion_matrix(), confusion_matrix(target, prediction, CLASSES))
+    np.testing.assert_allclose(float(metric.result()), _oracle(target, prediction)["mIoU"], rtol=1e-6)
+    assert metric.scores()["mIoU"] == pytest.approx(_oracle(target, prediction)["mIoU"], rel=1e-12)
 
 
-@pytest.mark.parametrize("truth", [np.full((1, 4, 4), IGNORE), np.zeros((0, 4, 4))], ids=["all-ignored", "no-picture"])
-def test_empty_set_is_undefined_in_the_scores_and_zero_in_the_metric(truth):
+@pytest.mark.parametrize("target", [np.full((1, 4, 4), IGNORE), np.zeros((0, 4, 4))], ids=["all-ignored", "no-image"])
+def test_empty_set_is_undefined_in_the_scores_and_zero_in_the_metric(target):
     metric = MeanIoU(CLASSES)
-    metric.update_state(truth.astype("int32"), np.zeros(truth.shape, "int32"))
+    metric.update_state(target.astype("int32"), np.zeros(target.shape, "int32"))
     assert float(metric.result()) == 0
     with np.errstate(all="raise"):
         scores = metric.scores()
@@ -87,21 +87,21 @@ def test_empty_set_is_undefined_in_the_scores_and_zero_in_the_metric(truth):
 
 
 def test_class_of_the_model_can_be_the_ignored_one():
-    truth, prediction = np.array([[[0, 0, 1, 1]]], "int32"), np.array([[[1, 0, 1, 0]]], "int32")
+    target, prediction = np.array([[[0, 0, 1, 1]]], "int32"), np.array([[[1, 0, 1, 0]]], "int32")
     metric = MeanIoU(2, ignore_index=0)
-    metric.update_state(truth, prediction)
+    metric.update_state(target, prediction)
     np.testing.assert_array_equal(metric.confusion_matrix(), [[0, 0], [1, 1]])
-    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 2, ignore_index=0), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(confusion_matrix(target, prediction, 2, ignore_index=0), [[0, 0], [1, 1]])
 
 
-def test_label_out_of_range_is_refused_by_name():
-    with pytest.raises(ValueError, match="truth holds class 9"):
+def test_label_out_of_range_is_rejectd_by_name():
+    with pytest.raises(ValueError, match="target holds class 9"):
         confusion_matrix(np.array([9]), np.array([0]), CLASSES)
     with pytest.raises(ValueError, match="prediction holds class 7"):
         confusion_matrix(np.array([0]), np.array([7]), CLASSES)
 
 
-def test_logits_of_another_number_of_classes_and_sample_weights_are_refused():
+def test_logits_of_another_number_of_classes_and_sample_weights_are_rejectd():
     metric = MeanIoU(CLASSES)
     with pytest.raises(ValueError, match=r"expected \(batch, height, width, 7\) logits"):
         metric.update_state(np.zeros((1, 4, 4), "int32"), np.zeros((1, 1, 1, 3), "float32"))
@@ -138,19 +138,19 @@ def test_logits_are_resized_to_the_labels(jit, size):
         pytest.skip("tf.function")
     generator = np.random.default_rng(1)
     logits = generator.normal(size=(2, 9, 9, CLASSES)).astype("float32")
-    truth = generator.integers(0, CLASSES, (2, *size)).astype("int32")
+    target = generator.integers(0, CLASSES, (2, *size)).astype("int32")
     metric = MeanIoU(CLASSES)
-    (_jitted(metric) if jit else metric.update_state)(truth, logits)
-    expected = confusion_matrix(truth, _resized_logits(logits, *size).argmax(-1), CLASSES)
+    (_jitted(metric) if jit else metric.update_state)(target, logits)
+    expected = confusion_matrix(target, _resized_logits(logits, *size).argmax(-1), CLASSES)
     np.testing.assert_array_equal(metric.confusion_matrix(), expected)
 
 
 def test_labels_may_have_a_channel_axis():
-    truth, prediction = _random_maps(2)
+    target, prediction = _random_maps(2)
     with_axis, without = MeanIoU(CLASSES), MeanIoU(CLASSES)
     logits = keras.utils.to_categorical(prediction, CLASSES)
-    with_axis.update_state(truth[..., None], logits)
-    without.update_state(truth, logits)
+    with_axis.update_state(target[..., None], logits)
+    without.update_state(target, logits)
     np.testing.assert_array_equal(with_axis.confusion_matrix(), without.confusion_matrix())
 
 
@@ -167,8 +167,8 @@ def test_counts_stay_exact_beyond_the_range_of_float32():
 def test_digits_carry_over():
     metric = MeanIoU(2)
     for pixels in (60_000, 60_000, 75_000, 65_535, 1):
-        truth = np.zeros((1, 1, pixels), "int32")
-        metric.update_state(truth, truth)
+        target = np.zeros((1, 1, pixels), "int32")
+        metric.update_state(target, target)
     assert metric.confusion_matrix()[0, 0] == 260_536
     assert float(np.max(keras.ops.convert_to_numpy(metric._low_digit))) < 65_536
 
@@ -255,9 +255,9 @@ import keras, numpy as np
 from tf_segformer.evaluation.metrics import MeanIoU
 generator = np.random.default_rng(5)
 logits = generator.normal(size=(2, 9, 9, 4)).astype("float32")
-truth = generator.choice([0, 1, 2, 3, 255], size=(2, 33, 36)).astype("int32")
+target = generator.choice([0, 1, 2, 3, 255], size=(2, 33, 36)).astype("int32")
 metric = MeanIoU(4)
-metric.update_state(truth, logits)
+metric.update_state(target, logits)
 print(metric.confusion_matrix().tolist(), round(float(metric.result()), 6))
 """
 

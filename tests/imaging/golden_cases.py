@@ -1,4 +1,4 @@
-"""Pictures and options whose results under transformers 4.49 are stored; made without random numbers, so stable."""
+"""Images and options whose results under transformers 4.49 are stored; made without random numbers, so stable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILTERS = range(6)
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the processor: how its picture is made, the options, and whether it holds from Pillow 13 on only."""
+    """One call of the processor: how its image is made, the options, and whether it holds from Pillow 13 on only."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,8 +94,8 @@ def golden_cases() -> list[Case]:
     return cases
 
 
-def make_picture(shape: tuple[int, ...], kind: str) -> Any:
-    """A picture with smooth parts, edges and noise, of the type that a case asks for."""
+def make_image(shape: tuple[int, ...], kind: str) -> Any:
+    """An image with smooth parts, edges and noise, of the type that a case asks for."""
     values = _pattern(shape)
     if kind == "pil16":
         return Image.fromarray(values[..., 0].astype(np.uint16) * 257)

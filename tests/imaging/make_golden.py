@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 import transformers
 
-from tests.imaging.golden_cases import golden_cases, make_labels, make_picture
+from tests.imaging.golden_cases import golden_cases, make_image, make_labels
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
     processor = transformers.SegformerImageProcessor()
     names, digests = [], []
     for case in golden_cases():
-        picture, labels = make_picture(case.shape, case.kind), make_labels(case.shape)
+        image, labels = make_image(case.shape, case.kind), make_labels(case.shape)
         options = {"data_format": "channels_last", **case.options}
-        batch = processor(picture, [labels], return_tensors="np", **options)
+        batch = processor(image, [labels], return_tensors="np", **options)
         pixel_values, labels = batch["pixel_values"], batch["labels"].astype(np.int32)
         names.append(case.name)
         digests.append(hashlib.sha256(pixel_values.tobytes() + labels.tobytes()).hexdigest())

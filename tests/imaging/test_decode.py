@@ -5,20 +5,20 @@ import pytest
 import tensorflow as tf
 
 from tests.deploy.conftest import signatures
-from tests.deploy.pictures import BROKEN, JPEG, PNG, encoded_picture, read_png
+from tests.deploy.images import BROKEN, JPEG, PNG, encoded_image, read_png
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.files import open_image
-from tf_segformer.imaging.graph.decode import decode_or_refuse
+from tf_segformer.imaging.graph.decode import safe_decode_image
 
 
 @pytest.fixture(scope="module")
 def decode():
-    """Decodes a list of files in one graph: statuses and pictures' sizes."""
+    """Decodes a list of files in one graph: statuses and images' sizes."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def run(files):
         def one(encoded):
-            image, status = decode_or_refuse(encoded, 1_000_000)
+            image, status = safe_decode_image(encoded, 1_000_000)
             return status, tf.shape(image), tf.reduce_sum(tf.cast(image, tf.int64))
 
         kinds = (tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int32), tf.TensorSpec([], tf.int64))
@@ -28,21 +28,21 @@ def decode():
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_picture_does_not_disturb_its_neighbours(exported, name):
+def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
     broken, reason = BROKEN[name]
     served = signatures(exported().version)["serving_default"]
     answer = served(image_bytes=tf.constant([JPEG, broken, PNG]))
-    good, refused, also_good = (one.decode() for one in answer["status"].numpy())
+    good, rejectd, also_good = (one.decode() for one in answer["status"].numpy())
     assert (good, also_good) == ("OK", "OK")
-    assert refused.startswith("INVALID_ARGUMENT: ") and reason in refused
+    assert rejectd.startswith("INVALID_ARGUMENT: ") and reason in rejectd
     for index, encoded in ((0, JPEG), (2, PNG)):
         class_map = read_png(answer["class_map_bytes"].numpy()[index])
         np.testing.assert_array_equal(class_map, exported().class_map(encoded))
     assert answer["class_map_bytes"].numpy()[1] == b""
-    assert not np.any(answer["shares"][1])
+    assert not np.any(answer["class_fractions"][1])
 
 
-def test_a_batch_of_broken_pictures_only_and_one_of_none(exported):
+def test_a_batch_of_broken_images_only_and_one_of_none(exported):
     for task in ("segmentation", "classification"):
         loaded = signatures(exported(task).version)
         for signature in ("serving_default", "scores"):
@@ -57,15 +57,15 @@ def test_strict_fails_with_the_reason(exported):
         strict(image_bytes=tf.constant([JPEG, b"text"]))
 
 
-def test_a_classifier_names_no_class_of_a_broken_picture(exported):
+def test_a_classifier_names_no_class_of_a_broken_image(exported):
     served = signatures(exported("classification").version)["serving_default"]
     answer = served(image_bytes=tf.constant([JPEG, b"text"]))
     assert set(answer["labels"].numpy()[1]) == {b""}
     assert not np.any(answer["probabilities"][1]) and np.all(answer["indices"][1] == -1)
 
 
-def test_the_largest_picture_is_decoded_and_one_row_more_is_not(decode):
-    files = [encoded_picture(0, 1000, height, kind) for height in (1000, 1001) for kind in ("JPEG", "PNG")]
+def test_the_largest_image_is_decoded_and_one_row_more_is_not(decode):
+    files = [encoded_image(0, 1000, height, kind) for height in (1000, 1001) for kind in ("JPEG", "PNG")]
     statuses, sizes, _ = decode(files)
     assert [one[:2] for one in statuses] == [b"OK", b"OK", b"IN", b"IN"]
     assert sizes.tolist() == [[1000, 1000, 3], [1000, 1000, 3], [0, 0, 3], [0, 0, 3]]
@@ -76,13 +76,13 @@ def test_no_mutated_file_stops_the_graph(decode):
     """Files cut, spliced and overwritten at random: each gets a status, and what is decoded has the file's size."""
     source = random.Random(0)
     originals = [
-        encoded_picture(0, 40, 30),
-        encoded_picture(1, 33, 47, progressive=True),
-        encoded_picture(2, 31, 29, mode="L"),
-        encoded_picture(3, 30, 20, mode="CMYK"),
-        encoded_picture(4, 40, 30, "PNG"),
-        encoded_picture(5, 23, 17, "PNG", mode="P"),
-        encoded_picture(6, 19, 21, "PNG", mode="RGBA"),
+        encoded_image(0, 40, 30),
+        encoded_image(1, 33, 47, progressive=True),
+        encoded_image(2, 31, 29, mode="L"),
+        encoded_image(3, 30, 20, mode="CMYK"),
+        encoded_image(4, 40, 30, "PNG"),
+        encoded_image(5, 23, 17, "PNG", mode="P"),
+        encoded_image(6, 19, 21, "PNG", mode="RGBA"),
     ]
     decoded, by_reason = 0, {}
     for _ in range(40):
@@ -95,10 +95,10 @@ def test_no_mutated_file_stops_the_graph(decode):
             if status == b"OK":
                 decoded += 1
                 try:
-                    picture = open_image(encoded)
+                    image = open_image(encoded)
                 except ImageError:
                     continue  # the two decoders do not forgive the same damage
-                assert picture.size == (size[1], size[0])
+                assert image.size == (size[1], size[0])
     assert decoded > 200 and len(by_reason) >= 4, by_reason
 
 

@@ -40,16 +40,16 @@ PHOTO = encode(Image.effect_noise((200, 150), 80).convert("RGB"), "JPEG")
     ("content", "message"),
     [
         (b"", "0 bytes"),
-        (b"this is no picture at all", "not a picture"),
+        (b"this is no image at all", "not an image"),
         (PHOTO[: len(PHOTO) // 2], "truncated"),
         (encode(Image.new("RGB", (50, 50)), "PNG")[:60], "truncated|read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "not an image"),
         (png_header(50_000, 50_000), "before decoding"),
         (png_header(13_000, 13_000), "max_pixels"),
     ],
     ids=["empty", "text", "half a JPEG", "half a PNG", "EPS", "bomb beyond Pillow's limit", "bomb beyond ours"],
 )
-def test_bad_file_is_refused_by_name_and_cheaply(tmp_path: Path, content: bytes, message: str):
+def test_bad_file_is_rejectd_by_name_and_cheaply(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     tracemalloc.start()
@@ -60,14 +60,14 @@ def test_bad_file_is_refused_by_name_and_cheaply(tmp_path: Path, content: bytes,
     assert "photo.jpg" in str(caught.value)
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path):
+def test_missing_file_and_folder_are_rejectd(tmp_path: Path):
     with pytest.raises(ImageError, match="no such file"):
         open_image(tmp_path / "none.png")
     with pytest.raises(ImageError, match="folder"):
         open_image(tmp_path)
 
 
-def test_picture_of_a_hundred_million_pixels_opens_without_a_warning():
+def test_image_of_a_hundred_million_pixels_opens_without_a_warning():
     encoded = encode(Image.new("1", (10_000, 10_000)), "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -96,6 +96,6 @@ def test_label_map_keeps_palette_indices_and_sixteen_bits(tmp_path: Path):
     assert open_label_map(encode(palette, "PNG")).dtype == np.int32
 
 
-def test_label_map_with_colours_is_refused():
+def test_label_map_with_colors_is_rejectd():
     with pytest.raises(ImageError, match="one channel"):
         open_label_map(PHOTO)

@@ -1,4 +1,4 @@
-"""The graph gives the bytes of the Python processor, as a SavedModel too, and refuses what it cannot decode."""
+"""The graph gives the bytes of the Python processor, as a SavedModel too, and rejects what it cannot decode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.imaging.golden_cases import make_picture
+from tests.imaging.golden_cases import make_image
 from tests.imaging.test_files import PHOTO, encode, png_header
 from tf_segformer import SegformerImageProcessor
 from tf_segformer.imaging.files import open_image
@@ -33,11 +33,11 @@ def test_resize_has_the_bytes_of_pillow_for_random_shapes(resample: int):
         if index % 10 == 0:
             target = [max(1, height // 4), max(1, width // 4)]
         target = {1: [height, target[1]], 2: [target[0], width], 3: [height, width]}.get(index % 10, target)
-        picture = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        image = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
         if index % 2:
-            picture = np.where(picture > 127, 255, 0).astype(np.uint8)  # edges that overshoot the range
-        expected = np.asarray(Image.fromarray(picture).resize((target[1], target[0]), resample))
-        np.testing.assert_array_equal(resize(picture, target), expected, err_msg=f"{picture.shape} to {target}")
+            image = np.where(image > 127, 255, 0).astype(np.uint8)  # edges that overshoot the range
+        expected = np.asarray(Image.fromarray(image).resize((target[1], target[0]), resample))
+        np.testing.assert_array_equal(resize(image, target), expected, err_msg=f"{image.shape} to {target}")
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ def test_pixel_values_equal_the_processor_bit_for_bit(options: dict):
         input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
     )
     for shape in ((211, 97, 3), (1, 1, 3), (480, 64, 3)):
-        picture = make_picture(shape, "uint8")
-        expected = processor(picture, input_data_format="channels_last")["pixel_values"][0].astype(np.float32)
-        assert prepare(picture).numpy().tobytes() == expected.tobytes()
+        image = make_image(shape, "uint8")
+        expected = processor(image, input_data_format="channels_last")["pixel_values"][0].astype(np.float32)
+        assert prepare(image).numpy().tobytes() == expected.tobytes()
 
 
-def encoded_pictures() -> dict[str, bytes]:
+def encoded_images() -> dict[str, bytes]:
     """A file of every kind that the graph decodes."""
     files = {}
     for height, width in ((37, 53), (16, 16), (1, 1), (1, 9)):
-        rgb = Image.fromarray(make_picture((height, width, 3), "uint8"))
+        rgb = Image.fromarray(make_image((height, width, 3), "uint8"))
         for name, options in {
             "444": {"subsampling": 0},
             "422": {"subsampling": 1},
@@ -86,15 +86,15 @@ def encoded_pictures() -> dict[str, bytes]:
         for mode in ("RGB", "RGBA", "L", "LA", "P", "1"):
             files[f"png {mode} {height}x{width}"] = encode(rgb.convert(mode), "PNG")
         for bits in (3, 13):
-            files[f"png {bits} colours {height}x{width}"] = encode(rgb.quantize(bits), "PNG")
+            files[f"png {bits} colors {height}x{width}"] = encode(rgb.quantize(bits), "PNG")
         for channels in (1, 2, 3, 4):
-            values = make_picture((height, width, channels), "int64") * 251 % 65536
+            values = make_image((height, width, channels), "int64") * 251 % 65536
             files[f"png 16 bit {channels} {height}x{width}"] = tf.io.encode_png(values.astype(np.uint16)).numpy()
     return files
 
 
-@pytest.mark.parametrize(("name", "encoded"), encoded_pictures().items(), ids=encoded_pictures())
-def test_decoded_picture_equals_pillow(name: str, encoded: bytes):
+@pytest.mark.parametrize(("name", "encoded"), encoded_images().items(), ids=encoded_images())
+def test_decoded_image_equals_pillow(name: str, encoded: bytes):
     expected = np.asarray(open_image(encoded))
     np.testing.assert_array_equal(processing.decode_image(encoded), expected)
     np.testing.assert_array_equal(processing.encoded_image_size(encoded), expected.shape[:2])
@@ -114,7 +114,7 @@ def test_decoded_picture_equals_pillow(name: str, encoded: bytes):
     ],
     ids=["empty", "signature only", "BMP", "GIF", "half a JPEG", "bomb", "no height", "no pixels"],
 )
-def test_bad_bytes_are_refused_when_the_graph_runs(encoded: bytes, message: str):
+def test_bad_bytes_are_rejectd_when_the_graph_runs(encoded: bytes, message: str):
     decode = tf.function(processing.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(encoded)
@@ -131,7 +131,7 @@ def test_saved_model_from_bytes_equals_python(tmp_path: Path):
             return {"pixel_values": pixel_values, "png": processing.encode_png(class_map), "sizes": sizes}
 
     tf.saved_model.save(Serving(), str(tmp_path))
-    files = [PHOTO, encode(make_picture((90, 31, 3), "pil"), "PNG")]
+    files = [PHOTO, encode(make_image((90, 31, 3), "pil"), "PNG")]
     results = tf.saved_model.load(str(tmp_path))(files)
     expected = processor([open_image(one) for one in files])["pixel_values"]
     assert results["pixel_values"].numpy().tobytes() == expected.tobytes()
@@ -155,7 +155,7 @@ def test_class_maps_equal_numpy_for_random_sizes():
         np.testing.assert_array_equal(resize(logits, target), class_map_from_logits(logits, target))
 
 
-def test_picture_of_one_class_needs_no_interpolation():
+def test_image_of_one_class_needs_no_interpolation():
     logits = np.zeros((5, 6, 3), np.float32)
     logits[..., 1] = 1
     assert (processing.class_map_from_logits(tf.constant(logits), (31, 17)).numpy() == 1).all()
@@ -169,13 +169,13 @@ def test_class_map_png_keeps_every_index(largest: int, bits: type):
     assert decoded.dtype == bits
 
 
-def test_colours_equal_those_of_the_pictures():
+def test_colors_equal_those_of_the_images():
     class_map = np.array([[0, 10, 255], [3, 4, 11]])
     palette = palette_for("camvid")
     np.testing.assert_array_equal(processing.colorize(tf.constant(class_map), palette), colorize(class_map, palette))
 
 
-def test_what_the_graph_cannot_do_is_refused_when_it_is_built():
+def test_what_the_graph_cannot_do_is_rejectd_when_it_is_built():
     with pytest.raises(ValueError, match="apply_exif_orientation"):
         processing.preprocess(tf.zeros((4, 4, 3), tf.uint8), SegformerImageProcessor(apply_exif_orientation=True))
     with pytest.raises(ValueError, match="uint8"):

@@ -1,4 +1,4 @@
-"""Names, colours and indices of the datasets are those of the datasets' own tools."""
+"""Names, colors and indices of the datasets are those of the datasets' own tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS, PALETTES, 
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("ade20k", 150), ("cityscapes", 19), ("camvid", 11), ("voc", 21)])
-def test_every_dataset_has_one_colour_a_name(dataset: str, count: int):
+def test_every_dataset_has_one_color_a_name(dataset: str, count: int):
     assert len(LABELS[dataset]) == len(PALETTES[dataset]) == count
     assert all(name == " ".join(name.split()) and name for name in LABELS[dataset])
 
@@ -27,13 +27,13 @@ def test_known_names_stand_at_their_indices():
     assert [LABELS["voc"][index] for index in (0, 15, 20)] == ["background", "person", "tvmonitor"]
 
 
-def test_known_colours_stand_at_their_indices():
+def test_known_colors_stand_at_their_indices():
     assert PALETTES["ade20k"][[0, 1, 149]].tolist() == [[120, 120, 120], [180, 120, 120], [92, 0, 255]]
     assert PALETTES["cityscapes"][[0, 18]].tolist() == [[128, 64, 128], [119, 11, 32]]
     assert PALETTES["voc"][[1, 20]].tolist() == [[128, 0, 0], [0, 64, 128]]
 
 
-def test_voc_colours_follow_their_rule():
+def test_voc_colors_follow_their_rule():
     for index, color in enumerate(PALETTES["voc"]):
         bits = [(index >> bit) & 1 for bit in range(8)]
         expected = [sum(bits[3 * place + channel] << (7 - place) for place in range(2)) for channel in range(3)]
@@ -48,14 +48,14 @@ def test_palette_is_found_by_the_names_whatever_their_case():
         palette_for("coco")
 
 
-def test_generated_colours_are_stable_and_apart():
+def test_generated_colors_are_stable_and_apart():
     palette = generate_palette(200)
     np.testing.assert_array_equal(generate_palette(20), palette[:20])
     assert len(np.unique(palette, axis=0)) == 200
     assert palette.max(axis=1).min() > 0  # none is the black of ignored pixels
 
 
-def test_generated_colours_stay_apart_for_deuteranopes():
+def test_generated_colors_stay_apart_for_deuteranopes():
     # Viénot's projection: red and green become one channel.
     red, green, blue = (generate_palette(12) / 255.0).T ** 2.2
     seen = np.stack([0.29 * red + 0.71 * green, blue], axis=-1) ** (1 / 2.2) * 255

@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from tests.imaging.golden_cases import Case, golden_cases, make_labels, make_picture
+from tests.imaging.golden_cases import Case, golden_cases, make_image, make_labels
 from tf_segformer import SegformerImageProcessor
 from tf_segformer.errors import CheckpointError, ImageError
 
@@ -39,15 +39,13 @@ def test_result_has_the_bytes_of_transformers_4_49(case: Case):
         pytest.skip("Pillow 13 changed the order of its two passes for this size, and the stored result is Pillow 13's")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batch = SegformerImageProcessor()(
-            make_picture(case.shape, case.kind), [make_labels(case.shape)], **case.options
-        )
+        batch = SegformerImageProcessor()(make_image(case.shape, case.kind), [make_labels(case.shape)], **case.options)
     found = hashlib.sha256(batch["pixel_values"].tobytes() + batch["labels"].astype(np.int32).tobytes()).hexdigest()
     assert found == DIGESTS[case.name]
 
 
 def test_stored_example_is_given_back_value_for_value():
-    batch = SegformerImageProcessor(size=(24, 28))(make_picture((40, 52, 3), "pil"), [make_labels((40, 52, 3))])
+    batch = SegformerImageProcessor(size=(24, 28))(make_image((40, 52, 3), "pil"), [make_labels((40, 52, 3))])
     np.testing.assert_array_equal(batch["pixel_values"], GOLDEN["example_pixel_values"])
     np.testing.assert_array_equal(batch["labels"], GOLDEN["example_labels"])
     assert batch["pixel_values"].dtype == np.float32
@@ -62,7 +60,7 @@ def test_random_shapes_and_filters_equal_the_installed_transformers():
     random = np.random.default_rng(0)
     for index in range(200):
         height, width, *target = (int(side) for side in np.exp(random.uniform(np.log(4), np.log(300), 4)))
-        picture = Image.fromarray(random.integers(0, 256, (height, width, 3)).astype(np.uint8))
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3)).astype(np.uint8))
         labels = random.integers(0, 151, (height, width)).astype(np.uint8)
         options = {
             "size": {"height": target[0], "width": target[1]},
@@ -70,8 +68,8 @@ def test_random_shapes_and_filters_equal_the_installed_transformers():
             "do_reduce_labels": bool(index % 2),
             "input_data_format": "channels_last",
         }
-        expected = theirs(picture, [labels.copy()], return_tensors="np", **options)
-        found = ours(picture, [labels], data_format="channels_first", **options)
+        expected = theirs(image, [labels.copy()], return_tensors="np", **options)
+        found = ours(image, [labels], data_format="channels_first", **options)
         np.testing.assert_array_equal(found["pixel_values"], expected["pixel_values"])
         np.testing.assert_array_equal(found["labels"], expected["labels"])
 
@@ -81,12 +79,12 @@ def test_rescaled_floats_are_warned_of_in_the_words_of_transformers():
         SegformerImageProcessor(size=8)(np.full((10, 10, 3), 0.5, np.float32))
 
 
-def test_pictures_of_different_sizes_make_one_batch():
+def test_images_of_different_sizes_make_one_batch():
     images = [np.zeros((20, 30, 3), np.uint8), Image.new("RGB", (7, 90))]
     assert SegformerImageProcessor(size=16)(images)["pixel_values"].shape == (2, 16, 16, 3)
 
 
-def test_pictures_of_different_sizes_without_resize_come_as_a_list_or_not_at_all():
+def test_images_of_different_sizes_without_resize_come_as_a_list_or_not_at_all():
     processor = SegformerImageProcessor(do_resize=False)
     images = [np.zeros((20, 30, 3), np.uint8), np.zeros((7, 90, 3), np.uint8)]
     assert [one.shape for one in processor(images, return_tensors=None)["pixel_values"]] == [(20, 30, 3), (7, 90, 3)]
@@ -95,38 +93,38 @@ def test_pictures_of_different_sizes_without_resize_come_as_a_list_or_not_at_all
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
-def test_pillow_pictures_of_other_modes_are_taken_as_rgb(mode: str):
-    picture = make_picture((40, 52, 3), "pil").convert(mode)
+def test_pillow_images_of_other_modes_are_taken_as_rgb(mode: str):
+    image = make_image((40, 52, 3), "pil").convert(mode)
     processor = SegformerImageProcessor(size=24)
-    np.testing.assert_array_equal(processor(picture)["pixel_values"], processor(picture.convert("RGB"))["pixel_values"])
+    np.testing.assert_array_equal(processor(image)["pixel_values"], processor(image.convert("RGB"))["pixel_values"])
 
 
 def test_sixteen_bit_grayscale_keeps_its_upper_byte():
-    eight_bit = make_picture((40, 52, 1), "pil")
+    eight_bit = make_image((40, 52, 1), "pil")
     processor = SegformerImageProcessor(size=24)
     np.testing.assert_array_equal(
-        processor(make_picture((40, 52, 1), "pil16"))["pixel_values"], processor(eight_bit)["pixel_values"]
+        processor(make_image((40, 52, 1), "pil16"))["pixel_values"], processor(eight_bit)["pixel_values"]
     )
 
 
-def test_channels_of_a_pillow_picture_three_pixels_high_are_its_last_axis():
-    picture = make_picture((3, 52, 3), "pil")
+def test_channels_of_a_pillow_image_three_pixels_high_are_its_last_axis():
+    image = make_image((3, 52, 3), "pil")
     processor = SegformerImageProcessor(size=24)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = processor(picture)["pixel_values"]
-    np.testing.assert_array_equal(found, processor(picture, input_data_format="channels_last")["pixel_values"])
+        found = processor(image)["pixel_values"]
+    np.testing.assert_array_equal(found, processor(image, input_data_format="channels_last")["pixel_values"])
 
 
 def test_exif_orientation_is_applied_only_on_request():
-    picture = make_picture((40, 52, 3), "pil")
-    picture.getexif()[0x0112] = 6  # turned by a quarter
-    turned = picture.transpose(Image.Transpose.ROTATE_270)
-    for option, expected in ((False, np.asarray(picture)), (True, np.asarray(turned))):
+    image = make_image((40, 52, 3), "pil")
+    image.getexif()[0x0112] = 6  # turned by a quarter
+    turned = image.transpose(Image.Transpose.ROTATE_270)
+    for option, expected in ((False, np.asarray(image)), (True, np.asarray(turned))):
         processor = SegformerImageProcessor(
             do_resize=False, do_rescale=False, do_normalize=False, apply_exif_orientation=option
         )
-        np.testing.assert_array_equal(processor(picture)["pixel_values"][0], expected)
+        np.testing.assert_array_equal(processor(image)["pixel_values"][0], expected)
 
 
 def test_segmentation_maps_of_the_caller_are_left_alone():
@@ -137,9 +135,9 @@ def test_segmentation_maps_of_the_caller_are_left_alone():
 
 def test_palette_maps_give_their_indices():
     labels = make_labels((40, 52, 3))
-    picture = Image.fromarray(labels, mode="L").convert("P")
-    picture.putdata(labels.ravel().tolist())
-    batch = SegformerImageProcessor(do_resize=False)(np.zeros((40, 52, 3), np.uint8), picture)
+    image = Image.fromarray(labels, mode="L").convert("P")
+    image.putdata(labels.ravel().tolist())
+    batch = SegformerImageProcessor(do_resize=False)(np.zeros((40, 52, 3), np.uint8), image)
     np.testing.assert_array_equal(batch["labels"][0], labels)
 
 
@@ -158,11 +156,11 @@ def test_one_call_may_override_any_field_by_its_old_or_new_name():
 def test_tensors_of_each_framework_go_in_and_come_out(framework: str):
     pytest.importorskip({"tf": "tensorflow", "pt": "torch", "jax": "jax"}[framework])
     processor = SegformerImageProcessor(size=8)
-    picture = make_picture((10, 12, 3), "uint8")
-    expected = processor(picture)["pixel_values"]
-    out = processor(picture, return_tensors=framework)["pixel_values"]
+    image = make_image((10, 12, 3), "uint8")
+    expected = processor(image)["pixel_values"]
+    out = processor(image, return_tensors=framework)["pixel_values"]
     np.testing.assert_array_equal(np.asarray(out), expected)
-    unchanged = processor(picture, do_resize=False, do_rescale=False, do_normalize=False, return_tensors=framework)
+    unchanged = processor(image, do_resize=False, do_rescale=False, do_normalize=False, return_tensors=framework)
     np.testing.assert_array_equal(processor(unchanged["pixel_values"])["pixel_values"], expected)
 
 
@@ -177,7 +175,7 @@ def test_tensors_of_each_framework_go_in_and_come_out(framework: str):
         ({"image_std": [0.2, 0, 0.2]}, "image_std"),
     ],
 )
-def test_wrong_options_are_refused_by_name(options: dict, message: str):
+def test_wrong_options_are_rejectd_by_name(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         SegformerImageProcessor(**options)
 
@@ -186,7 +184,7 @@ def test_wrong_options_are_refused_by_name(options: dict, message: str):
     ("images", "message"),
     [
         ("photo.jpg", "open_image"),
-        ([], "no picture"),
+        ([], "no image"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 5, 6), np.uint8), "channels"),
         (np.full((4, 5, 3), 700), r"\[0, 255\]"),
@@ -194,13 +192,13 @@ def test_wrong_options_are_refused_by_name(options: dict, message: str):
         (Image.new("F", (4, 4)), "mode F"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_remedy(images: object, message: str):
+def test_what_is_no_image_is_rejectd_with_the_remedy(images: object, message: str):
     with pytest.raises(ValueError, match=message):
         SegformerImageProcessor(size=8)(images)
 
 
 def test_means_must_fit_the_channels():
-    with pytest.raises(ValueError, match="image_mean has 3 values, but the picture has 1"):
+    with pytest.raises(ValueError, match="image_mean has 3 values, but the image has 1"):
         SegformerImageProcessor(size=8)(np.zeros((9, 9, 1), np.uint8))
 
 
@@ -235,7 +233,7 @@ def test_transformers_reads_the_saved_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"size": -1}'])
-def test_unusable_file_is_refused_by_its_path(tmp_path: Path, text: str):
+def test_unusable_file_is_rejectd_by_its_path(tmp_path: Path, text: str):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
         SegformerImageProcessor.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The pictures hold what they promise: sizes, colours, shares, and no text that is cut off."""
+"""The images hold what they promise: sizes, colors, shares, and no text that is cut off."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.imaging.golden_cases import make_picture
+from tests.imaging.golden_cases import make_image
 from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging import drawing
 from tf_segformer.imaging.labels import LABELS, PALETTES
@@ -16,9 +16,9 @@ NAMES = LABELS["camvid"]
 SIZES = [(1, 1), (3, 40), (120, 160), (300, 400), (40, 1500), (900, 20)]
 
 
-def picture_and_map(size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+def image_and_map(size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     rows, columns = np.indices(size)
-    return make_picture((*size, 3), "pil"), (rows // 40 + columns // 50) % len(NAMES)
+    return make_image((*size, 3), "pil"), (rows // 40 + columns // 50) % len(NAMES)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def written_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def test_colours_are_the_classes_own_and_black_outside_the_palette():
+def test_colors_are_the_classes_own_and_black_outside_the_palette():
     painted = np.asarray(colorize(np.array([[0, 10, 11, 255, -1]]), PALETTES["camvid"]))
     np.testing.assert_array_equal(painted[0, :2], PALETTES["camvid"][[0, 10]])
     assert (painted[0, 2:] == 0).all()
@@ -49,8 +49,8 @@ def test_colours_are_the_classes_own_and_black_outside_the_palette():
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_overlay_legend_lists_every_class_by_falling_share(size: tuple[int, int], written_texts: list[str]):
-    picture, class_map = picture_and_map(size)
-    drawn = draw_overlay(picture, class_map, NAMES)
+    image, class_map = image_and_map(size)
+    drawn = draw_overlay(image, class_map, NAMES)
     names = [text for text in written_texts if text in NAMES]
     shares = [float(text.strip("<%")) for text in written_texts if text.endswith("%")]
     assert set(names) == {NAMES[index] for index in np.unique(class_map)}
@@ -61,32 +61,32 @@ def test_overlay_legend_lists_every_class_by_falling_share(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("alpha", [0, 0.3, 1])
-def test_overlay_mixes_picture_and_colours_by_alpha(alpha: float):
-    picture, class_map = picture_and_map((120, 160))
-    drawn = np.asarray(draw_overlay(picture, class_map, NAMES, alpha=alpha, legend=False), np.float64)
-    expected = (1 - alpha) * np.asarray(picture, np.float64) + alpha * PALETTES["camvid"][class_map]
+def test_overlay_mixes_image_and_colors_by_alpha(alpha: float):
+    image, class_map = image_and_map((120, 160))
+    drawn = np.asarray(draw_overlay(image, class_map, NAMES, alpha=alpha, legend=False), np.float64)
+    expected = (1 - alpha) * np.asarray(image, np.float64) + alpha * PALETTES["camvid"][class_map]
     np.testing.assert_allclose(drawn, expected, atol=1)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_comparison_and_errors_fit_any_picture(size: tuple[int, int], written_texts: list[str]):
-    picture, truth = picture_and_map(size)
-    prediction = np.roll(truth, 7, axis=1)
-    truth = np.where(np.indices(size)[0] == size[0] - 1, 255, truth) if size[0] > 1 else truth
-    draw_comparison(picture, prediction, truth, NAMES)
-    draw_error_map(picture, prediction, truth)
-    draw_boundaries(picture, truth, NAMES)
-    assert {"Picture", "Prediction", "Truth"} <= set(written_texts)
+def test_comparison_and_errors_fit_any_image(size: tuple[int, int], written_texts: list[str]):
+    image, target = image_and_map(size)
+    prediction = np.roll(target, 7, axis=1)
+    target = np.where(np.indices(size)[0] == size[0] - 1, 255, target) if size[0] > 1 else target
+    draw_comparison(image, prediction, target, NAMES)
+    draw_error_map(image, prediction, target)
+    draw_boundaries(image, target, NAMES)
+    assert {"Image", "Prediction", "Target"} <= set(written_texts)
     assert ("unlabelled" in written_texts) == (size[0] > 1)
 
 
 def test_error_map_counts_and_marks_the_wrong_pixels_only(written_texts: list[str]):
-    picture = Image.new("RGB", (400, 300), "white")
-    truth = np.zeros((300, 400), int)
-    prediction = truth.copy()
+    image = Image.new("RGB", (400, 300), "white")
+    target = np.zeros((300, 400), int)
+    prediction = target.copy()
     prediction[:30] = 1
-    truth[-30:] = 255
-    drawn = np.asarray(draw_error_map(picture, prediction, truth))[-300:, :400]
+    target[-30:] = 255
+    drawn = np.asarray(draw_error_map(image, prediction, target))[-300:, :400]
     assert "Wrong: 11.1 % of labelled pixels" in written_texts
     assert (drawn[:30] == drawn[0, 0]).all()
     assert (drawn[30:-30] != drawn[0, 0]).any(axis=-1).all()
@@ -94,10 +94,10 @@ def test_error_map_counts_and_marks_the_wrong_pixels_only(written_texts: list[st
 
 
 def test_boundaries_leave_the_inside_of_segments_alone():
-    picture, _ = picture_and_map((700, 800))
+    image, _ = image_and_map((700, 800))
     class_map = np.repeat([[0, 3]], 400, axis=1).repeat(700, axis=0)
-    drawn = np.asarray(draw_boundaries(picture, class_map, NAMES))[:, :800]
-    changed = (drawn != np.asarray(picture)).any(axis=-1)
+    drawn = np.asarray(draw_boundaries(image, class_map, NAMES))[:, :800]
+    changed = (drawn != np.asarray(image)).any(axis=-1)
     assert changed[:, 390:410].any(axis=1).all()
     assert not changed[:, :390].any()
     assert not changed[:, 410:].any()
@@ -114,7 +114,7 @@ def test_confusion_matrix_writes_every_name_twice_and_percentages_of_rows(datase
     names = LABELS[dataset]
     matrix = np.diag(np.full(len(names), 30.0))
     matrix[0, 1] = 10
-    draw_confusion_matrix(matrix, names, title="CamVid, 101 pictures")
+    draw_confusion_matrix(matrix, names, title="CamVid, 101 images")
     assert all(written_texts.count(name) == 2 for name in names)
     assert written_texts.count("75") == (dataset == "camvid")
 
@@ -124,7 +124,7 @@ def test_confusion_matrix_with_a_row_without_pixels_has_no_division_by_zero():
         draw_confusion_matrix(np.zeros((3, 3)), ["a", "b", "a name that is much longer than all the others"])
 
 
-def test_sizes_that_differ_are_refused():
+def test_sizes_that_differ_are_rejectd():
     with pytest.raises(ValueError, match="height, width"):
         draw_overlay(Image.new("RGB", (4, 5)), np.zeros((4, 5), int), NAMES)
     with pytest.raises(ValueError, match="alpha"):
@@ -133,7 +133,7 @@ def test_sizes_that_differ_are_refused():
         draw_confusion_matrix(np.eye(2), ["a", "b", "c"])
 
 
-def test_legend_grows_into_columns_instead_of_beyond_the_picture():
+def test_legend_grows_into_columns_instead_of_beyond_the_image():
     entries = [((9, 9, 9), f"class {index}", "1 %") for index in range(40)]
     panel = drawing.legend_panel(entries, drawing.scalable_font(13), 200)
     assert panel.height == 200

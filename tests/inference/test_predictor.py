@@ -1,4 +1,4 @@
-"""Every mode equals its definition stated on whole arrays; any kind and number of pictures goes in, lazily."""
+"""Every mode equals its definition stated on whole arrays; any kind and number of images goes in, lazily."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def processor() -> SegformerImageProcessor:
     return SegformerImageProcessor(size={"height": 64, "width": 96})
 
 
-def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colours, so that resizing keeps something."""
+def _image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colors, so that resizing keeps something."""
     small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -50,10 +50,10 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def _logits(model, processor, picture, size=None) -> np.ndarray:
-    """Processor and model on one picture, at a size of its own or at the picture's."""
-    options = {"do_resize": False} if size in (None, picture.shape[:2]) else {"size": size}
-    return keras.ops.convert_to_numpy(model(processor(picture, **options)["pixel_values"]))[0]
+def _logits(model, processor, image, size=None) -> np.ndarray:
+    """Processor and model on one image, at a size of its own or at the image's."""
+    options = {"do_resize": False} if size in (None, image.shape[:2]) else {"size": size}
+    return keras.ops.convert_to_numpy(model(processor(image, **options)["pixel_values"]))[0]
 
 
 def _assert_same_but_for_ties(class_map: np.ndarray, values: np.ndarray) -> None:
@@ -72,40 +72,40 @@ def _only(results):
 
 
 def test_resize_mode_equals_processor_model_and_post_processing(model, processor):
-    picture = _picture(75, 110)
-    result = _only(SegmentationPredictor(model, processor)(picture))
-    logits = model(processor(picture)["pixel_values"])
+    image = _image(75, 110)
+    result = _only(SegmentationPredictor(model, processor)(image))
+    logits = model(processor(image)["pixel_values"])
     expected = processor.post_process_semantic_segmentation(keras.ops.convert_to_numpy(logits), [(75, 110)])[0]
     np.testing.assert_array_equal(result.class_map, expected)
 
 
 def test_whole_mode_rounds_both_sides_up_to_32(model, processor):
-    picture = _picture(75, 110)
-    result = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(picture))
-    logits = _logits(model, processor, picture, size=(96, 128))
+    image = _image(75, 110)
+    result = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(image))
+    logits = _logits(model, processor, image, size=(96, 128))
     np.testing.assert_allclose(result.logits, logits, atol=1e-5)
     _assert_same_but_for_ties(result.class_map, resized(logits, (75, 110)))
 
 
-def test_one_window_equals_the_whole_picture(model, processor):
-    picture = _picture(64, 128)
-    whole = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(picture))
+def test_one_window_equals_the_whole_image(model, processor):
+    image = _image(64, 128)
+    whole = _only(SegmentationPredictor(model, processor, "whole", return_logits=True)(image))
     logits = resized(whole.logits, (64, 128))
     _assert_same_but_for_ties(whole.class_map, logits)
     for window in ((64, 128), 512):
-        slide = _only(SegmentationPredictor(model, processor, "slide", window=window)(picture))
+        slide = _only(SegmentationPredictor(model, processor, "slide", window=window)(image))
         _assert_same_but_for_ties(slide.class_map, logits)
 
 
-def _slide_logits(model, processor, picture, window, stride):
+def _slide_logits(model, processor, image, window, stride):
     """The rule of mmsegmentation: sum of resized window logits over the number of windows."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     total, count = np.zeros((height, width, CLASSES)), np.zeros((height, width, 1))
     for row in range(max(height - window[0] + stride[0] - 1, 0) // stride[0] + 1):
         for column in range(max(width - window[1] + stride[1] - 1, 0) // stride[1] + 1):
             bottom, right = min(row * stride[0] + window[0], height), min(column * stride[1] + window[1], width)
             top, left = max(bottom - window[0], 0), max(right - window[1], 0)
-            crop = picture[top:bottom, left:right]
+            crop = image[top:bottom, left:right]
             total[top:bottom, left:right] += resized(_logits(model, processor, crop), crop.shape[:2])
             count[top:bottom, left:right] += 1
     return total / count
@@ -118,12 +118,12 @@ def _slide_logits(model, processor, picture, window, stride):
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_slide_mode_averages_the_logits_of_overlapping_windows(model, processor, size, window, stride, batch_size):
-    picture = _picture(*size)
+    image = _image(*size)
     predictor = SegmentationPredictor(
         model, processor, "slide", window=window, stride=stride, batch_size=batch_size, return_scores=True
     )
-    result = _only(predictor(picture))
-    logits = _slide_logits(model, processor, picture, window, stride)
+    result = _only(predictor(image))
+    logits = _slide_logits(model, processor, image, window, stride)
     _assert_same_but_for_ties(result.class_map, logits)
     np.testing.assert_allclose(result.scores, _softmax(logits).max(-1), atol=1e-5)
 
@@ -135,18 +135,18 @@ def test_windows_default_to_the_processors_size_and_three_quarters_of_it(model, 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
-    picture = _picture(75, 110)
+    image = _image(75, 110)
     predictor = SegmentationPredictor(
         model, processor, "multiscale", scales=(0.5, 1.0, 1.75), flip=flip, return_scores=True
     )
-    result = _only(predictor(picture))
+    result = _only(predictor(image))
     probabilities = []
     for scale in (0.5, 1.0, 1.75):
         view_size = tuple(int(np.ceil(side * scale / 32)) * 32 for side in (75, 110))
-        probabilities.append(_softmax(resized(_logits(model, processor, picture, view_size), (75, 110))))
+        probabilities.append(_softmax(resized(_logits(model, processor, image, view_size), (75, 110))))
         if flip:
-            mirrored = resized(_logits(model, processor, picture[:, ::-1], view_size), (75, 110))
-            probabilities.append(_softmax(mirrored)[:, ::-1])
+            flipped = resized(_logits(model, processor, image[:, ::-1], view_size), (75, 110))
+            probabilities.append(_softmax(flipped)[:, ::-1])
     _assert_same_but_for_ties(result.class_map, np.mean(probabilities, axis=0))
     np.testing.assert_allclose(result.scores, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
 
@@ -157,39 +157,39 @@ def test_flip_is_on_in_multiscale_only(model, processor):
 
 
 def test_multiscale_through_windows_slides_at_each_scale(model, processor):
-    picture = _picture(64, 96)
+    image = _image(64, 96)
     predictor = SegmentationPredictor(
         model, processor, "multiscale", scales=(1.0, 2.0), window=48, stride=32, flip=False, return_scores=True
     )
-    result = _only(predictor(picture))
-    enlarged = np.asarray(Image.fromarray(picture).resize((192, 128), Image.Resampling.BILINEAR))
-    views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (picture, enlarged)]
+    result = _only(predictor(image))
+    enlarged = np.asarray(Image.fromarray(image).resize((192, 128), Image.Resampling.BILINEAR))
+    views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (image, enlarged)]
     expected = np.mean([_softmax(resized(each, (64, 96))) for each in views], axis=0)
     _assert_same_but_for_ties(result.class_map, expected)
     np.testing.assert_allclose(result.scores, expected.max(-1), atol=1e-5)
 
 
 def test_scores_are_the_probability_of_the_predicted_class(model, processor):
-    picture = _picture(75, 110)
-    result = _only(SegmentationPredictor(model, processor, return_scores=True)(picture))
-    logits = _logits(model, processor, picture, size=(64, 96))
+    image = _image(75, 110)
+    result = _only(SegmentationPredictor(model, processor, return_scores=True)(image))
+    logits = _logits(model, processor, image, size=(64, 96))
     np.testing.assert_allclose(result.scores, _softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
 
 
-def test_every_kind_of_picture_gives_the_same_map(model, processor, tmp_path):
-    picture = _picture(50, 70)
-    path = tmp_path / "picture.png"
-    Image.fromarray(picture).save(path)
+def test_every_kind_of_image_gives_the_same_map(model, processor, tmp_path):
+    image = _image(50, 70)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
     encoded = io.BytesIO(path.read_bytes())
-    kinds = [path, str(path), encoded.getvalue(), Image.open(path), picture, picture.transpose(2, 0, 1), picture[None]]
+    kinds = [path, str(path), encoded.getvalue(), Image.open(path), image, image.transpose(2, 0, 1), image[None]]
     predictor = SegmentationPredictor(model, processor)
     results = [_only(predictor(kind)) for kind in kinds]
     assert all(np.array_equal(result.class_map, results[0].class_map) for result in results)
     assert [result.source for result in results[:3]] == [str(path), str(path), None]
 
 
-def test_grayscale_array_counts_as_a_picture(model, processor):
-    gray = _picture(50, 70)[..., 0]
+def test_grayscale_array_counts_as_an_image(model, processor):
+    gray = _image(50, 70)[..., 0]
     predictor = SegmentationPredictor(model, processor)
     np.testing.assert_array_equal(
         _only(predictor(gray)).class_map, _only(predictor(np.repeat(gray[..., None], 3, -1))).class_map
@@ -201,19 +201,19 @@ def test_arrays_may_have_as_many_channels_as_the_model(channels):
     inputs = keras.Input((None, None, channels))
     model = keras.Model(inputs, keras.layers.Conv2D(2, 4, strides=4)(inputs))
     processor = SegformerImageProcessor(size=32, image_mean=[0.5] * channels, image_std=[0.2] * channels)
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, channels), dtype=np.uint8)
     for mode in ("resize", "whole", "slide"):
-        result = _only(SegmentationPredictor(model, processor, mode)(picture))
+        result = _only(SegmentationPredictor(model, processor, mode)(image))
         np.testing.assert_array_equal(
-            result.class_map, _only(SegmentationPredictor(model, processor, mode)(picture.transpose(2, 0, 1))).class_map
+            result.class_map, _only(SegmentationPredictor(model, processor, mode)(image.transpose(2, 0, 1))).class_map
         )
 
 
 @pytest.mark.parametrize("mode", ["resize", "whole"])
-def test_batches_of_equal_sizes_give_what_single_pictures_give(model, processor, mode):
-    pictures = [_picture(*size, seed) for seed, size in enumerate([(50, 70), (60, 70), (50, 70), (90, 40), (33, 65)])]
-    together = list(SegmentationPredictor(model, processor, mode, batch_size=3)(pictures))
-    alone = [_only(SegmentationPredictor(model, processor, mode)(picture)) for picture in pictures]
+def test_batches_of_equal_sizes_give_what_single_images_give(model, processor, mode):
+    images = [_image(*size, seed) for seed, size in enumerate([(50, 70), (60, 70), (50, 70), (90, 40), (33, 65)])]
+    together = list(SegmentationPredictor(model, processor, mode, batch_size=3)(images))
+    alone = [_only(SegmentationPredictor(model, processor, mode)(image)) for image in images]
     assert [result.index for result in together] == [0, 1, 2, 3, 4]
     for one, other in zip(together, alone, strict=True):
         assert np.mean(one.class_map != other.class_map) < 1e-3  # another batch size may round a tie the other way
@@ -222,12 +222,12 @@ def test_batches_of_equal_sizes_give_what_single_pictures_give(model, processor,
 def test_generator_is_read_as_results_are_asked_for(model, processor):
     read = []
 
-    def pictures():
+    def images():
         for index in range(1_000_000):
             read.append(index)
-            yield _picture(40, 40)
+            yield _image(40, 40)
 
-    results = SegmentationPredictor(model, processor, batch_size=2)(pictures())
+    results = SegmentationPredictor(model, processor, batch_size=2)(images())
     assert read == []
     assert [next(results).index for _ in range(3)] == [0, 1, 2]
     assert len(read) <= 4
@@ -236,7 +236,7 @@ def test_generator_is_read_as_results_are_asked_for(model, processor):
 def test_unreadable_files_are_skipped_and_listed(model, processor, tmp_path):
     paths = [tmp_path / f"{index}.png" for index in range(5)]
     for path in paths:
-        Image.fromarray(_picture(40, 40)).save(path)
+        Image.fromarray(_image(40, 40)).save(path)
     paths[1].write_bytes(b"")
     paths[3].unlink()
     results = SegmentationPredictor(model, processor, batch_size=2)(paths, on_error="skip")
@@ -247,18 +247,18 @@ def test_unreadable_files_are_skipped_and_listed(model, processor, tmp_path):
 
 
 def test_error_of_the_callers_generator_is_not_swallowed(model, processor):
-    def pictures():
-        yield _picture(40, 40)
+    def images():
+        yield _image(40, 40)
         raise KeyError("the caller's own")
 
     with pytest.raises(KeyError):
-        list(SegmentationPredictor(model, processor)(pictures(), on_error="skip"))
+        list(SegmentationPredictor(model, processor)(images(), on_error="skip"))
 
 
 def test_shares_are_named_sorted_and_sum_to_one(model, processor):
     labels = {index: f"thing {index}" for index in range(CLASSES)}
-    result = _only(SegmentationPredictor(model, processor, labels=labels)(_picture(50, 70)))
-    shares = result.shares
+    result = _only(SegmentationPredictor(model, processor, labels=labels)(_image(50, 70)))
+    shares = result.class_fractions
     assert sum(shares.values()) == pytest.approx(1)
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     for index, name in labels.items():
@@ -267,18 +267,18 @@ def test_shares_are_named_sorted_and_sum_to_one(model, processor):
 
 def test_dictionary_of_a_model_with_more_outputs_is_understood(model, processor):
     with_states = keras.Model(model.input, {"logits": model.output, "hidden_states": [model.layers[1].output]})
-    picture = _picture(50, 70)
+    image = _image(50, 70)
     np.testing.assert_array_equal(
-        _only(SegmentationPredictor(with_states, processor)(picture)).class_map,
-        _only(SegmentationPredictor(model, processor)(picture)).class_map,
+        _only(SegmentationPredictor(with_states, processor)(image)).class_map,
+        _only(SegmentationPredictor(model, processor)(image)).class_map,
     )
 
 
-def test_classifier_is_refused(processor):
+def test_classifier_is_rejectd(processor):
     inputs = keras.Input((None, None, 3))
     classifier = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
     with pytest.raises(ValueError, match="not logits"):
-        list(SegmentationPredictor(classifier, processor)(_picture(40, 40)))
+        list(SegmentationPredictor(classifier, processor)(_image(40, 40)))
 
 
 @pytest.mark.parametrize(
@@ -296,25 +296,25 @@ def test_classifier_is_refused(processor):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(model, processor, options, message):
+def test_options_that_make_no_sense_are_rejectd(model, processor, options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationPredictor(model, processor, **options)
 
 
 def test_progress_bar_goes_to_stderr(model, processor, capsys):
-    list(SegmentationPredictor(model, processor, progress=True)([_picture(40, 40)] * 3))
+    list(SegmentationPredictor(model, processor, progress=True)([_image(40, 40)] * 3))
     captured = capsys.readouterr()
     assert "3/3" in captured.err
     assert captured.out == ""
 
 
 def test_no_progress_bar_where_there_is_no_terminal(model, processor, capsys):
-    list(SegmentationPredictor(model, processor)([_picture(40, 40)] * 3))
+    list(SegmentationPredictor(model, processor)([_image(40, 40)] * 3))
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts the traces of a tf.function")
-def test_pictures_of_many_sizes_are_traced_once(model):
+def test_images_of_many_sizes_are_traced_once(model):
     traces = []
     inputs = keras.Input((None, None, 3))
     counting = keras.layers.Lambda(lambda x: (traces.append(1), x)[1], output_shape=lambda shape: shape)

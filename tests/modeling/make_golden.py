@@ -69,8 +69,8 @@ def random_reference(class_name: str, fields: dict, seed: int = 0):
     return model
 
 
-def picture(size: tuple[int, int], channels: int) -> np.ndarray:
-    """A normalized picture (1, H, W, channels) of random numbers, the same in every run."""
+def image(size: tuple[int, int], channels: int) -> np.ndarray:
+    """A normalized image (1, H, W, channels) of random numbers, the same in every run."""
     return np.random.default_rng(sum(size)).standard_normal((1, *size, channels)).astype("float32")
 
 
@@ -108,7 +108,7 @@ def main() -> None:
         model.save_pretrained(FOLDER / name)
         arrays = {}
         for size in SIZES:
-            outputs = reference_outputs(model, picture(size, model.config.num_channels))
+            outputs = reference_outputs(model, image(size, model.config.num_channels))
             keep = {key: value for key, value in outputs.items() if key == "logits" or size == SIZES[-1]}
             arrays.update({f"{size[0]}x{size[1]}.{key}": value for key, value in keep.items()})
         np.savez_compressed(FOLDER / f"{name}.npz", **arrays)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.modeling import attention
 from tf_segformer.modeling.attention import EfficientSelfAttention, attend
-from tf_segformer.ops.portability import plain_operations
+from tf_segformer.ops.portability import export_mode
 
 
 def random_inputs(num_queries=37, num_keys=11, heads=2, width=4):
@@ -36,7 +36,7 @@ def test_blocks_change_nothing(max_scores, dynamic):
 
 
 def test_graphs_for_other_engines_have_no_loop():
-    with plain_operations():
+    with export_mode():
         function = tf.function(lambda *inputs: attend(*inputs, max_scores=1)).get_concrete_function(*random_inputs())
     assert not {operation.type for operation in function.graph.get_operations()} & {"While", "StatelessWhile"}
     np.testing.assert_allclose(function(*random_inputs()), definition(*map(np.asarray, random_inputs())), atol=1e-6)

@@ -14,7 +14,7 @@ from tf_segformer import SegformerDecodeHead
 from tf_segformer.modeling.decode_head import MmsegDecodeHead
 from tf_segformer.ops import chunked_head
 from tf_segformer.ops.resize import resize_bilinear
-from tf_segformer.ops.sequential import fold_in_turn
+from tf_segformer.ops.sequential import sequential_fold
 
 
 def random_head(head, feature_maps):
@@ -113,7 +113,7 @@ def test_dropout_scales_what_it_keeps_and_its_gradient_keeps_the_same(feature_ma
         loss = tf.reduce_sum(dropped)
     dropped, slope = dropped.numpy(), tape.gradient(loss, head.classifier.kernel).numpy()
     kept = dropped > 0
-    assert 0.72 < kept[hidden > 0].mean() < 0.78  # 10,000 entries: three standard deviations are 0.013
+    assert 0.72 < kept[hidden > 0].mean() < 0.78  # 10,000 entries: three standard stds are 0.013
     # the scale is taken in the classifier's kernel: a few roundings; of a sum of 1650, some more
     np.testing.assert_allclose(dropped[kept], hidden[kept] / 0.75, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope[:, 0], dropped.sum((0, 1, 2)), rtol=1e-5)
@@ -138,7 +138,9 @@ def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit
     expected = head(feature_maps).numpy()
     monkeypatch.setattr(chunked_head, "MAX_HIDDEN", 2 * 25 * 33 * 4)
     folded = []
-    monkeypatch.setattr(chunked_head, "fold_in_turn", lambda *inputs: folded.append(inputs[2]) or fold_in_turn(*inputs))
+    monkeypatch.setattr(
+        chunked_head, "sequential_fold", lambda *inputs: folded.append(inputs[2]) or sequential_fold(*inputs)
+    )
     shapes = [each.shape if sizes == "known" else (None, None, None, each.shape[-1]) for each in feature_maps]
     run = tf.function(
         lambda *maps: head(maps), input_signature=[tf.TensorSpec(each) for each in shapes], jit_compile=jit_compile

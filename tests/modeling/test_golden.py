@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.modeling.make_golden import CHECKPOINTS, FOLDER, SIZES, picture
+from tests.modeling.make_golden import CHECKPOINTS, FOLDER, SIZES, image
 from tests.other_backends import output_on
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation, SegformerModel
 
@@ -28,7 +28,7 @@ def relative_difference(ours, reference: np.ndarray) -> float:
 def test_logits_equal_transformers(name, size):
     golden = np.load(FOLDER / f"{name}.npz")
     model = CLASSES[CHECKPOINTS[name][0]].from_pretrained(FOLDER / name)
-    logits = model(picture(size, model.config.num_channels))
+    logits = model(image(size, model.config.num_channels))
     assert relative_difference(logits, golden[f"{size[0]}x{size[1]}.logits"]) < TOLERANCE
 
 
@@ -39,7 +39,7 @@ def test_hidden_states_and_attentions_equal_transformers(name):
         FOLDER / name, output_hidden_states=True, output_attentions=True
     )
     size = SIZES[-1]
-    outputs = model(picture(size, model.config.num_channels))
+    outputs = model(image(size, model.config.num_channels))
     for kind, count in (("hidden_states", len(model.config.depths)), ("attentions", sum(model.config.depths))):
         assert len(outputs[kind]) == count
         for index, array in enumerate(outputs[kind]):
@@ -50,21 +50,21 @@ def test_the_encoder_of_a_segmenter_gives_its_last_hidden_state():
     encoder = SegformerModel.from_pretrained(FOLDER / "segmentation")
     size = SIZES[-1]
     golden = np.load(FOLDER / "segmentation.npz")
-    assert relative_difference(encoder(picture(size, 3)), golden[f"{size[0]}x{size[1]}.hidden_states.3"]) < TOLERANCE
+    assert relative_difference(encoder(image(size, 3)), golden[f"{size[0]}x{size[1]}.hidden_states.3"]) < TOLERANCE
 
 
 ON_ANOTHER_BACKEND = """
 import sys
 sys.modules["tensorflow"] = None  # the modeling room must not need it
 import keras, numpy as np
-from tests.modeling.make_golden import FOLDER, SIZES, picture
+from tests.modeling.make_golden import FOLDER, SIZES, image
 from tf_segformer import SegformerForSemanticSegmentation
 assert keras.backend.backend() == sys.argv[1]
 golden = np.load(FOLDER / "segmentation.npz")
 model = SegformerForSemanticSegmentation.from_pretrained(FOLDER / "segmentation")
 for size in SIZES[:2]:
     reference = golden[f"{size[0]}x{size[1]}.logits"]
-    logits = model.predict(picture(size, 3), verbose=0)
+    logits = model.predict(image(size, 3), verbose=0)
     print(np.abs(logits - reference).max() / np.abs(reference).max())
 """
 

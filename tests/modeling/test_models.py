@@ -15,7 +15,7 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.modeling.initialization import checkpoint_follows
+from tf_segformer.modeling.initialization import skip_initialization
 
 # Trainable parameters as PyTorch counts them: encoder, segmenter with 150 and 19 labels, classifier with 1000.
 PARAMETERS = {
@@ -90,7 +90,7 @@ def test_any_number_of_stages():
     assert SegformerForSemanticSegmentation(TWO_STAGES)(np.ones((1, 17, 9, 3), "float32")).shape == (1, 9, 5, 3)
 
 
-def test_a_dictionary_is_taken_whole_and_one_without_pictures_refused(small_config, pixel_values):
+def test_a_dictionary_is_taken_whole_and_one_without_images_rejectd(small_config, pixel_values):
     model = SegformerForSemanticSegmentation(small_config)
     inputs = {"pixel_values": pixel_values, "labels": np.zeros((2, 65, 97), "int32")}
     np.testing.assert_array_equal(model(inputs), model(pixel_values))
@@ -169,7 +169,7 @@ def test_dropped_branches_are_scaled_so_that_their_mean_stays():
 
     dropped = np.asarray(DropPath(0.25)(np.ones((4000, 1, 1, 2), "float32"), training=True))
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(4 / 3)}
-    assert abs(dropped.mean() - 1) < 0.03  # three standard deviations of 4000 draws
+    assert abs(dropped.mean() - 1) < 0.03  # three standard stds of 4000 draws
     assert (dropped[..., 0] == dropped[..., 1]).all()
 
 
@@ -209,22 +209,22 @@ def test_new_sizes_do_not_retrace_a_graph_of_dynamic_size(small_config):
         return model(pixels)
 
     for size in ((33, 70), (5, 7), (64, 64)):
-        picture = np.random.default_rng(0).standard_normal((1, *size, 3)).astype("float32")
-        np.testing.assert_allclose(run(picture), model(picture), atol=2e-6)
+        image = np.random.default_rng(0).standard_normal((1, *size, 3)).astype("float32")
+        np.testing.assert_allclose(run(image), model(image), atol=2e-6)
     assert len(traces) == 1
 
 
-def test_gradients_reach_the_picture_of_one_pixel(small_config):
+def test_gradients_reach_the_image_of_one_pixel(small_config):
     model = SegformerForSemanticSegmentation(small_config)
-    picture = tf.ones((1, 1, 1, 3))
+    image = tf.ones((1, 1, 1, 3))
     with tf.GradientTape() as tape:
-        tape.watch(picture)
-        total = tf.reduce_sum(model(picture) ** 2)
-    assert np.isfinite(tape.gradient(total, picture)).all()
+        tape.watch(image)
+        total = tf.reduce_sum(model(image) ** 2)
+    assert np.isfinite(tape.gradient(total, image)).all()
 
 
-def test_encoders_that_a_checkpoint_follows_are_not_drawn(small_config):
-    with checkpoint_follows():
+def test_encoders_that_a_skip_initialization_are_not_drawn(small_config):
+    with skip_initialization():
         model = SegformerForSemanticSegmentation(small_config)
     kernels = {weight.path: np.asarray(weight) for weight in model.weights if weight.path.endswith("kernel")}
     assert all((np.abs(kernel).max() > 0) == ("decode_head" in path) for path, kernel in kernels.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.modeling.make_golden import picture, random_reference, reference_outputs
+from tests.modeling.make_golden import image, random_reference, reference_outputs
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation
 from tf_segformer.checkpoints.loading import model_variables, translate
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
@@ -33,7 +33,7 @@ def reference_fields(variant: str, **fields) -> dict:
 
 def assert_outputs_agree(model, reference, sizes) -> None:
     for size in sizes:
-        pixel_values = picture(size, model.config.num_channels)
+        pixel_values = image(size, model.config.num_channels)
         expected = reference_outputs(reference, pixel_values)
         outputs = model(pixel_values)
         ours = {"logits": outputs["logits"]}
@@ -82,7 +82,7 @@ def test_gradients_of_every_weight_agree(tmp_path):
     reference.save_pretrained(tmp_path)
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
 
-    pixel_values = np.concatenate([picture((96, 128), 3), picture((96, 128), 3)[:, ::-1]])
+    pixel_values = np.concatenate([image((96, 128), 3), image((96, 128), 3)[:, ::-1]])
     labels = np.random.default_rng(0).integers(0, 19, (2, 96, 128))
     loss = reference(torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy()), labels=torch.from_numpy(labels)).loss
     loss.backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.ops.sequential import in_turn
+from tf_segformer.ops.sequential import run_after
 
 
 def ancestors(operation):
@@ -26,12 +26,12 @@ def total_and_slope(x):
         tape.watch(x)
         total = tf.reduce_sum(x)
         for factor in (2.0, 3.0, 4.0):
-            total, again = in_turn(total, x)
+            total, again = run_after(total, x)
             total += tf.reduce_sum(tf.sin(factor * again))
     return total, tape.gradient(total, x)
 
 
-def test_in_turn_changes_no_value_and_no_gradient():
+def test_run_after_changes_no_value_and_no_gradient():
     x = np.linspace(0.1, 1, 5, dtype="float32")
     total, slope = total_and_slope(tf.constant(x))
     np.testing.assert_allclose(total, sum(x) + sum(np.sin(factor * x).sum() for factor in (2, 3, 4)), rtol=1e-5)

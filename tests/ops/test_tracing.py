@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.ops import tracing
-from tf_segformer.ops.portability import plain_operations
-from tf_segformer.ops.tracing import alike_layers_drawn_once, call_shared, sharing_wanted
+from tf_segformer.ops.portability import export_mode
+from tf_segformer.ops.tracing import share_traces, shared_call, sharing_traces
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def model(small_config):
 
 def graph_of(model, **arguments):
     def draw(pixel_values):
-        with alike_layers_drawn_once(len(model.weights)):
+        with share_traces(len(model.weights)):
             return model(pixel_values, **arguments)
 
     return tf.function(draw, autograph=False).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
@@ -85,22 +85,22 @@ def test_training_and_graphs_for_other_engines_are_drawn_in_full(model, training
     if training:
         function = graph_of(model, training=True)
     else:
-        with plain_operations():
+        with export_mode():
             function = graph_of(model, training=False)
     assert not calls(function)
 
 
 def test_it_ends_with_the_context_and_within_a_function(model):
-    assert not sharing_wanted()
+    assert not sharing_traces()
     seen = []
 
     class Probe(keras.layers.Layer):
         def call(self, x):
-            seen.append(sharing_wanted())
+            seen.append(sharing_traces())
             return x
 
-    with alike_layers_drawn_once(1):
+    with share_traces(1):
         Probe()(keras.ops.ones((1,)))
-        tf.function(lambda x: call_shared(Probe(), x, "probe"))(tf.ones((1,)))
+        tf.function(lambda x: shared_call(Probe(), x, "probe"))(tf.ones((1,)))
     assert seen == [True, False]
-    assert not sharing_wanted()
+    assert not sharing_traces()

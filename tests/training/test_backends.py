@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.modeling.make_golden import FOLDER, SIZES, picture
+from tests.modeling.make_golden import FOLDER, SIZES, image
 from tests.other_backends import output_on
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.ops import chunked_head
@@ -30,7 +30,7 @@ def losses_of_three_steps():
     still = {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
     model = SegformerForSemanticSegmentation.from_pretrained(FOLDER / "segmentation", **still)
     model.compile(keras.optimizers.AdamW(1e-3), loss=SegmentationLoss())
-    pixel_values = picture(SIZES[0], 3)
+    pixel_values = image(SIZES[0], 3)
     labels = np.random.default_rng(0).integers(0, model.config.num_labels, (1, *SIZES[0]))
     losses = [float(model.train_on_batch(pixel_values, labels)) for _ in range(3)]
     return [*losses, float(np.abs(model.predict_on_batch(pixel_values)).mean())]  # shows the batch norm's statistics

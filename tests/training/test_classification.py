@@ -6,46 +6,46 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_segformer.data.pipeline import as_picture
+from tf_segformer.data.pipeline import denormalize
 from tf_segformer.errors import DatasetError
 from tf_segformer.training.classification import (
-    check_pictures,
+    check_images,
     classification_batches,
-    classification_pictures,
-    find_class_folders,
+    classification_images,
+    find_image_folders,
     random_area,
 )
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (tmp_path / name).mkdir()
         for index in range(2):
-            Image.new("RGB", (40, 30), colour).save(tmp_path / name / f"{index}.png")
+            Image.new("RGB", (40, 30), color).save(tmp_path / name / f"{index}.png")
     return tmp_path
 
 
 def test_classes_are_the_folders_in_the_order_of_their_names(folder):
-    dataset = find_class_folders(folder)
+    dataset = find_image_folders(folder)
     assert dataset.class_names == ("blue", "green", "red")
     assert dataset.labels == (0, 0, 1, 1, 2, 2)
-    check_pictures(dataset)
+    check_images(dataset)
 
 
-def test_batches_keep_picture_and_class_together_and_can_be_resumed(folder):
-    dataset = find_class_folders(folder)
+def test_batches_keep_image_and_class_together_and_can_be_resumed(folder):
+    dataset = find_image_folders(folder)
     whole = [(x.numpy(), y.numpy()) for x, y in classification_batches(dataset, 16, 2, last_step=9)]
     resumed = [(x.numpy(), y.numpy()) for x, y in classification_batches(dataset, 16, 2, first_step=4, last_step=9)]
     for (x, y), (again, y_again) in zip(whole[4:], resumed, strict=True):
         np.testing.assert_array_equal(x, again)
         np.testing.assert_array_equal(y, y_again)
-    colours = list(COLOURS.values())
+    colors = list(COLORS.values())
     for x, y in whole:
-        for picture, label in zip(x, y, strict=True):
-            np.testing.assert_array_equal(as_picture(picture), np.broadcast_to(colours[label], (16, 16, 3)))
+        for image, label in zip(x, y, strict=True):
+            np.testing.assert_array_equal(denormalize(image), np.broadcast_to(colors[label], (16, 16, 3)))
     for epoch in range(3):
         assert sorted(np.concatenate([y for _, y in whole[3 * epoch : 3 * epoch + 3]])) == [0, 0, 1, 1, 2, 2]
 
@@ -64,7 +64,7 @@ def test_crops_are_windows_of_the_wanted_area_and_aspect():
     assert 1.2 < max(aspects) < 1.37
 
 
-def test_picture_into_which_no_window_fits_is_taken_whole():
+def test_image_into_which_no_window_fits_is_taken_whole():
     begin, window = random_area((2, 2000), (0, 0))
     assert begin.numpy().tolist() == [0, 0]
     assert window.numpy().tolist() == [2, 2000]
@@ -72,24 +72,24 @@ def test_picture_into_which_no_window_fits_is_taken_whole():
 
 def test_validation_takes_the_central_square(tmp_path):
     (tmp_path / "a").mkdir()
-    picture = np.zeros((80, 120, 3), np.uint8)
-    picture[:, 20:100] = 255  # the central square of 80 pixels
-    picture[5:-5, 25:-25] = 128  # what 0.875 of it leaves
-    Image.fromarray(picture).save(tmp_path / "a/0.png")
-    ((pixels, labels),) = classification_pictures(find_class_folders(tmp_path), 35)
+    image = np.zeros((80, 120, 3), np.uint8)
+    image[:, 20:100] = 255  # the central square of 80 pixels
+    image[5:-5, 25:-25] = 128  # what 0.875 of it leaves
+    Image.fromarray(image).save(tmp_path / "a/0.png")
+    ((pixels, labels),) = classification_images(find_image_folders(tmp_path), 35)
     assert labels.numpy().tolist() == [0]
-    centre = as_picture(pixels[0])
+    centre = denormalize(pixels[0])
     assert centre.shape == (35, 35, 3)
     assert (centre[2:-2, 2:-2] == 128).all()
     assert (centre > 0).all()  # nothing from outside the square
 
 
-def test_empty_class_missing_folder_and_damaged_picture_are_named(folder, tmp_path):
+def test_empty_class_missing_folder_and_damaged_image_are_named(folder, tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
-        find_class_folders(tmp_path / "nowhere")
+        find_image_folders(tmp_path / "nowhere")
     (folder / "red/0.png").write_bytes(b"nonsense")
     with pytest.raises(DatasetError, match=r"red/0\.png"):
-        check_pictures(find_class_folders(folder))
+        check_images(find_image_folders(folder))
     (folder / "violet").mkdir()
-    with pytest.raises(DatasetError, match="no pictures in violet"):
-        find_class_folders(folder)
+    with pytest.raises(DatasetError, match="no images in violet"):
+        find_image_folders(folder)

@@ -65,9 +65,9 @@ def torch_loss(logits, labels, weight=None, smoothing=0.0, average="valid", gamm
     total = pixel_weights.sum() if average == "valid" else pixel_weights.numel()
     value = (pixels * pixel_weights).sum() / total
     if dice:
-        p, truth = log_p.exp() * counts[:, None], is_label * counts[:, None]
-        overlap, both = (p * truth).sum((0, 2, 3)), (p + truth).sum((0, 2, 3))
-        present = truth.sum((0, 2, 3)) > 0
+        p, target = log_p.exp() * counts[:, None], is_label * counts[:, None]
+        overlap, both = (p * target).sum((0, 2, 3)), (p + target).sum((0, 2, 3))
+        present = target.sum((0, 2, 3)) > 0
         value = value + dice * (1 - (2 * overlap + 1) / (both + 1))[present].mean()
     value.backward()
     return float(value.detach()), leaf.grad.numpy()
@@ -183,16 +183,16 @@ def test_survives_serialization(batch):
     ],
     ids=str,
 )
-def test_arguments_out_of_range_are_refused(wrong):
+def test_arguments_out_of_range_are_rejectd(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SegmentationLoss(**wrong)
 
 
-def test_class_weights_of_another_length_are_refused(batch):
+def test_class_weights_of_another_length_are_rejectd(batch):
     with pytest.raises(ValueError, match="2 entries"):
         SegmentationLoss(class_weights=[1.0, 2.0])(batch[1], batch[0])
 
 
-def test_sample_weights_are_refused(batch):
+def test_sample_weights_are_rejectd(batch):
     with pytest.raises(ValueError, match="no sample weights"):
         SegmentationLoss()(batch[1], batch[0], sample_weight=np.ones(2))

@@ -116,7 +116,7 @@ def test_schedule_with_a_plateau_decays_only_after_it():
     assert [round(float(schedule(step)), 4) for step in (5, 10, 60, 80, 100)] == [0.5, 1.0, 1.0, 0.5, 0.0]
 
 
-def test_schedule_refuses_what_does_not_fit():
+def test_schedule_rejects_what_does_not_fit():
     with pytest.raises(ValueError, match="warmup_steps"):
         WarmupPolynomialDecay(1.0, steps=10, warmup_steps=11)
     with pytest.raises(ValueError, match="decay_start"):
@@ -126,7 +126,7 @@ def test_schedule_refuses_what_does_not_fit():
 def test_groups_of_a_model_part_head_and_norms_and_decay_biases(small_config):
     model = SegformerForSemanticSegmentation(small_config)
     groups = {group.name: group for group in parameter_groups(create_optimizer(), model.trainable_variables)}
-    assert {name: (group.rate_factor, group.weight_decay) for name, group in groups.items()} == {
+    assert {name: (group.lr_multiplier, group.weight_decay) for name, group in groups.items()} == {
         "encoder": (1.0, 0.01),
         "encoder, norms": (1.0, 0.0),
         "head": (10.0, 0.01),
@@ -143,8 +143,8 @@ def test_groups_of_a_model_part_head_and_norms_and_decay_biases(small_config):
 
 
 def test_survives_serialization():
-    optimizer = create_optimizer(1e-3, 500, weight_decay=0.05, head_rate_factor=3.0, clip_norm=1.0, ema_momentum=0.99)
+    optimizer = create_optimizer(1e-3, 500, weight_decay=0.05, head_lr_multiplier=3.0, clip_norm=1.0, ema_momentum=0.99)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()
-    assert copy.head_rate_factor == 3.0
+    assert copy.head_lr_multiplier == 3.0
     assert copy.decoupled_weight_decay == 0.05

@@ -1,4 +1,4 @@
-"""`tf-segformer train`: what it refuses before the first step, and how its options change the recipe."""
+"""`tf-segformer train`: what it rejects before the first step, and how its options change the recipe."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_sixteen_bits(root):
     Image.fromarray(np.full((64, 64), 1000, np.uint16)).save(root / "train/labels/001.png")
 
 
-def write_colours(root):
+def write_colors(root):
     Image.new("RGB", (64, 64), (9, 9, 9)).save(root / "val/labels/000.png")
 
 
@@ -70,8 +70,8 @@ def lose_a_pair(root):
     [
         (cut_a_jpeg, ["cut.jpg", "truncated"]),
         (write_sixteen_bits, ["labels/001.png", "1000"]),
-        (write_colours, ["labels/000.png", "one channel"]),
-        (empty_the_folder, ["no pictures for the split 'train'"]),
+        (write_colors, ["labels/000.png", "one channel"]),
+        (empty_the_folder, ["no images for the split 'train'"]),
         (lose_a_pair, ["labels/002.png", "no such file"]),
     ],
 )
@@ -86,14 +86,14 @@ def test_hostile_data_is_named_before_training_starts(invoke, scenes, tmp_path, 
 def test_command_trains_and_prints_the_optimizers_groups(invoke, scenes, tmp_path):
     result = invoke()
     assert result.exception is None, result.output
-    assert "folder/train: 3 pictures checked" in result.output
+    assert "folder/train: 3 images checked" in result.output
     assert "encoder, norms" in result.output
     assert "step 2: loss" in result.output
     assert json.loads((tmp_path / "run/best/config.json").read_text())["id2label"]["2"] == "house"
 
 
 def test_written_shards_train_like_the_files(invoke, scenes, tmp_path):
-    assert invoke("--write-shards", str(tmp_path / "shards")).exception is None
+    assert invoke("--write-tfrecords", str(tmp_path / "shards")).exception is None
     assert (tmp_path / "shards/train/shards.json").is_file()
     assert not (tmp_path / "run").exists()
     result = invoke(data=tmp_path / "shards")
@@ -114,7 +114,7 @@ def test_options_change_the_recipe(scenes):
     assert change() == recipe
     assert change(steps=16).steps == 16
     assert change(steps=1600).warmup_steps == 15
-    assert change(epochs=32, batch_size=2).steps == 48  # 32 passes over three pictures, two a step
+    assert change(epochs=32, batch_size=2).steps == 48  # 32 passes over three images, two a step
     assert change(initial_weights="random").initial_weights is None
     assert change(initial_weights="folder").initial_weights == "folder"
     assert change(learning_rate=1.0, seed=5).seed == 5
@@ -125,12 +125,12 @@ def test_options_change_the_recipe(scenes):
     [
         (["--epochs", "1", "--steps", "1"], "exclude each other"),
         (["--devices", "3"], "--devices 3"),
-        (["--palette", "ff0000"], "1 colours for 4 classes"),
+        (["--palette", "ff0000"], "1 colors for 4 classes"),
         (["--precision", "int8"], "int8"),
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(invoke, options, message):
+def test_options_that_make_no_sense_are_rejectd(invoke, options, message):
     result = invoke(*options)
     assert result.exit_code != 0
     assert message in result.output + str(result.exception)

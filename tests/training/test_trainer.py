@@ -84,11 +84,11 @@ def run(scenes, output, recipe=RECIPE, model=None, **options):
 
 
 def test_fit_overfits_eight_scenes():
-    pictures, labels = map(np.stack, zip(*(make_scene(seed) for seed in range(8)), strict=True))
-    pixel_values = SegformerImageProcessor(do_resize=False)(list(pictures))["pixel_values"]
+    images, labels = map(np.stack, zip(*(make_scene(seed) for seed in range(8)), strict=True))
+    pixel_values = SegformerImageProcessor(do_resize=False)(list(images))["pixel_values"]
     config = SegformerConfig.from_variant("b0", num_labels=4, drop_path_rate=0.0, classifier_dropout_prob=0.0, **TINY)
     model = SegformerForSemanticSegmentation(config)
-    optimizer = create_optimizer(3e-3, 240, weight_decay=0.0, head_rate_factor=1.0)
+    optimizer = create_optimizer(3e-3, 240, weight_decay=0.0, head_lr_multiplier=1.0)
     model.compile(optimizer, loss=SegmentationLoss(), metrics=[MeanIoU(4)], jit_compile=False)
     model.fit(pixel_values, labels, batch_size=4, epochs=120, verbose=0)
     assert model.evaluate(pixel_values, labels, verbose=0, return_dict=True)["mean_iou"] > 0.95
@@ -110,7 +110,7 @@ def test_run_leaves_best_and_last_weights_and_every_log(finished):
     assert Image.open(folder / "curves.png").size > (500, 500)
     assert SegformerImageProcessor.from_pretrained(folder / "best").do_resize is False
     last = SegformerForSemanticSegmentation.from_pretrained(folder / "last")
-    with trainer.averaged_weights(model):
+    with trainer.ema_weights(model):
         for ours, saved in zip(model.trainable_variables, last.trainable_variables, strict=True):
             np.testing.assert_array_equal(ours, saved)
     assert not list(folder.glob("*.partial"))
@@ -135,7 +135,7 @@ def test_tensorboard_has_learning_rates_and_example_predictions(finished):
 def test_average_is_kept_beside_the_weights_and_comes_and_goes(finished):
     model = finished[0]
     before = [np.array(variable) for variable in model.trainable_variables]
-    with trainer.averaged_weights(model):
+    with trainer.ema_weights(model):
         assert any((np.array(v) != b).any() for v, b in zip(model.trainable_variables, before, strict=True))
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
@@ -151,7 +151,7 @@ def test_folder_of_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(
         run(scenes, tmp_path / "nothing", model=model, resume=True)
 
 
-def test_validation_is_that_of_whole_pictures(scenes):
+def test_validation_is_that_of_whole_images(scenes):
     model = make_model()
     _, val_data = splits(scenes)
     scores = trainer.make_validation(model, val_data)()
@@ -163,7 +163,7 @@ def test_validation_is_that_of_whole_pictures(scenes):
     assert len(scores["examples"]) == 2
 
 
-def test_state_of_another_model_is_refused_and_changes_nothing(tmp_path):
+def test_state_of_another_model_is_rejectd_and_changes_nothing(tmp_path):
     model = make_model()
     save_state(tmp_path / "state.npz", model, {"step": 3})
     other = make_model(replace(RECIPE, model={**TINY, "decoder_hidden_size": 24}))
@@ -196,12 +196,12 @@ def test_mixed_precision_trains(scenes, tmp_path, precision):
 
 def losses_of_fit(model, steps=3, batch_size=4):
     rng = np.random.default_rng(0)
-    pictures = rng.normal(size=(steps * batch_size, 32, 32, 3)).astype("float32")
+    images = rng.normal(size=(steps * batch_size, 32, 32, 3)).astype("float32")
     labels = rng.integers(0, 4, (steps * batch_size, 32, 32))
     labels[::2, :20] = 255  # the devices see different numbers of labelled pixels
     losses = []
     follow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: losses.append(logs["loss"]))
-    model.fit(pictures, labels, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[follow])
+    model.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[follow])
     return np.array(losses)
 
 
@@ -339,7 +339,7 @@ def test_recipes_are_those_of_the_paper():
     for variant in ("b0", "b5"):
         ade = recipes[f"ade20k-{variant}"]
         assert (ade.steps, ade.phases[0].batch_size, ade.learning_rate, ade.weight_decay) == (160_000, 16, 6e-5, 0.01)
-        assert (ade.warmup_steps, ade.power, ade.head_rate_factor) == (1500, 1.0, 10.0)
+        assert (ade.warmup_steps, ade.power, ade.head_lr_multiplier) == (1500, 1.0, 10.0)
     assert recipes["ade20k-b4"].phases[0].augmentation.crop_size == (512, 512)
     assert recipes["ade20k-b5"].phases[0].augmentation.crop_size == (640, 640)
     cityscapes = recipes["cityscapes-b3"].phases[0]

@@ -14,7 +14,7 @@ from tf_segformer.checkpoints.formats.keras import write_keras_archive, write_ke
 from tf_segformer.checkpoints.loading import Translation, match_shapes, translate
 from tf_segformer.checkpoints.pretrained import checkpoint_config, load_pretrained, write_pretrained
 from tf_segformer.checkpoints.readers import read_checkpoint
-from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of, variable_shapes
+from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task, variable_shapes
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, VARIANTS, SegformerConfig
 from tf_segformer.errors import CheckpointError
@@ -59,7 +59,7 @@ class Source:
         return f"{family}: {self.task} {variant}{labels}, {count} variables, {self.nbytes / 1e6:.1f} MB"
 
 
-def open_source(name_or_path: str | Path, *, labels: str | Path | None = None, **hub_options: Any) -> Source:
+def open_checkpoint(name_or_path: str | Path, *, labels: str | Path | None = None, **hub_options: Any) -> Source:
     """Recognises a checkpoint and checks that every tensor of its model is there in the right shape.
 
     Args:
@@ -81,7 +81,7 @@ def open_source(name_or_path: str | Path, *, labels: str | Path | None = None, *
         if len(names) != config.num_labels:
             raise CheckpointError(f"{labels}: {len(names)} names for a model of {config.num_labels} classes")
         config = config.replace(id2label=dict(enumerate(names)))
-    task = task_of(translation.tensors)
+    task = infer_task(translation.tensors)
     match_shapes(variable_shapes(config, task), translation)
     preprocessor = find_file(name_or_path, [PREPROCESSOR_NAME], **hub_options)
     return Source(translation, config, task, preprocessor)
@@ -123,7 +123,7 @@ def convert_checkpoint(source: Source, target: str | Path, *, to: str, progress:
     """Writes a checkpoint in another world's format.
 
     Args:
-        source: What `open_source` returned.
+        source: What `open_checkpoint` returned.
         target: For "huggingface" and "nvlabs" a folder, which gets config.json and model.safetensors; for "keras" a
             file "*.keras", or "*.weights.h5", which gets config.json beside it, or a folder, which gets model.keras.
         to: One of `TARGETS`.
@@ -156,7 +156,7 @@ def convert_checkpoint(source: Source, target: str | Path, *, to: str, progress:
 
 
 def compare_outputs(source: str | Path, target: str | Path, task: str, **hub_options: Any) -> float:
-    """Loads two checkpoints and runs them on the same random picture.
+    """Loads two checkpoints and runs them on the same random image.
 
     Args:
         source: The one that was converted.
@@ -174,9 +174,9 @@ def compare_outputs(source: str | Path, target: str | Path, task: str, **hub_opt
     model_class = getattr(models, TASK_CLASSES[task])
     first = load_pretrained(model_class, source, **hub_options)
     second = load_pretrained(model_class, target)
-    picture = np.random.default_rng(0).standard_normal((1, 97, 131, first.config.num_channels), dtype=np.float32)
-    expected = first.predict_on_batch(picture)
-    return float(np.abs(second.predict_on_batch(picture) - expected).max() / max(np.abs(expected).max(), 1e-30))
+    image = np.random.default_rng(0).standard_normal((1, 97, 131, first.config.num_channels), dtype=np.float32)
+    expected = first.predict_on_batch(image)
+    return float(np.abs(second.predict_on_batch(image) - expected).max() / max(np.abs(expected).max(), 1e-30))
 
 
 def variant_name(config: SegformerConfig) -> str:

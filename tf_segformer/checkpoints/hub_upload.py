@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.errors import CheckpointError
-from tf_segformer.hub import first_line, hub_errors
+from tf_segformer.hub import hub_errors, short_message
 
 if TYPE_CHECKING:
     import keras
@@ -69,7 +69,7 @@ def push_to_hub(
 
     Raises:
         ValueError: For metrics without a data set.
-        CheckpointError: Where the Hub refuses the upload or cannot be reached.
+        CheckpointError: Where the Hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -86,7 +86,7 @@ def push_to_hub(
             hub.create_repo(repo_id, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
         except hub_errors() as error:
-            raise CheckpointError(f"{repo_id}: the Hub did not take the upload: {first_line(error)}") from error
+            raise CheckpointError(f"{repo_id}: the Hub did not take the upload: {short_message(error)}") from error
     return commit.commit_url
 
 

@@ -14,7 +14,7 @@ from tf_segformer.checkpoints.hub_upload import push_to_hub
 from tf_segformer.checkpoints.loading import Translation, load_weights_into, model_tensors, to_family, translate
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.checkpoints.saving import write_folder
-from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of
+from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
@@ -65,7 +65,7 @@ def load_pretrained(
     Raises:
         CheckpointError: Where the checkpoint cannot be found, read, recognised or matched.
     """
-    from tf_segformer.modeling.initialization import checkpoint_follows  # imports Keras
+    from tf_segformer.modeling.initialization import skip_initialization  # imports Keras
 
     hub_options: dict[str, Any] = {
         "revision": revision,
@@ -83,7 +83,7 @@ def load_pretrained(
         changes["num_labels"] = num_labels
     if id2label is not None:
         changes["id2label"] = dict(id2label)
-    with checkpoint_follows():
+    with skip_initialization():
         model = model_class(config.replace(**changes), dtype=dtype, **options)
     load_weights_into(model, translation, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return model
@@ -129,7 +129,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     Args:
         model: One of the SegFormer models.
         folder: The folder to write to; made where it is missing. A run that is killed leaves what was there, or a
-            folder that is refused, never a mixture.
+            folder that is rejectd, never a mixture.
 
     Raises:
         CheckpointError: Where the folder cannot be written.
@@ -150,7 +150,7 @@ def write_pretrained(folder: Path, config: SegformerConfig, tensors: Mapping[str
         CheckpointError: Where the folder cannot be written, or the family has no name for a tensor.
     """
     fields = config.to_dict()
-    fields["architectures"] = [TASK_CLASSES[task_of(tensors)]]
+    fields["architectures"] = [TASK_CLASSES[infer_task(tensors)]]
     # What config.json leaves out is read as the family's own, so what differs from it must be written.
     fields |= {
         name: getattr(config, name) for name, own in FAMILIES[family].fields.items() if getattr(config, name) != own

@@ -23,7 +23,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     """Writes config.json and model.safetensors, first aside and then in their places.
 
     Before the new configuration takes its place, old weights give way to an empty file. A run that is killed between
-    the renames therefore leaves a folder that is refused, never new weights under an old configuration.
+    the renames therefore leaves a folder that is rejectd, never new weights under an old configuration.
 
     Args:
         folder: The folder to write to; made where it is missing.
@@ -65,7 +65,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
 
     arrays = {name: np.asarray(tensor.read(), order="C") for name, tensor in tensors.items()}
     try:
-        save_file(arrays, path, metadata={"format": "pt"})  # transformers refuses a file that does not say so
+        save_file(arrays, path, metadata={"format": "pt"})  # transformers rejects a file that does not say so
         _force_to_disk(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error

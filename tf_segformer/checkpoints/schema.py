@@ -13,11 +13,11 @@ TASK_CLASSES = {
 }
 
 
-def task_of(variables: Iterable[str]) -> str:
+def infer_task(variables: Iterable[str]) -> str:
     """The task that a set of variables is for: a key of `TASK_CLASSES`.
 
     Example:
-        >>> task_of(["stage_norm_0/gamma", "classifier/bias"])
+        >>> infer_task(["stage_norm_0/gamma", "classifier/bias"])
         'classification'
     """
     variables = list(variables)

@@ -12,7 +12,7 @@ from tf_segformer import __version__
 from tf_segformer.errors import SegformerError
 
 COMMANDS = {
-    "predict": ("tf_segformer.cli.predict:predict", "Segment photographs: class map, coloured overlay, class shares."),
+    "predict": ("tf_segformer.cli.predict:predict", "Segment photographs: class map, colored overlay, class shares."),
     "info": ("tf_segformer.cli.info:info", "Describe a model: parameters, GMACs, labels, origin."),
     "convert": ("tf_segformer.cli.convert:convert", "Move weights between PyTorch, Hugging Face and Keras."),
     "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),
@@ -56,9 +56,9 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="tf-segformer")
 def cli() -> None:
-    """SegFormer in Keras 3: segment pictures, train, convert weights, export and serve.
+    """SegFormer in Keras 3: segment images, train, convert weights, export and serve.
 
-    Exit codes: 0 done; 1 some pictures could not be read; 2 wrong arguments or input, said in a line on stderr.
+    Exit codes: 0 done; 1 some images could not be read; 2 wrong arguments or input, said in a line on stderr.
 
     Completion of commands and options in bash (zsh and fish likewise): add the line
     eval "$(_TF_SEGFORMER_COMPLETE=bash_source tf-segformer)" to ~/.bashrc.
@@ -67,7 +67,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line; an error that a user can mend is one line on stderr and exit code 2."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not about the user's picture
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not about the user's image
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # nor are the Hub client's notes on each of its attempts
     try:
         cli(standalone_mode=True)

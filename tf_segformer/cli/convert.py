@@ -14,7 +14,7 @@ from tf_segformer.checkpoints.file_conversion import (
     Source,
     compare_outputs,
     convert_checkpoint,
-    open_source,
+    open_checkpoint,
 )
 from tf_segformer.cli.loading import import_keras
 from tf_segformer.errors import CheckpointError
@@ -53,7 +53,7 @@ def convert(
     """
     to = to or ("keras" if target.name.endswith(tuple(KERAS_WRITERS)) else "huggingface")
     hub_options = {"revision": revision, "token": token}
-    opened = open_source(source, labels=labels, **hub_options)
+    opened = open_checkpoint(source, labels=labels, **hub_options)
     click.echo(opened.describe())
     with _progress_bar(opened) as bar:
         written = convert_checkpoint(opened, target, to=to, progress=bar.update if bar else None)

@@ -1,4 +1,4 @@
-"""`tf-segformer evaluate`: mIoU and its relatives on a labelled dataset, by class, with a confusion-matrix picture."""
+"""`tf-segformer evaluate`: mIoU and its relatives on a labelled dataset, by class, with a confusion-matrix image."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _KIND_OF_FOLDER = {"leftImg8bit": "cityscapes", "annotations": "ade20k", "Segmen
     "--kind", type=click.Choice(list(KINDS)), help="Layout and labels of DATASET; by default told from its folders."
 )
 @click.option("--split", type=click.Choice(["train", "val"]), default="val", show_default=True, help="Part to measure.")
-@click.option("--limit", type=click.IntRange(1), help="Measure the first N pictures only.")
+@click.option("--limit", type=click.IntRange(1), help="Measure the first N images only.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="evaluation", show_default=True,
     help="Folder for evaluation.json and confusion_matrix.png.",
 )  # fmt: skip
-@click.option("--comparisons", type=click.IntRange(0), default=0, help="Draw the first N beside their truth, too.")
+@click.option("--comparisons", type=click.IntRange(0), default=0, help="Draw the first N beside their target, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @prediction_options
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
         "model": model,
         "dataset": str(dataset),
         "split": data.name,
-        "pictures": len(examples),
+        "images": len(examples),
         "seconds": round(time.perf_counter() - start, 1),
         "mode": predictor.mode,
         "window": predictor.window,
@@ -131,39 +131,39 @@ def measure(
     drawings: Path | None = None,
     draw: int = 0,
 ) -> np.ndarray:
-    """Segments pictures and compares them with their label maps.
+    """Segments images and compares them with their label maps.
 
     Args:
         predictor: A `SegmentationPredictor`.
         data: The dataset.
         examples: The pairs to measure.
-        drawings: Folder for pictures of prediction beside truth.
+        drawings: Folder for images of prediction beside target.
         draw: How many of them to draw.
 
     Returns:
         (K, K) int64 counts: rows are the true classes, columns the predicted ones.
 
     Raises:
-        ImageError: For a picture or a label map that cannot be read.
-        DatasetError: For a label map of another size than its picture, or with labels that no class has.
+        ImageError: For an image or a label map that cannot be read.
+        DatasetError: For a label map of another size than its image, or with labels that no class has.
     """
     from tf_segformer.evaluation.metrics import confusion_matrix
 
     total = np.zeros((data.num_labels, data.num_labels), np.int64)
     results = predictor([example.image for example in examples])
     for example, result, number in zip(examples, results, itertools.count(), strict=False):
-        truth = data.read_labels(example.labels)
-        if truth.shape != result.class_map.shape:
+        target = data.read_labels(example.labels)
+        if target.shape != result.class_map.shape:
             raise DatasetError(
-                f"{example.labels}: the label map is {truth.shape[1]}x{truth.shape[0]} pixels, its picture"
+                f"{example.labels}: the label map is {target.shape[1]}x{target.shape[0]} pixels, its image"
                 f" {result.class_map.shape[1]}x{result.class_map.shape[0]}"
             )
         try:
-            total += confusion_matrix(truth, result.class_map, data.num_labels, IGNORE_INDEX)
+            total += confusion_matrix(target, result.class_map, data.num_labels, IGNORE_INDEX)
         except ValueError as error:
             raise DatasetError(f"{example.labels}: {error}") from error
         if drawings is not None and number < draw:
-            _draw_comparison(drawings, example, result.class_map, truth, data.class_names)
+            _draw_comparison(drawings, example, result.class_map, target, data.class_names)
     return total
 
 
@@ -203,8 +203,8 @@ def write_report(
     write_aside(folder / "evaluation.json", lambda file: file.write(text.encode()))
     local = Path(report["model"])
     name = local.resolve().name if local.exists() else report["model"]
-    picture = draw_confusion_matrix(confusion, class_names, title=f"{name} on {report['split']}")
-    write_aside(folder / "confusion_matrix.png", lambda file: picture.save(file, "PNG"))
+    image = draw_confusion_matrix(confusion, class_names, title=f"{name} on {report['split']}")
+    write_aside(folder / "confusion_matrix.png", lambda file: image.save(file, "PNG"))
     return [folder / "evaluation.json", folder / "confusion_matrix.png"]
 
 
@@ -213,7 +213,7 @@ def print_scores(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report['split']}, {report['pictures']} pictures, {report['mode']}", title_justify="left")
+    table = Table(title=f"{report['split']}, {report['images']} images, {report['mode']}", title_justify="left")
     table.add_column("class")
     for name in ("IoU", "accuracy", "labelled pixels"):
         table.add_column(name, justify="right")
@@ -226,12 +226,12 @@ def print_scores(report: dict[str, Any]) -> None:
 
 
 def _draw_comparison(
-    folder: Path, example: Example, prediction: np.ndarray, truth: np.ndarray, names: tuple[str, ...]
+    folder: Path, example: Example, prediction: np.ndarray, target: np.ndarray, names: tuple[str, ...]
 ) -> None:
-    """Writes one picture beside its prediction, its truth and the errors."""
+    """Writes one image beside its prediction, its target and the errors."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture = draw_comparison(open_image(example.image), prediction, truth, names)
-    write_aside(folder / f"{example.image.stem}_comparison.png", lambda file: picture.save(file, "PNG"))
+    image = draw_comparison(open_image(example.image), prediction, target, names)
+    write_aside(folder / f"{example.image.stem}_comparison.png", lambda file: image.save(file, "PNG"))
 
 
 def _or_null(score: float) -> float | None:

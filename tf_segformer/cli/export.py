@@ -22,7 +22,7 @@ _OF_FORMAT = {
     "onnx": ("float32",),
 }
 DATA_FORMATS = ("channels_last", "channels_first")
-_CALIBRATION_PICTURES = 100
+_CALIBRATION_IMAGES = 100
 
 
 @click.command(short_help="Write a SavedModel, LiteRT or ONNX file.")
@@ -38,7 +38,7 @@ _CALIBRATION_PICTURES = 100
 )
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
-    help="saved_model: larger pictures are refused by their header.",
+    help="saved_model: larger images are rejectd by their header.",
 )  # fmt: skip
 @click.option(
     "--size", metavar="H[,W]|any", default=None,
@@ -47,7 +47,7 @@ _CALIBRATION_PICTURES = 100
 @click.option(
     "--calibration",
     metavar="PHOTOS",
-    help=f"litert int8: folder or pattern of pictures; {_CALIBRATION_PICTURES} are used.",
+    help=f"litert int8: folder or pattern of images; {_CALIBRATION_IMAGES} are used.",
 )
 @click.option(
     "--data-format", type=click.Choice(DATA_FORMATS), default=DATA_FORMATS[0], show_default=True,
@@ -139,14 +139,14 @@ def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:
 
 
 def _calibration(photos: str, processor: Any) -> Iterator[Any]:
-    """Pixel values of some pictures, spread over all that were named."""
+    """Pixel values of some images, spread over all that were named."""
     from tf_segformer.imaging.files import open_image
 
-    pictures, problems = expand_inputs([photos])
+    images, problems = expand_inputs([photos])
     if problems:
         raise click.UsageError(problems[0])
-    step = max(1, len(pictures) // _CALIBRATION_PICTURES)
-    for path in pictures[::step][:_CALIBRATION_PICTURES]:
+    step = max(1, len(images) // _CALIBRATION_IMAGES)
+    for path in images[::step][:_CALIBRATION_IMAGES]:
         yield processor(open_image(path))["pixel_values"]
 
 

@@ -18,7 +18,7 @@ from tf_segformer.modeling.macs import classification_macs, encoder_macs, segmen
 @click.argument("model")
 @click.option(
     "--size", default="512", show_default=True, metavar="N[,N]", callback=read_numbers(int, 2),
-    help="Height and width of the picture whose cost is counted.",
+    help="Height and width of the image whose cost is counted.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(model: str, size: int | tuple[int, int], as_json: bool) -> None:
@@ -47,7 +47,7 @@ def describe_model(loaded: LoadedModel, size: tuple[int, int]) -> dict[str, Any]
 
     Args:
         loaded: The model and its origin.
-        size: (height, width) of the picture whose cost is counted.
+        size: (height, width) of the image whose cost is counted.
 
     Returns:
         Facts by name; costs in GMAC.
@@ -73,11 +73,11 @@ def describe_model(loaded: LoadedModel, size: tuple[int, int]) -> dict[str, Any]
 
 
 def _costs(config: SegformerConfig, task: str, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of one picture; of a decode head as it runs here and as the reference runs it."""
+    """Multiply-accumulates of one image; of a decode head as it runs here and as the reference runs it."""
     if task == "segmentation":
         return {
             "gmac": segmentation_macs(config, size),
-            "gmac_of_the_reference": segmentation_macs(config, size, composed_head=False),
+            "reference_gmac": segmentation_macs(config, size, composed_head=False),
         }
     return {"gmac": classification_macs(config, size) if task == "classification" else encoder_macs(config, size)}
 

@@ -1,4 +1,4 @@
-"""Which pictures a command line means: files, folders, patterns, a list on standard input."""
+"""Which images a command line means: files, folders, patterns, a list on standard input."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def expand_inputs(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
     """Turns arguments into files.
 
     Args:
-        arguments: Files; folders, whose pictures are taken by name, not those of folders below; patterns such as
+        arguments: Files; folders, whose images are taken by name, not those of folders below; patterns such as
             "photos/*.jpg" that the shell left alone; "-" for one path a line on standard input.
 
     Returns:
-        The files in order, each once, whether they exist or not; and messages on arguments that name no picture.
+        The files in order, each once, whether they exist or not; and messages on arguments that name no image.
     """
     files: dict[Path, None] = {}
     problems: list[str] = []
@@ -27,8 +27,8 @@ def expand_inputs(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
             found = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
             problem = "-: there is no path on standard input"
         elif Path(argument).is_dir():
-            found = sorted(path for path in Path(argument).iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-            problem = f"{argument}: there is no picture in this folder"
+            found = sorted(path for path in Path(argument).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            problem = f"{argument}: there is no image in this folder"
         elif glob.has_magic(argument) and not Path(argument).exists():
             found = sorted(Path(path) for path in glob.glob(argument, recursive=True) if Path(path).is_file())
             problem = f"{argument}: no file matches this pattern"

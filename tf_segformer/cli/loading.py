@@ -90,7 +90,7 @@ def load_processor(name: str) -> SegformerImageProcessor:
     processor = SegformerImageProcessor()
     height, width = processor.target_size
     click.echo(
-        f"tf-segformer: {name} has no {CONFIG_NAME}: pictures are resized to {width}x{height}, ImageNet's mean",
+        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height}, ImageNet's mean",
         err=True,
     )
     return processor

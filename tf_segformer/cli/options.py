@@ -1,4 +1,4 @@
-"""The options by which `predict` and `evaluate` choose how pictures are seen."""
+"""The options by which `predict` and `evaluate` choose how images are seen."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def read_numbers(kind: Callable[[str], Any], most: int | None = None) -> Callabl
 
 
 _OPTIONS = (
-    click.option(
-        "--mode", type=click.Choice(MODES), default="resize", show_default=True, help="How pictures are seen."
-    ),
+    click.option("--mode", type=click.Choice(MODES), default="resize", show_default=True, help="How images are seen."),
     click.option(
         "--window", metavar="N[,N]", callback=read_numbers(int, 2), help="Height and width of the windows of slide."
     ),
@@ -48,11 +46,9 @@ _OPTIONS = (
     click.option(
         "--scales", metavar="S,...", callback=read_numbers(float), help="Scales of multiscale, such as 0.5,1,1.5."
     ),
+    click.option("--flip/--no-flip", default=None, help="Average with the flipped image; default in multiscale only."),
     click.option(
-        "--flip/--no-flip", default=None, help="Average with the mirrored picture; default in multiscale only."
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Pictures or windows at once."
+        "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images or windows at once."
     ),
     click.option("--bfloat16", is_flag=True, help="Compute in bfloat16: faster on CPUs with avx512_bf16 or AMX."),
 )

@@ -1,4 +1,4 @@
-"""What `predict` writes: one group of files a picture, each whole or not at all."""
+"""What `predict` writes: one group of files an image, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.visualize import draw_overlay
 from tf_segformer.inference.results import SegmentationResult
 
-_MOST_OVERLAY_PIXELS = 32_000_000  # of a larger picture the overlay is drawn at 1/2, 1/3, ...: it is to be looked at
+_MOST_OVERLAY_PIXELS = 32_000_000  # of a larger image the overlay is drawn at 1/2, 1/3, ...: it is to be looked at
 
 KINDS = {"overlay": "_overlay.png", "mask": "_mask.png", "json": ".json", "logits": "_logits.npy"}
 
 
 class OutputFolder:
-    """Writes the files of many pictures into one folder; pictures of equal names get numbers.
+    """Writes the files of many images into one folder; images of equal names get numbers.
 
     Args:
         folder: Where to write; made where it is missing.
         kinds: Some of `KINDS`.
-        inputs: The pictures, which no output may replace.
-        alpha: Weight of the colours in the overlay.
-        apply_exif_orientation: Whether the pictures were turned before they were segmented.
+        inputs: The images, which no output may replace.
+        alpha: Weight of the colors in the overlay.
+        apply_exif_orientation: Whether the images were turned before they were segmented.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OutputFolder:
         """Writes the files of one result.
 
         Args:
-            result: The result of a picture that came from a file.
+            result: The result of an image that came from a file.
 
         Returns:
             The paths of the files.
@@ -68,7 +68,7 @@ class OutputFolder:
         return list(paths.values())
 
     def _free_paths(self, stem: str) -> dict[str, Path]:
-        """Paths of one picture's files that no other picture of this run has, nor is itself a picture."""
+        """Paths of one image's files that no other image of this run has, nor is itself an image."""
         number = 1
         while True:
             name = stem if number == 1 else f"{stem}_{number}"
@@ -80,16 +80,16 @@ class OutputFolder:
             number += 1
 
     def _write_mask(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
-        return lambda file: mask_picture(result.class_map, list(result.labels.values())).save(file, "PNG")
+        return lambda file: mask_image(result.class_map, list(result.labels.values())).save(file, "PNG")
 
     def _write_overlay(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
         assert result.source is not None
-        picture = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
+        image = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
         step = math.ceil(math.sqrt(result.class_map.size / _MOST_OVERLAY_PIXELS))
         if step > 1:
-            picture = picture.reduce(step)
+            image = image.reduce(step)
         class_map = result.class_map[::step, ::step]
-        overlay = draw_overlay(picture, class_map, list(result.labels.values()), alpha=self._alpha)
+        overlay = draw_overlay(image, class_map, list(result.labels.values()), alpha=self._alpha)
         return lambda file: overlay.save(file, "PNG")
 
     def _write_json(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
@@ -102,32 +102,32 @@ class OutputFolder:
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:
-    """A result as JSON: the picture's path and size, the share of each class present, the class names."""
+    """A result as JSON: the image's path and size, the share of each class present, the class names."""
     height, width = result.class_map.shape
     return {
-        "picture": result.source,
+        "image": result.source,
         "height": height,
         "width": width,
-        "shares": {name: round(share, 6) for name, share in result.shares.items()},
+        "class_fractions": {name: round(share, 6) for name, share in result.class_fractions.items()},
         "labels": {str(index): name for index, name in result.labels.items()},
     }
 
 
-def mask_picture(class_map: np.ndarray, labels: list[str]) -> Image.Image:
-    """A class map as a picture whose pixel values are the classes.
+def mask_image(class_map: np.ndarray, labels: list[str]) -> Image.Image:
+    """A class map as an image whose pixel values are the classes.
 
     Args:
         class_map: (H, W) classes.
         labels: Class names.
 
     Returns:
-        An 8-bit picture with the classes' colours as its palette; a 16-bit one for more than 256 classes.
+        An 8-bit image with the classes' colors as its palette; a 16-bit one for more than 256 classes.
     """
     if len(labels) > 256:
         return Image.fromarray(class_map.astype(np.uint16))
-    picture = Image.fromarray(class_map.astype(np.uint8))
-    picture.putpalette(palette_for(labels).tobytes())
-    return picture
+    image = Image.fromarray(class_map.astype(np.uint8))
+    image.putpalette(palette_for(labels).tobytes())
+    return image
 
 
 def write_aside(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

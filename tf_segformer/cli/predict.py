@@ -44,8 +44,8 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
     "--save", default="overlay,mask", show_default=True, callback=_read_kinds, metavar="KIND,...",
     help=f"What to write: {', '.join(KINDS)}.",
 )  # fmt: skip
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colours.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture instead of tables.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colors.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image instead of tables.")
 @click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
 @click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
 @prediction_options
@@ -68,56 +68,56 @@ def predict(
     PHOTO is a file, a folder, a quoted pattern such as "photos/*.jpg", or - for a list of paths on standard input.
     A classification checkpoint prints its five most probable classes instead and writes nothing.
 
-    The exit code is 0 when every picture was segmented, 1 when some could not be read, 2 when none could.
+    The exit code is 0 when every image was segmented, 1 when some could not be read, 2 when none could.
 
     Example: tf-segformer predict street.jpg --save overlay,json
     """
-    pictures, problems = expand_inputs(photos)
+    images, problems = expand_inputs(photos)
     for problem in problems:
-        _complain(problem)
+        _report_error(problem)
     done = failed = 0
     if server is not None:
         from tf_segformer.cli.remote import make_remote_predictor
 
         remote = make_remote_predictor(context, server, server_model, save)
-        done, failed = _segment(remote, pictures, OutputFolder(output, save, pictures, alpha), as_json)
-    elif pictures:
+        done, failed = _segment(remote, images, OutputFolder(output, save, images, alpha), as_json)
+    elif images:
         loaded, processor = load_model(model, bfloat16), load_processor(model)
         if loaded.task == "classification":
-            done, failed = _classify(loaded.model, processor, pictures, as_json)
+            done, failed = _classify(loaded.model, processor, images, as_json)
         else:
             segmenter = require_segmentation(loaded)
             predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
-            folder = OutputFolder(output, save, pictures, alpha, processor.apply_exif_orientation)
-            done, failed = _segment(predictor, pictures, folder, as_json)
+            folder = OutputFolder(output, save, images, alpha, processor.apply_exif_orientation)
+            done, failed = _segment(predictor, images, folder, as_json)
     if failed or problems:
         sys.exit(PARTLY_FAILED if done else UNUSABLE)
 
 
 def _segment(
-    predictor: SegmentationPredictor | RemotePredictor, pictures: list[Path], folder: OutputFolder, as_json: bool
+    predictor: SegmentationPredictor | RemotePredictor, images: list[Path], folder: OutputFolder, as_json: bool
 ) -> tuple[int, int]:
-    """Writes and reports every picture; returns how many could be read and how many not."""
-    results = predictor(pictures, on_error="skip")
+    """Writes and reports every image; returns how many could be read and how many not."""
+    results = predictor(images, on_error="skip")
     done = reported = written = 0
     for result in results:
         paths = folder.write(result)
-        reported = _complain_of(results.failures, reported)
-        _report(result, paths, alone=len(pictures) == 1, as_json=as_json)
+        reported = _report_failures(results.failures, reported)
+        _report(result, paths, alone=len(images) == 1, as_json=as_json)
         done += 1
         written += len(paths)
-    _complain_of(results.failures, reported)
-    if done and len(pictures) > 1 and not as_json:
+    _report_failures(results.failures, reported)
+    if done and len(images) > 1 and not as_json:
         click.echo(f"wrote {written} files to {folder.folder}")
     return done, len(results.failures)
 
 
 def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
-    """Prints the shares of one picture: a table where it is the only one, a line otherwise, or JSON."""
+    """Prints the shares of one image: a table where it is the only one, a line otherwise, or JSON."""
     if as_json:
         click.echo(json.dumps({**describe(result), "files": [str(path) for path in paths]}, ensure_ascii=False))
         return
-    shares = result.shares
+    shares = result.class_fractions
     if not alone:
         largest = ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:_SHARES_IN_A_LINE])
         more = len(shares) - _SHARES_IN_A_LINE
@@ -128,8 +128,8 @@ def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json:
         click.echo(f"wrote {path}")
 
 
-def _classify(model: Any, processor: Any, pictures: list[Path], as_json: bool) -> tuple[int, int]:
-    """Prints the most probable classes of each picture; returns how many could be read and how many not."""
+def _classify(model: Any, processor: Any, images: list[Path], as_json: bool) -> tuple[int, int]:
+    """Prints the most probable classes of each image; returns how many could be read and how many not."""
     import numpy as np
 
     from tf_segformer.imaging.files import open_image
@@ -137,24 +137,24 @@ def _classify(model: Any, processor: Any, pictures: list[Path], as_json: bool) -
 
     forward = forward_function(model)
     done = 0
-    for path in pictures:
+    for path in images:
         try:
-            picture = open_image(path, apply_exif_orientation=processor.apply_exif_orientation)
+            image = open_image(path, apply_exif_orientation=processor.apply_exif_orientation)
         except (ValueError, OSError) as error:
-            _complain(error)
+            _report_error(error)
             continue
-        logits = forward(processor(picture)["pixel_values"])[0]  # (K,)
+        logits = forward(processor(image)["pixel_values"])[0]  # (K,)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES]
         named = {model.config.id2label[int(index)]: float(probabilities[index]) for index in best}
         if as_json:
-            click.echo(json.dumps({"picture": str(path), "probabilities": named}, ensure_ascii=False))
+            click.echo(json.dumps({"image": str(path), "probabilities": named}, ensure_ascii=False))
         else:
             rows = [(name, _percent(probability)) for name, probability in named.items()]
             _print_table(str(path), ("class", "probability"), rows)
         done += 1
-    return done, len(pictures) - done
+    return done, len(images) - done
 
 
 def _print_table(title: str, header: tuple[str, str], rows: list[tuple[str, str]]) -> None:
@@ -174,13 +174,13 @@ def _percent(share: float) -> str:
     return f"{share * 100:.1f} %" if share >= 0.0005 else "<0.1 %"
 
 
-def _complain_of(failures: list[Failure], reported: int) -> int:
+def _report_failures(failures: list[Failure], reported: int) -> int:
     """Writes the failures that were not reported yet; returns how many are by now."""
     for failure in failures[reported:]:
-        _complain(failure.error)
+        _report_error(failure.error)
     return len(failures)
 
 
-def _complain(problem: object) -> None:
+def _report_error(problem: object) -> None:
     """Writes one line to standard error."""
     click.echo(f"tf-segformer: {problem}", err=True)

@@ -1,4 +1,4 @@
-"""`predict --server`: pictures are segmented by TensorFlow Serving instead of a model in this process."""
+"""`predict --server`: images are segmented by TensorFlow Serving instead of a model in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_
 
 
 class RemotePredictor:
-    """Stands in for a `SegmentationPredictor`: one request a picture.
+    """Stands in for a `SegmentationPredictor`: one request an image.
 
     Args:
         client: A client of the server.
@@ -26,21 +26,21 @@ class RemotePredictor:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def __call__(self, pictures: Sequence[Path], on_error: str = "skip") -> SegmentationResults:
-        """Segments picture files; one that cannot be read or is refused becomes a failure.
+    def __call__(self, images: Sequence[Path], on_error: str = "skip") -> SegmentationResults:
+        """Segments image files; one that cannot be read or is rejectd becomes a failure.
 
         Args:
-            pictures: Paths of JPEG or PNG files.
+            images: Paths of JPEG or PNG files.
             on_error: "skip", the one way there is here.
 
         Returns:
             The results in order, each asked for when it is taken.
         """
         failures: list[Failure] = []
-        return SegmentationResults(self._results(pictures, failures), failures)
+        return SegmentationResults(self._results(images, failures), failures)
 
-    def _results(self, pictures: Sequence[Path], failures: list[Failure]) -> Iterator[SegmentationResult]:
-        for index, path in enumerate(pictures):
+    def _results(self, images: Sequence[Path], failures: list[Failure]) -> Iterator[SegmentationResult]:
+        for index, path in enumerate(images):
             try:
                 encoded = path.read_bytes()
             except OSError as error:

@@ -16,12 +16,10 @@ from tf_segformer.cli.loading import import_keras
     help="Folder for the configuration files.",
 )  # fmt: skip
 @click.option("--name", default="segformer", show_default=True, help="Name of the model on the server.")
-@click.option(
-    "--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures that run at once."
-)
+@click.option("--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images that run at once.")
 @click.option(
     "--batch-timeout", type=click.IntRange(0), default=2000, show_default=True, metavar="MICROSECONDS",
-    help="How long a picture waits for others.",
+    help="How long an image waits for others.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Batches at the same time.")
 def serving_config(

@@ -30,18 +30,18 @@ PRECISIONS = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mix
 @click.option("--init", "initial_weights", metavar="CHECKPOINT", help="Start from these weights; 'random' for none.")
 @click.option("--epochs", type=click.IntRange(1), help="Train for this many passes over the data.")
 @click.option("--steps", type=click.IntRange(1), help="Train for this many batches.")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures a batch.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a batch.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest rate of the encoder.")
 @click.option("--seed", type=int, help="Decides initial weights, data order, augmentation and dropout.")
 @click.option("--class-names", metavar="A,B,...", help="Class names of a dataset of kind 'folder'.")
-@click.option("--palette", metavar="RRGGBB,...", help="Colours of the classes, where the labels are RGB pictures.")
+@click.option("--palette", metavar="RRGGBB,...", help="Colors of the classes, where the labels are RGB images.")
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
 @click.option("--jit/--no-jit", default=None, help="Compile the step with XLA; default as Keras decides.")
 @click.option("--remat", is_flag=True, help="Compute activations again in the backward pass: less memory, more time.")
 @click.option("--devices", type=click.IntRange(1), help="Train on this many GPUs; default all.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default all.")
 @click.option("--check/--no-check", default=True, help="Open every file before the first step.")
-@click.option("--write-shards", type=click.Path(path_type=Path), help="Write the data as TFRecord shards and stop.")
+@click.option("--write-tfrecords", type=click.Path(path_type=Path), help="Write the data as TFRecord shards and stop.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 def train(
     recipe_name: str,
@@ -53,7 +53,7 @@ def train(
     devices: int | None,
     threads: int | None,
     check: bool,
-    write_shards: Path | None,
+    write_tfrecords: Path | None,
     resume: bool,
     class_names: str | None,
     palette: str | None,
@@ -73,8 +73,8 @@ def train(
     recipe = _change(recipe, splits["train"], **changes)
     if check:
         _check(splits)
-    if write_shards is not None:
-        _write_shards(splits, write_shards)
+    if write_tfrecords is not None:
+        _write_tfrecords(splits, write_tfrecords)
         return
 
     import keras
@@ -110,14 +110,14 @@ def _open_split(
 ) -> SegmentationDataset | ShardedDataset:
     """A split as files or, where the folder holds shards, as those."""
     from tf_segformer.data.datasets import find_dataset
-    from tf_segformer.data.tfrecords import INDEX_NAME, open_shards
+    from tf_segformer.data.tfrecords import INDEX_NAME, open_tfrecords
 
     if (data / split / INDEX_NAME).is_file():
-        return open_shards(data / split)
+        return open_tfrecords(data / split)
     names = None if class_names is None else [name.strip() for name in class_names.split(",")]
     try:
-        colours = None if palette is None else [tuple(bytes.fromhex(colour)) for colour in palette.split(",")]
-        return find_dataset(recipe.dataset, data, split, names, colours)
+        colors = None if palette is None else [tuple(bytes.fromhex(color)) for color in palette.split(",")]
+        return find_dataset(recipe.dataset, data, split, names, colors)
     except DatasetError:
         raise
     except ValueError as error:
@@ -145,8 +145,8 @@ def _change(
     given: dict[str, Any] = {"learning_rate": learning_rate, "seed": seed}
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     if epochs is not None:
-        pictures_a_step = sum(phase.steps * phase.batch_size for phase in recipe.phases) / recipe.steps
-        steps = max(round(epochs * train_data.size / pictures_a_step), len(recipe.phases))
+        images_a_step = sum(phase.steps * phase.batch_size for phase in recipe.phases) / recipe.steps
+        steps = max(round(epochs * train_data.size / images_a_step), len(recipe.phases))
     return recipe if steps is None else recipe.with_steps(steps)
 
 
@@ -161,15 +161,15 @@ def _check(splits: dict[str, Any]) -> None:
         counts = check_dataset(dataset)
         absent = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
         note = f"; never labelled: {', '.join(absent)}" if absent else ""
-        click.echo(f"{dataset.name}: {dataset.size} pictures checked{note}")
+        click.echo(f"{dataset.name}: {dataset.size} images checked{note}")
 
 
-def _write_shards(splits: dict[str, Any], folder: Path) -> None:
+def _write_tfrecords(splits: dict[str, Any], folder: Path) -> None:
     """Writes both splits below a folder that --data takes."""
-    from tf_segformer.data.tfrecords import write_shards
+    from tf_segformer.data.tfrecords import write_tfrecords
 
     for split, dataset in splits.items():
-        written = write_shards(dataset, folder / split)
+        written = write_tfrecords(dataset, folder / split)
         click.echo(f"{folder / split}: {written.size} examples in {len(written.paths)} shards")
 
 

@@ -17,12 +17,12 @@ class Augmentation:
 
     Args:
         crop_size: (height, width) of the training crop, pixels.
-        base_size: (short, long) sides into which the picture is fitted before the random ratio, as mmsegmentation's
-            `scale=(2048, 512)`; None keeps the picture's own size.
+        base_size: (short, long) sides into which the image is fitted before the random ratio, as mmsegmentation's
+            `scale=(2048, 512)`; None keeps the image's own size.
         scale_range: Lowest and highest ratio of the random resize.
-        max_class_share: A crop in which one class covers more than this share of the labelled pixels is drawn again,
+        max_class_ratio: A crop in which one class covers more than this share of the labelled pixels is drawn again,
             up to 10 times; 1.0 takes the first.
-        flip: Mirror half of the pictures left to right.
+        flip: Flip half of the images left to right.
         brightness: Largest shift, levels of 0..255.
         contrast: Contrast is scaled by 1 - contrast .. 1 + contrast.
         saturation: Saturation is scaled by 1 - saturation .. 1 + saturation.
@@ -38,7 +38,7 @@ class Augmentation:
     crop_size: tuple[int, int]
     base_size: tuple[int, int] | None = None
     scale_range: tuple[float, float] = (0.5, 2.0)
-    max_class_share: float = 0.75
+    max_class_ratio: float = 0.75
     flip: bool = True
     brightness: float = 32.0
     contrast: float = 0.5
@@ -57,7 +57,7 @@ def augment(image: Any, labels: Any, seed: Any, settings: Augmentation, ignore_i
         ignore_index: Label that the crop's class share does not count.
 
     Returns:
-        The picture (h, w, 3), float32 in 0..255, and its labels (h, w), at most `crop_size`.
+        The image (h, w, 3), float32 in 0..255, and its labels (h, w), at most `crop_size`.
 
     Example:
         >>> settings = Augmentation(crop_size=(8, 8))
@@ -66,7 +66,7 @@ def augment(image: Any, labels: Any, seed: Any, settings: Augmentation, ignore_i
     seeds = tf.random.split(seed, 4)
     new_size = random_size(tf.shape(labels), seeds[0], settings.scale_range, settings.base_size)
     labels = tf.image.resize(labels[..., None], new_size, method="nearest")[..., 0]
-    begin, size = random_window(labels, seeds[1], settings.crop_size, settings.max_class_share, ignore_index)
+    begin, size = random_window(labels, seeds[1], settings.crop_size, settings.max_class_ratio, ignore_index)
     labels = tf.slice(labels, begin, size)
     image = resized_window(image, new_size, begin, size)
     if settings.flip:
@@ -83,7 +83,7 @@ def random_size(
         size: (2,) int32, height and width.
         seed: (2,) integers.
         scale_range: Lowest and highest ratio.
-        base_size: (short, long) sides that the picture is fitted into at ratio 1; None for its own size.
+        base_size: (short, long) sides that the image is fitted into at ratio 1; None for its own size.
 
     Returns:
         (2,) int32.
@@ -100,15 +100,15 @@ def random_size(
 
 
 def random_window(
-    labels: Any, seed: Any, crop_size: tuple[int, int], max_class_share: float, ignore_index: int
+    labels: Any, seed: Any, crop_size: tuple[int, int], max_class_ratio: float, ignore_index: int
 ) -> tuple[Any, Any]:
     """Chooses a crop, drawn again up to 10 times while one class covers too much of it.
 
     Args:
         labels: (H, W) int32.
         seed: (2,) integers.
-        crop_size: (height, width); a smaller picture keeps its side.
-        max_class_share: Largest share of the labelled pixels that one class may have, in (0, 1].
+        crop_size: (height, width); a smaller image keeps its side.
+        max_class_ratio: Largest share of the labelled pixels that one class may have, in (0, 1].
         ignore_index: Label that is not counted.
 
     Returns:
@@ -126,7 +126,7 @@ def random_window(
         window = tf.slice(labels, offsets[attempt], size)
         window = window[window != ignore_index]
         largest = tf.reduce_max(tf.concat([tf.math.bincount(window), [0]], axis=0))
-        return tf.cast(largest, tf.float32) > max_class_share * tf.cast(tf.size(window), tf.float32)
+        return tf.cast(largest, tf.float32) > max_class_ratio * tf.cast(tf.size(window), tf.float32)
 
     def draw_again(attempt: Any) -> Any:
         return tf.logical_and(attempt < _CROP_TRIES - 1, is_monotonous(attempt))
@@ -136,11 +136,11 @@ def random_window(
 
 
 def resized_window(image: Any, new_size: Any, begin: Any, size: Any) -> Any:
-    """A window of the bilinearly resized (antialiased) picture, computed without the rest of it.
+    """A window of the bilinearly resized (antialiased) image, computed without the rest of it.
 
     Args:
         image: (H, W, 3) uint8 or float32.
-        new_size: (2,) int32, height and width of the whole resized picture.
+        new_size: (2,) int32, height and width of the whole resized image.
         begin: (2,) int32, offset of the window in it.
         size: (2,) int32, height and width of the window.
 
@@ -163,7 +163,7 @@ def resized_window(image: Any, new_size: Any, begin: Any, size: Any) -> Any:
 
 
 def random_flip(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
-    """Mirrors picture and labels left to right with probability one half.
+    """Flips image and labels left to right with probability one half.
 
     Args:
         image: (H, W, 3).
@@ -171,17 +171,17 @@ def random_flip(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
         seed: (2,) int32.
 
     Returns:
-        Both, mirrored or not.
+        Both, flipped or not.
 
     Example:
         >>> image, labels = random_flip(tf.zeros((2, 2, 3)), tf.zeros((2, 2), tf.int32), (0, 1))
     """
-    if_mirrored = tf.random.stateless_uniform((), seed) < _CHANCE
-    return tf.cond(if_mirrored, lambda: (image[:, ::-1], labels[:, ::-1]), lambda: (image, labels))
+    if_flipped = tf.random.stateless_uniform((), seed) < _CHANCE
+    return tf.cond(if_flipped, lambda: (image[:, ::-1], labels[:, ::-1]), lambda: (image, labels))
 
 
 def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any:
-    """Brightness, contrast (before or after the colours), saturation and hue, each with probability one half.
+    """Brightness, contrast (before or after the colors), saturation and hue, each with probability one half.
 
     Args:
         image: (H, W, 3) float32, 0..255.
@@ -189,7 +189,7 @@ def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any
         settings: The ranges; a range of 0 changes nothing.
 
     Returns:
-        The picture, float32 in 0..255.
+        The image, float32 in 0..255.
 
     Example:
         >>> photometric_distortion(tf.zeros((2, 2, 3)), (0, 1), Augmentation(crop_size=(2, 2))).shape
@@ -206,12 +206,12 @@ def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any
 
     image = _levels(image + shift)
     image = _levels(image * tf.where(contrast_first, contrast, 1.0))
-    image = tf.cond(used[2] + used[3] > 0, lambda: _shift_colours(image, saturation, hue), lambda: image)
+    image = tf.cond(used[2] + used[3] > 0, lambda: _shift_colors(image, saturation, hue), lambda: image)
     return _levels(image * tf.where(contrast_first, 1.0, contrast))
 
 
-def _shift_colours(image: Any, saturation: Any, hue: Any) -> Any:
-    """Scales the saturation and turns the hue (1 is the full circle) of a picture in 0..255."""
+def _shift_colors(image: Any, saturation: Any, hue: Any) -> Any:
+    """Scales the saturation and turns the hue (1 is the full circle) of an image in 0..255."""
     channels = tf.image.rgb_to_hsv(image / 255.0)
     turned = tf.math.floormod(channels[..., 0] + hue, 1.0)
     scaled = tf.clip_by_value(channels[..., 1] * saturation, 0.0, 1.0)
@@ -219,12 +219,12 @@ def _shift_colours(image: Any, saturation: Any, hue: Any) -> Any:
 
 
 def _levels(image: Any) -> Any:
-    """Clips to the levels of an 8-bit picture."""
+    """Clips to the levels of an 8-bit image."""
     return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int) -> tuple[Any, Any]:
-    """Pads below and to the right: the (normalized) picture with 0, the labels with `ignore_index`.
+    """Pads below and to the right: the (normalized) image with 0, the labels with `ignore_index`.
 
     Args:
         image: (h, w, 3), at most `size`.
@@ -233,7 +233,7 @@ def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int) -> tu
         ignore_index: Label of the padding.
 
     Returns:
-        Picture (height, width, 3) and labels (height, width), static shapes.
+        Image (height, width, 3) and labels (height, width), static shapes.
 
     Example:
         >>> pad(tf.ones((1, 1, 3)), tf.ones((1, 1), tf.int32), (2, 2), 255)[1].numpy().tolist()

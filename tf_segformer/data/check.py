@@ -13,7 +13,7 @@ from tf_segformer.imaging.files import open_image
 
 
 def check_dataset(dataset: SegmentationDataset, threads: int = 4) -> np.ndarray:
-    """Decodes every picture and segmentation map.
+    """Decodes every image and segmentation map.
 
     Args:
         dataset: What `find_dataset` found.
@@ -40,11 +40,11 @@ def check_dataset(dataset: SegmentationDataset, threads: int = 4) -> np.ndarray:
             f"Class 0 ({dataset.class_names[0]}) is never labelled: do these labels count from 1? Classes count from "
             f"0: save the labels less one, with {IGNORE_INDEX} for pixels of no class"
         )
-    refuse(problems, dataset.name)
+    reject(problems, dataset.name)
     return counts
 
 
-def refuse(problems: Iterable[str], name: str) -> None:
+def reject(problems: Iterable[str], name: str) -> None:
     """Raises one error that lists the problems, if there are any.
 
     Args:
@@ -55,7 +55,7 @@ def refuse(problems: Iterable[str], name: str) -> None:
         DatasetError: Where there is a problem.
 
     Example:
-        >>> refuse([], "camvid/train")
+        >>> reject([], "camvid/train")
     """
     problems = list(problems)
     if problems:
@@ -88,7 +88,7 @@ def _check_example(dataset: SegmentationDataset, example: Example) -> tuple[list
     if len(set(sizes)) > 1:
         (height, width), (label_height, label_width) = sizes
         problems.append(
-            f"{example.labels}: {label_width} x {label_height} pixels, but its picture {example.image} has "
+            f"{example.labels}: {label_width} x {label_height} pixels, but its image {example.image} has "
             f"{width} x {height}"
         )
     return problems, counts

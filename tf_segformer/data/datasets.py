@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and its segmentation map.
+    """One image and its segmentation map.
 
     Args:
         image: JPEG or PNG file.
@@ -43,8 +43,8 @@ class SegmentationDataset:
         examples: The pairs, in the order of their names.
         class_names: Class names by index.
         class_of_value: Class of each label value 0..255, `IGNORE_INDEX` for those that do not count; a value that has
-            no class is one from `len(class_names)` to 254, which the checks refuse.
-        palette: Colours (K, 3) of RGB label files, or None where the files hold class values.
+            no class is one from `len(class_names)` to 254, which the checks reject.
+        palette: Colors (K, 3) of RGB label files, or None where the files hold class values.
 
     Example:
         >>> dataset = find_dataset("camvid", "CamVid", "train")
@@ -72,20 +72,20 @@ class SegmentationDataset:
         """Reads one label file as class indices.
 
         Args:
-            path: PNG with one channel, a colour table, or (where the dataset has a palette) RGB colours.
+            path: PNG with one channel, a color table, or (where the dataset has a palette) RGB colors.
 
         Returns:
             (H, W) int32: classes and `IGNORE_INDEX`.
 
         Raises:
-            ImageError: The file is no readable label map, holds values above 255 or colours beyond the palette.
+            ImageError: The file is no readable label map, holds values above 255 or colors beyond the palette.
 
         Example:
             >>> dataset.read_labels("labels/0001.png").dtype
             dtype('int32')
         """
         if self.palette is not None:
-            return _classes_of_colours(Path(path), self.palette)
+            return _classes_of_colors(Path(path), self.palette)
         values = open_label_map(path)
         if values.min() < 0 or values.max() > 255:
             raise ImageError(
@@ -126,14 +126,14 @@ def find_dataset(
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
 ) -> SegmentationDataset:
-    """Finds the pairs of pictures and segmentation maps of one split.
+    """Finds the pairs of images and segmentation maps of one split.
 
     Args:
         kind: One of `KINDS`: "ade20k", "cityscapes", "voc", "camvid" or "folder".
         root: The dataset's folder.
         split: "train" or "val".
-        class_names: Class names, needed for "folder" and refused to disagree in number for the others.
-        palette: Colours of RGB label files, one a class, for "folder".
+        class_names: Class names, needed for "folder" and rejectd to disagree in number for the others.
+        palette: Colors of RGB label files, one a class, for "folder".
 
     Returns:
         The dataset; its files are not opened yet (see `checks.check_dataset`).
@@ -157,25 +157,25 @@ def find_dataset(
     if layout.class_names is not None and len(names) != len(layout.class_names):
         raise ValueError(f"class_names has {len(names)} entries, {kind} has {len(layout.class_names)} classes")
     if palette is not None and len(palette) != len(names):
-        raise ValueError(f"palette has {len(palette)} colours for {len(names)} classes")
+        raise ValueError(f"palette has {len(palette)} colors for {len(names)} classes")
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: there is no such folder; {kind} needs {layout.layout}")
     examples = layout.find(root, layout.splits[split])
     if not examples:
-        raise DatasetError(f"{root}: no pictures for the split {split!r}; {kind} needs {layout.layout}")
-    colours = None if palette is None else np.asarray(palette, np.uint8)
-    return SegmentationDataset(f"{kind}/{split}", tuple(examples), names, layout.class_of_value, colours)
+        raise DatasetError(f"{root}: no images for the split {split!r}; {kind} needs {layout.layout}")
+    colors = None if palette is None else np.asarray(palette, np.uint8)
+    return SegmentationDataset(f"{kind}/{split}", tuple(examples), names, layout.class_of_value, colors)
 
 
 def _pairs(images: Path, labels: Path, pattern: str = "*") -> list[Example]:
-    """Pictures of one folder with the PNG of the same name in another."""
+    """Images of one folder with the PNG of the same name in another."""
     found = sorted(path for path in images.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
     return [Example(path, labels / path.relative_to(images).with_suffix(".png")) for path in found]
 
 
 def _orphaned(pairs: list[Example], images: Path, labels: Path) -> list[Example]:
-    """The label files that no picture claims, as pairs whose picture does not exist."""
+    """The label files that no image claims, as pairs whose image does not exist."""
     claimed = {pair.labels for pair in pairs}
     orphans = sorted(path for path in labels.glob("*.png") if path not in claimed)
     return [Example(images / f"{path.stem}.jpg", path) for path in orphans]
@@ -251,25 +251,25 @@ KINDS: dict[str, DatasetKind] = {
         _find_in_split_folder,
         None,
         _classes(),
-        "{train,val}/images/ and {train,val}/labels/, or images/ and labels/, with PNG labels of the pictures' names",
+        "{train,val}/images/ and {train,val}/labels/, or images/ and labels/, with PNG labels of the images' names",
     ),
 }
 """Layout and classes of each kind of dataset."""
 
 
-def _classes_of_colours(path: Path, palette: np.ndarray) -> np.ndarray:
+def _classes_of_colors(path: Path, palette: np.ndarray) -> np.ndarray:
     """Class indices of an RGB label file; black is ignored unless it is a class of its own."""
     try:
         with Image.open(path) as image:
-            colours = np.asarray(image.convert("RGB")).astype(np.int64)
+            colors = np.asarray(image.convert("RGB")).astype(np.int64)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read as a label map ({error})") from error
-    codes = colours @ [65536, 256, 1]  # (H, W)
+    codes = colors @ [65536, 256, 1]  # (H, W)
     classes = np.full(codes.shape, -1, np.int32)
     classes[codes == 0] = IGNORE_INDEX
     for index, code in enumerate(palette.astype(np.int64) @ [65536, 256, 1]):
         classes[codes == code] = index
     if (classes < 0).any():
-        red, green, blue = colours[classes < 0][0]
-        raise ImageError(f"{path}: the colour ({red}, {green}, {blue}) is not in the palette")
+        red, green, blue = colors[classes < 0][0]
+        raise ImageError(f"{path}: the color ({red}, {green}, {blue}) is not in the palette")
     return classes

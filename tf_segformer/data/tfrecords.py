@@ -24,7 +24,7 @@ _FEATURES = {"image": tf.io.FixedLenFeature((), tf.string), "labels": tf.io.Fixe
 
 @dataclass(frozen=True)
 class ShardedDataset:
-    """A split that `write_shards` wrote.
+    """A split that `write_tfrecords` wrote.
 
     Args:
         name: Kind and split, for messages.
@@ -33,7 +33,7 @@ class ShardedDataset:
         class_names: Class names by index.
 
     Example:
-        >>> len(open_shards("shards/train").paths)
+        >>> len(open_tfrecords("shards/train").paths)
         1
     """
 
@@ -48,8 +48,8 @@ class ShardedDataset:
         return len(self.class_names)
 
 
-def write_shards(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
-    """Writes a checked dataset as shards: the pictures' own bytes, the labels as 8-bit PNGs of class indices.
+def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
+    """Writes a checked dataset as shards: the images' own bytes, the labels as 8-bit PNGs of class indices.
 
     Args:
         dataset: Checked with `check_dataset`.
@@ -63,7 +63,7 @@ def write_shards(dataset: SegmentationDataset, folder: str | Path, examples_per_
         DatasetError: The folder is not empty.
 
     Example:
-        >>> write_shards(find_dataset("camvid", "CamVid", "val"), "shards/val").class_names[:2]
+        >>> write_tfrecords(find_dataset("camvid", "CamVid", "val"), "shards/val").class_names[:2]
         ('Sky', 'Building')
     """
     folder = Path(folder)
@@ -89,11 +89,11 @@ def write_shards(dataset: SegmentationDataset, folder: str | Path, examples_per_
     aside = folder / f"{INDEX_NAME}.partial"  # renamed last: a folder without the index is not complete
     aside.write_text(json.dumps(content, indent=2))
     os.replace(aside, folder / INDEX_NAME)
-    return open_shards(folder)
+    return open_tfrecords(folder)
 
 
-def open_shards(folder: str | Path) -> ShardedDataset:
-    """Opens what `write_shards` wrote.
+def open_tfrecords(folder: str | Path) -> ShardedDataset:
+    """Opens what `write_tfrecords` wrote.
 
     Args:
         folder: Folder with `shards.json`.
@@ -105,7 +105,7 @@ def open_shards(folder: str | Path) -> ShardedDataset:
         DatasetError: The index or a shard is missing.
 
     Example:
-        >>> open_shards("shards/train").num_labels
+        >>> open_tfrecords("shards/train").num_labels
         11
     """
     folder = Path(folder)
@@ -121,7 +121,7 @@ def open_shards(folder: str | Path) -> ShardedDataset:
     return dataset
 
 
-def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, buffer: int = 1024) -> tf.data.Dataset:
+def indexed_records(dataset: ShardedDataset, seed: int, first: int, last: int, buffer: int = 1024) -> tf.data.Dataset:
     """The records of examples number `first` to `last`; those of epoch e are n = e * size to (e + 1) * size.
 
     Every epoch has its own order of the shards and of the examples in a buffer. To begin in the middle of an epoch,
@@ -138,7 +138,7 @@ def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, 
         A dataset of (number int64, serialized record).
 
     Example:
-        >>> records = numbered_records(open_shards("shards/train"), seed=0, first=0, last=8)
+        >>> records = indexed_records(open_tfrecords("shards/train"), seed=0, first=0, last=8)
     """
     paths = tf.constant([str(path) for path in dataset.paths])
 
@@ -160,7 +160,7 @@ def numbered_records(dataset: ShardedDataset, seed: int, first: int, last: int, 
 
 
 def parse_record(record: Any) -> tuple[Any, Any]:
-    """Picture and labels of one record.
+    """Image and labels of one record.
 
     Args:
         record: Scalar string tensor.

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_segformer.deploy.network import InferenceNetwork, check_task
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.ops.portability import plain_operations
+from tf_segformer.ops.portability import export_mode
 
 LABELS_NAME = "labels.txt"
 PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
@@ -34,12 +34,12 @@ def export_litert(
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; made where it is missing, files of the same names are replaced.
-        processor: Where given, its preprocessor_config.json is written too: it says how pictures become pixel values.
+        processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
         precision: "float32"; "float16" stores the weights in half precision; "dynamic-int8" stores the weights of
             matrix products and convolutions in 8 bits and quantizes activations as it runs; "int8" computes in 8 bits
             throughout, with ranges measured on `calibration`. Input and output are float32 in all of them.
         size: (height, width) of the input, whose batch is then 1; None for any size and batch, which "int8" excludes.
-        calibration: Pixel values (1, height, width, C) of typical pictures, about a hundred; for "int8" only.
+        calibration: Pixel values (1, height, width, C) of typical images, about a hundred; for "int8" only.
 
     Returns:
         Path of the model.
@@ -58,11 +58,11 @@ def export_litert(
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "int8" and (size is None or calibration is None):
-        raise ValueError('precision="int8" needs a fixed size and calibration pictures')
-    pictures = () if calibration is None else calibration
+        raise ValueError('precision="int8" needs a fixed size and calibration images')
+    images = () if calibration is None else calibration
     module = InferenceNetwork(model)
     shape = [None, None, None] if size is None else [1, *size]
-    with plain_operations():
+    with export_mode():
         function = _named_function(module, [*shape, model.config.num_channels]).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
@@ -70,7 +70,7 @@ def export_litert(
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
-        converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in pictures)
+        converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     content = converter.convert()
     return _write(Path(folder), "model.tflite", content, model, processor)
@@ -91,7 +91,7 @@ def export_onnx(
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; made where it is missing, files of the same names are replaced.
-        processor: Where given, its preprocessor_config.json is written too: it says how pictures become pixel values.
+        processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
         opset: Version of the operators, 17 or 18.
         data_format: "channels_last": pixel values (B, H, W, C) and logits (B, h, w, K), as everywhere in this project;
             "channels_first": (B, C, H, W) and (B, K, h, w), as Hugging Face's export has them, for which such a file

@@ -12,7 +12,7 @@ from keras import ops
 from tf_segformer.modeling.decode_head import SegformerDecodeHead
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
 from tf_segformer.ops.chunked_head import classify_maps
-from tf_segformer.ops.tracing import alike_layers_drawn_once
+from tf_segformer.ops.tracing import share_traces
 
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -72,7 +72,7 @@ class InferenceNetwork(tf.Module):
 
     def draw(self, pixel_values: tf.Tensor) -> tf.Tensor:
         """Draws the network into the graph that is being made."""
-        with alike_layers_drawn_once(len(self.stored)):
+        with share_traces(len(self.stored)):
             return self._draw(pixel_values)
 
     def _store(self, value: Any, trainable: bool = True) -> tf.Variable:
@@ -108,7 +108,7 @@ class InferenceNetwork(tf.Module):
 
 
 def check_exportable(model: Any) -> None:
-    """Refuses what has no inference graph in TensorFlow.
+    """Rejects what has no inference graph in TensorFlow.
 
     Args:
         model: A Keras model.
@@ -125,7 +125,7 @@ def check_exportable(model: Any) -> None:
 
 
 def check_task(model: Any) -> None:
-    """Refuses models without classes.
+    """Rejects models without classes.
 
     Args:
         model: A Keras model.

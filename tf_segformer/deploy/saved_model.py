@@ -1,4 +1,4 @@
-"""Exports a model as a SavedModel that takes encoded pictures and needs nothing of this package to run."""
+"""Exports a model as a SavedModel that takes encoded images and needs nothing of this package to run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def export_saved_model(
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel, in a folder as TensorFlow Serving wants it.
 
-    Signatures of a segmentation model (B pictures, K classes):
+    Signatures of a segmentation model (B images, K classes):
 
     - `serving_default`: `image_bytes` (B,), JPEG or PNG files of any sizes, to `class_map_bytes` (B,), PNG files of the
-      pictures' own sizes whose values are the classes; `shares` (B, K), how much of the picture each class covers;
+      images' own sizes whose values are the classes; `shares` (B, K), how much of the image each class covers;
       `status` (B,); `labels` (B, K), the class names; `colors` (B, K, 3) uint8.
-    - `serving_strict`: the same, but one bad picture fails the whole call with INVALID_ARGUMENT.
+    - `serving_strict`: the same, but one bad image fails the whole call with INVALID_ARGUMENT.
     - `scores`: `image_bytes` (B,) to `logits` (B, h/4, w/4, K), `sizes` (B, 2) and `status` (B,).
     - `class_map`: `images` (B, H, W, 3) uint8 to `class_map` (B, H, W) int32.
     - `tensor`: `pixel_values` (B, H, W, C) float32 to `logits` (B, ceil(H/4), ceil(W/4), K).
@@ -52,19 +52,19 @@ def export_saved_model(
       `probabilities` (B, top_k) and `status` (B,); `serving_strict` likewise.
     - `scores` and `tensor`: as above, with `logits` (B, K).
 
-    `status` is "OK", or "INVALID_ARGUMENT: " and the reason: a picture that cannot be decoded does not disturb the
+    `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not disturb the
     others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
-    head is folded. Class names and colours are in `assets/labels.json`.
+    head is folded. Class names and colors are in `assets/labels.json`.
 
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; the model goes to `folder/VERSION`, which must not exist.
-        processor: How pictures are prepared; None is the default processor. Must resize, since pictures of a batch
+        processor: How images are prepared; None is the default processor. Must resize, since images of a batch
             differ in size. A model of other than three channels has the `tensor` signature only, as
             `serving_default` too.
         version: Number of the version, at least 1; a server takes the largest.
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
-        max_pixels: Pictures of more pixels are refused by their header, before they are decoded.
+        max_pixels: Images of more pixels are rejectd by their header, before they are decoded.
         top_k: How many classes a classification model tells.
 
     Returns:
@@ -108,16 +108,16 @@ def export_saved_model(
 
 
 def _checked(processor: SegformerImageProcessor) -> SegformerImageProcessor:
-    """Refuses a processor that cannot run in the graph."""
+    """Rejects a processor that cannot run in the graph."""
     if not processor.do_resize:
-        raise ValueError("do_resize=False: pictures of any sizes make one batch only with do_resize=True")
+        raise ValueError("do_resize=False: images of any sizes make one batch only with do_resize=True")
     if processor.apply_exif_orientation:
-        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand")
+        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the images beforehand")
     return processor
 
 
 def _write_labels(folder: Path, labels: tuple[str, ...]) -> str:
-    """Writes class names and colours as they go into the assets."""
+    """Writes class names and colors as they go into the assets."""
     path = folder / "labels.json"
     colors = np.asarray(palette_for(labels)).tolist()
     entries = [{"name": name, "color": color} for name, color in zip(labels, colors, strict=True)]

@@ -1,4 +1,4 @@
-"""The functions that an exported model answers to: encoded pictures, decoded pictures, or pixel values in."""
+"""The functions that an exported model answers to: encoded images, decoded images, or pixel values in."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_segformer.imaging.graph.decode import MAX_PIXELS, OK, decode_or_refuse
+from tf_segformer.imaging.graph.decode import MAX_PIXELS, OK, safe_decode_image
 from tf_segformer.imaging.graph.processing import class_map_from_logits, encode_png, preprocess
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
-_PARALLEL_PICTURES = 4  # decoded at once: a bound on memory
+_PARALLEL_IMAGES = 4  # decoded at once: a bound on memory
 
 Outputs = dict[str, tf.Tensor]
 Signature = Callable[..., Any]  # a tf.function
@@ -25,9 +25,9 @@ class Pipeline:
 
     Args:
         network: Pixel values (B, H, W, C) float32 to logits.
-        processor: Prepares pictures; must resize.
+        processor: Prepares images; must resize.
         labels: Class names in order.
-        max_pixels: Largest picture that is decoded.
+        max_pixels: Largest image that is decoded.
     """
 
     network: Callable[[tf.Tensor], tf.Tensor]
@@ -37,23 +37,23 @@ class Pipeline:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width that pictures are resized to."""
+        """Height and width that images are resized to."""
         size: Any = self.processor.size  # the processor has made it a dictionary
         return size["height"], size["width"]
 
     def logits_of(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes, prepares and runs a batch; pictures that are refused cost no inference.
+        """Decodes, prepares and runs a batch; images that are rejectd cost no inference.
 
         Args:
             image_bytes: (B,) strings.
 
         Returns:
-            Logits (B, ...), zero where a picture is refused; sizes (B, 2) int32; statuses (B,) strings.
+            Logits (B, ...), zero where an image is rejectd; sizes (B, 2) int32; statuses (B,) strings.
         """
         height, width = self.input_size
 
         def prepare(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            image, status = decode_or_refuse(encoded, self.max_pixels)
+            image, status = safe_decode_image(encoded, self.max_pixels)
             pixel_values = tf.cond(
                 status == OK,
                 lambda: preprocess(image, self.processor),
@@ -69,11 +69,11 @@ class Pipeline:
                 tf.TensorSpec([2], tf.int32),
                 tf.TensorSpec([], tf.string),
             ),
-            parallel_iterations=_PARALLEL_PICTURES,
+            parallel_iterations=_PARALLEL_IMAGES,
         )
         good = tf.where(statuses == OK)  # (N, 1)
         count = tf.shape(good, tf.int64)[0]
-        # TensorFlow's layer norm fails on a batch of none, so that one tiny picture stands in for it.
+        # TensorFlow's layer norm fails on a batch of none, so that one tiny image stands in for it.
         batch = tf.cond(count > 0, lambda: tf.gather_nd(pixel_values, good), lambda: tf.zeros([1, 32, 32, 3]))
         logits = self.network(batch)[:count]
         shape = tf.concat([tf.shape(image_bytes, tf.int64), tf.shape(logits, tf.int64)[1:]], axis=0)
@@ -100,12 +100,12 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
             lambda one: _encoded_class_map(*one),
             (logits, sizes, statuses),
             fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([len(pipeline.labels)], tf.float32)),
-            parallel_iterations=_PARALLEL_PICTURES,
+            parallel_iterations=_PARALLEL_IMAGES,
         )
-        batch = tf.shape(image_bytes)  # every output has one row a picture, so that servers can merge and part batches
+        batch = tf.shape(image_bytes)  # every output has one row an image, so that servers can merge and part batches
         return {
             "class_map_bytes": class_maps,
-            "shares": shares,
+            "class_fractions": shares,
             "status": statuses,
             "labels": tf.broadcast_to(labels, tf.concat([batch, tf.shape(labels)], axis=0)),
             "colors": tf.broadcast_to(colors, tf.concat([batch, tf.shape(colors)], axis=0)),
@@ -126,8 +126,8 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
         )
         return {"class_map": class_maps}
 
-    pictures = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    return {**_bytes_signatures(segment, logits_of), "class_map": _graph(class_map, pictures)}
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    return {**_bytes_signatures(segment, logits_of), "class_map": _graph(class_map, images)}
 
 
 def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, Signature]:
@@ -173,7 +173,7 @@ def tensor_signature(network: Callable[[tf.Tensor], tf.Tensor], num_channels: in
 
 
 def _of_bytes(function: Callable[[tf.Tensor], Any]) -> Signature:
-    """A graph that takes encoded pictures."""
+    """A graph that takes encoded images."""
     return _graph(function, tf.TensorSpec([None], tf.string, name="image_bytes"))
 
 
@@ -183,7 +183,7 @@ def _graph(function: Callable[[tf.Tensor], Any], argument: tf.TensorSpec) -> Sig
 
 
 def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signature) -> dict[str, Signature]:
-    """The signatures that take encoded pictures."""
+    """The signatures that take encoded images."""
     default = _of_bytes(answer)
 
     def answer_or_fail(image_bytes: tf.Tensor) -> Outputs:
@@ -202,7 +202,7 @@ def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signatu
 
 
 def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Class map as PNG bytes, and the share of each class; empty and zero for a picture that was refused."""
+    """Class map as PNG bytes, and the share of each class; empty and zero for an image that was rejectd."""
     num_labels = logits.shape[-1]
 
     def encode() -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""How good a model is: metrics, and pictures of them."""
+"""How good a model is: metrics, and images of them."""
 
 from tf_segformer.requirements import check_keras
 

@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix: which class was taken for which."""
+"""The image of a confusion matrix: which class was taken for which."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw_confusion_matrix(
         font_size: Height of the letters in pixels; everything else follows from it.
 
     Returns:
-        RGB picture. A row without pixels is grey. Numbers are written for at most 40 classes.
+        RGB image. A row without pixels is grey. Numbers are written for at most 40 classes.
 
     Raises:
         ValueError: A matrix that is not (K, K) with K names.
@@ -81,14 +81,14 @@ def draw_confusion_matrix(
 
 
 def _color(share: float) -> tuple[int, int, int]:
-    """Colour of a share in [0, 1]."""
+    """Color of a share in [0, 1]."""
     position = share * (len(_ANCHORS) - 1)
     red, green, blue = (round(float(np.interp(position, range(len(_ANCHORS)), one))) for one in _ANCHORS.T)
     return red, green, blue
 
 
 def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever reads better on a colour."""
+    """Black or white, whichever reads better on a color."""
     return INK if color[0] * 0.3 + color[1] * 0.59 + color[2] * 0.11 > 140 else PAPER
 
 
@@ -103,7 +103,7 @@ def _paste_upright(canvas: Image.Image, text: str, font: ImageFont.FreeTypeFont,
 def _draw_scale(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, font: ImageFont.FreeTypeFont, line: int
 ) -> None:
-    """Draws the colour scale from 0 to 100 percent."""
+    """Draws the color scale from 0 to 100 percent."""
     x, y = corner
     for step in range(height):
         draw.line((x, y + step, x + line, y + step), fill=_color(1 - step / (height - 1)))

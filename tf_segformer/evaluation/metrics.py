@@ -16,13 +16,13 @@ _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact intege
 
 
 def confusion_matrix(
-    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int = 255
+    target: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int = 255
 ) -> np.ndarray:
     """Counts how often each true class was predicted as each class.
 
     Args:
-        truth: Class of each pixel, any shape, integers in [0, num_classes) or `ignore_index`.
-        prediction: Predicted class of each pixel, the shape of `truth`, integers in [0, num_classes).
+        target: Class of each pixel, any shape, integers in [0, num_classes) or `ignore_index`.
+        prediction: Predicted class of each pixel, the shape of `target`, integers in [0, num_classes).
         num_classes: Number of classes K.
         ignore_index: Label of pixels that are not counted.
 
@@ -36,30 +36,30 @@ def confusion_matrix(
         >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), num_classes=2).tolist()
         [[1, 0], [1, 0]]
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}: they must be equal")
-    counted = truth != ignore_index
-    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, classes in (("truth", truth), ("prediction", prediction)):
+    target, prediction = np.asarray(target), np.asarray(prediction)
+    if target.shape != prediction.shape:
+        raise ValueError(f"target has shape {target.shape} and prediction {prediction.shape}: they must be equal")
+    counted = target != ignore_index
+    target, prediction = target[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    for name, classes in (("target", target), ("prediction", prediction)):
         if classes.size and (classes.min() < 0 or classes.max() >= num_classes):
             outside = classes.min() if classes.min() < 0 else classes.max()
             raise ValueError(f"{name} holds class {outside}: with num_classes={num_classes} it must be below that")
-    return np.bincount(truth * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(target * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
     """The scores of semantic segmentation as mmsegmentation defines and names them.
 
-    A class that is neither in the truth nor in the prediction has no IoU, and one that is not in the truth no accuracy:
-    they are nan and the means leave them out. With nothing counted every score is nan.
+    A class that is neither in the target nor in the prediction has no IoU, and one that is not in the target no
+    accuracy: they are nan and the means leave them out. With nothing counted every score is nan.
 
     Args:
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
 
     Returns:
         "mIoU", "aAcc" (pixel accuracy), "mAcc" (mean accuracy) and "fwIoU" (IoU weighted by the share of each class in
-        the truth) as floats in [0, 1] or nan; "IoU" and "Acc" as (K,) float64 arrays, one entry a class.
+        the target) as floats in [0, 1] or nan; "IoU" and "Acc" as (K,) float64 arrays, one entry a class.
 
     Source: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 5; names of mmsegmentation's IoUMetric.
 
@@ -72,12 +72,12 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
     iou = _ratio(correct, true_area + predicted_area - correct)
     accuracy = _ratio(correct, true_area)
     total = counts.sum()
-    in_truth = true_area > 0
+    in_target = true_area > 0
     return {
         "mIoU": _mean_of_defined(iou),
         "aAcc": float(correct.sum() / total) if total else float("nan"),
         "mAcc": _mean_of_defined(accuracy),
-        "fwIoU": float((true_area[in_truth] * iou[in_truth]).sum() / total) if total else float("nan"),
+        "fwIoU": float((true_area[in_target] * iou[in_target]).sum() / total) if total else float("nan"),
         "IoU": iou,
         "Acc": accuracy,
     }
@@ -130,9 +130,9 @@ class MeanIoU(keras.metrics.Metric):
         if sample_weight is not None:
             raise ValueError("MeanIoU takes no sample weights: mark pixels that do not count with ignore_index")
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        truth = ops.cast(squeeze_labels(y_true), "int32")  # (B, H, W)
-        predicted = self._predicted_classes(y_pred, ops.shape(truth)[1:])  # (B, H, W)
-        counts = self._count_pairs(truth, predicted)  # (K, K) int32
+        target = ops.cast(squeeze_labels(y_true), "int32")  # (B, H, W)
+        predicted = self._predicted_classes(y_pred, ops.shape(target)[1:])  # (B, H, W)
+        counts = self._count_pairs(target, predicted)  # (K, K) int32
         low = self._low_digit + ops.cast(counts % _RADIX, "float32")
         carry = ops.floor(low / _RADIX)
         self._low_digit.assign(low - carry * _RADIX)
@@ -169,15 +169,15 @@ class MeanIoU(keras.metrics.Metric):
                 f"y_pred has shape {tuple(y_pred.shape)}: expected (batch, height, width, {self.num_classes}) logits or"
                 " (batch, height, width) classes"
             )
-        # One picture at a time: a batch of full-size logits of 150 classes would take gigabytes.
+        # One image at a time: a batch of full-size logits of 150 classes would take gigabytes.
         return ops.map(lambda logits: ops.argmax(resize_bilinear(logits[None], *size)[0], axis=-1), y_pred)
 
-    def _count_pairs(self, truth: Any, predicted: Any) -> Any:
+    def _count_pairs(self, target: Any, predicted: Any) -> Any:
         """The (K, K) int32 confusion matrix of one batch."""
         classes = self.num_classes
-        counted = (truth != self.ignore_index) & (truth >= 0) & (truth < classes)
+        counted = (target != self.ignore_index) & (target >= 0) & (target < classes)
         counted = counted & (predicted >= 0) & (predicted < classes)
-        cell = ops.where(counted, truth * classes + ops.cast(predicted, "int32"), classes**2)
+        cell = ops.where(counted, target * classes + ops.cast(predicted, "int32"), classes**2)
         cell = ops.reshape(cell, (-1,))
         counts = ops.segment_sum(ops.ones_like(cell), cell, num_segments=classes**2 + 1)
         return ops.reshape(counts[:-1], (classes, classes))

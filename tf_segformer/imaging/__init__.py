@@ -1,1 +1,1 @@
-"""Pictures in, class maps out: processor, the same in TensorFlow ops, post-processing, labels and drawing."""
+"""Images in, class maps out: processor, the same in TensorFlow ops, post-processing, labels and drawing."""

@@ -1,4 +1,4 @@
-"""From whatever a caller hands over to a list of pictures, and from a list of arrays to one batch of any framework."""
+"""From whatever a caller hands over to a list of images, and from a list of arrays to one batch of any framework."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tf_segformer.imaging import transforms
 
 
 def as_list(images: Any, axes: int) -> list[Any]:
-    """Returns a list of single pictures, where one of them has `axes` axes (or one less, or Pillow's own type)."""
+    """Returns a list of single images, where one of them has `axes` axes (or one less, or Pillow's own type)."""
     if isinstance(images, (list, tuple)):
         if len(images) == 0:
-            raise ValueError("There is no picture in the list.")
+            raise ValueError("There is no image in the list.")
         return list(images)
     if isinstance(images, Image.Image):
         return [images]
@@ -35,7 +35,7 @@ def collate(arrays: list[np.ndarray], name: str, kind: str | None) -> Any:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise ValueError(
-            f"{name}: pictures of different shapes cannot be stacked: {shapes}. Set do_resize=True, pass "
+            f"{name}: images of different shapes cannot be stacked: {shapes}. Set do_resize=True, pass "
             "return_tensors=None for lists, or prepare them one at a time."
         )
     return _TENSOR_MAKERS[kind](np.stack(arrays))

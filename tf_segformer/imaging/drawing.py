@@ -1,4 +1,4 @@
-"""Text, legends and frames for the pictures of `visualize`: sizes follow from measured text, so nothing is cut off."""
+"""Text, legends and frames for the images of `visualize`: sizes follow from measured text, so nothing is cut off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INK = (32, 32, 32)
 FRAME = (128, 128, 128)
 
 Entry = tuple[tuple[int, int, int], str, str]
-"""One line of a legend: colour, name, and the text at the right."""
+"""One line of a legend: color, name, and the text at the right."""
 
 
 def scalable_font(pixels: int) -> ImageFont.FreeTypeFont:
@@ -20,9 +20,9 @@ def scalable_font(pixels: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(pixels))
 
 
-def font_beside(picture: Image.Image) -> ImageFont.FreeTypeFont:
-    """The font in a size that can be read beside a picture, however large or oblong it is."""
-    return scalable_font(max(13, round((picture.width * picture.height) ** 0.5 / 32)))
+def font_beside(image: Image.Image) -> ImageFont.FreeTypeFont:
+    """The font in a size that can be read beside an image, however large or oblong it is."""
+    return scalable_font(max(13, round((image.width * image.height) ** 0.5 / 32)))
 
 
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
@@ -31,48 +31,48 @@ def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     return round(font.getlength(text)) + 1, ascent + descent
 
 
-def beside(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    """Puts pictures side by side, aligned at the top."""
+def beside(images: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Puts images side by side, aligned at the top."""
     canvas = Image.new(
         "RGB",
-        (sum(one.width for one in pictures) + gap * (len(pictures) - 1), max(one.height for one in pictures)),
+        (sum(one.width for one in images) + gap * (len(images) - 1), max(one.height for one in images)),
         PAPER,
     )
     left = 0
-    for one in pictures:
+    for one in images:
         canvas.paste(one, (left, 0))
         left += one.width + gap
     return canvas
 
 
-def column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    """Puts pictures below one another, aligned at the left."""
+def column(images: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Puts images below one another, aligned at the left."""
     canvas = Image.new(
         "RGB",
-        (max(one.width for one in pictures), sum(one.height for one in pictures) + gap * (len(pictures) - 1)),
+        (max(one.width for one in images), sum(one.height for one in images) + gap * (len(images) - 1)),
         PAPER,
     )
     top = 0
-    for one in pictures:
+    for one in images:
         canvas.paste(one, (0, top))
         top += one.height + gap
     return canvas
 
 
-def framed(picture: Image.Image, margin: int) -> Image.Image:
-    """Adds white paper around a picture."""
-    canvas = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), PAPER)
-    canvas.paste(picture, (margin, margin))
+def framed(image: Image.Image, margin: int) -> Image.Image:
+    """Adds white paper around an image."""
+    canvas = Image.new("RGB", (image.width + 2 * margin, image.height + 2 * margin), PAPER)
+    canvas.paste(image, (margin, margin))
     return canvas
 
 
-def label_strip(picture: Image.Image, title: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Adds a heading above a picture; a heading wider than the picture widens the result."""
+def label_strip(image: Image.Image, title: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Adds a heading above an image; a heading wider than the image widens the result."""
     width, line = text_size(title, font)
     pad = max(2, line // 4)
-    canvas = Image.new("RGB", (max(picture.width, width + 2 * pad), picture.height + line + 2 * pad), PAPER)
+    canvas = Image.new("RGB", (max(image.width, width + 2 * pad), image.height + line + 2 * pad), PAPER)
     ImageDraw.Draw(canvas).text((pad, pad), title, INK, font)
-    canvas.paste(picture, (0, line + 2 * pad))
+    canvas.paste(image, (0, line + 2 * pad))
     return canvas
 
 

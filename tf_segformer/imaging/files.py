@@ -1,4 +1,4 @@
-"""Opens pictures and label maps from files that nobody has checked: every bad one ends in an ImageError."""
+"""Opens images and label maps from files that nobody has checked: every bad one ends in an ImageError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tf_segformer.errors import ImageError
 
 MAX_PIXELS = 178_956_970
-"""Largest picture opened by default: where Pillow itself begins to refuse (a 10,000 x 10,000 picture fits)."""
+"""Largest image opened by default: where Pillow itself begins to reject (a 10,000 x 10,000 image fits)."""
 
 # The formats whose decoders only decode: Pillow's EPS reader, for one, starts Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -30,20 +30,20 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     apply_exif_orientation: bool = False,
 ) -> Image.Image:
-    """Opens a picture as 8-bit RGB.
+    """Opens an image as 8-bit RGB.
 
     Args:
-        source: Path, encoded bytes, or a picture that Pillow has opened already.
-        max_pixels: Largest height times width; a larger picture is refused from its header, before any pixel is
+        source: Path, encoded bytes, or an image that Pillow has opened already.
+        max_pixels: Largest height times width; a larger image is rejectd from its header, before any pixel is
             decoded. Above 178,956,970 Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`) must be raised too.
-        apply_exif_orientation: Turn the picture as its EXIF tag says. Off by default, as in `transformers`.
+        apply_exif_orientation: Turn the image as its EXIF tag says. Off by default, as in `transformers`.
 
     Returns:
-        The decoded picture in mode "RGB": grayscale is repeated, palettes are looked up, alpha is dropped,
+        The decoded image in mode "RGB": grayscale is repeated, palettes are looked up, alpha is dropped,
         16 bits are cut to their upper 8 (as PNG decoders do; Pillow's own conversion would clip them to white).
 
     Raises:
-        ImageError: The file is missing, empty, truncated, too large, or not a picture; the message names it.
+        ImageError: The file is missing, empty, truncated, too large, or not an image; the message names it.
 
     Example:
         >>> open_image(Image.new("L", (4, 3))).mode
@@ -59,7 +59,7 @@ def open_label_map(source: str | PathLike | bytes | Image.Image, *, max_pixels: 
     """Opens a segmentation map as class indices.
 
     Args:
-        source: Path, encoded bytes or Pillow picture with one channel: 8-bit, palette (its indices) or 16-bit.
+        source: Path, encoded bytes or Pillow image with one channel: 8-bit, palette (its indices) or 16-bit.
         max_pixels: Largest height times width, as in `open_image`.
 
     Returns:
@@ -83,13 +83,13 @@ def open_label_map(source: str | PathLike | bytes | Image.Image, *, max_pixels: 
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow picture to 8-bit RGB as `open_image` describes.
+    """Converts any Pillow image to 8-bit RGB as `open_image` describes.
 
     Args:
-        image: Picture in any mode that has a fixed range.
+        image: Image in any mode that has a fixed range.
 
     Returns:
-        Picture in mode "RGB".
+        Image in mode "RGB".
 
     Raises:
         ImageError: Modes "F" and "I", whose values have no fixed range (except a 16-bit PNG read as "I").
@@ -101,7 +101,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(upper_byte).convert("RGB")
     if image.mode in ("F", "I"):
         raise ImageError(
-            f"A picture of mode {image.mode} has no fixed range of values: scale it to 0..255 and convert it to uint8."
+            f"An image of mode {image.mode} has no fixed range of values: scale it to 0..255 and convert it to uint8."
         )
     if "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow asks for this step, then drops the alpha all the same
@@ -109,7 +109,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _decode(source: str | PathLike | bytes | Image.Image, max_pixels: int) -> Image.Image:
-    """Reads the header, refuses what is too large, then decodes all pixels."""
+    """Reads the header, rejects what is too large, then decodes all pixels."""
     try:
         with _header_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -118,13 +118,13 @@ def _decode(source: str | PathLike | bytes | Image.Image, max_pixels: int) -> Im
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{_describe(source)}: refused before decoding: {error} Raise max_pixels and "
+            f"{_describe(source)}: rejectd before decoding: {error} Raise max_pixels and "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{_describe(source)}: not a picture in one of the formats {', '.join(_FORMATS)}.") from error
+        raise ImageError(f"{_describe(source)}: not an image in one of the formats {', '.join(_FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise a dozen kinds on hostile bytes
-        raise ImageError(f"{_describe(source)}: not a picture that can be read ({error}).") from error
+        raise ImageError(f"{_describe(source)}: not an image that can be read ({error}).") from error
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -132,7 +132,7 @@ def _decode(source: str | PathLike | bytes | Image.Image, max_pixels: int) -> Im
             "Raise max_pixels if you trust the file."
         )
     if width * height == 0:
-        raise ImageError(f"{_describe(source)}: the picture is empty ({width} x {height} pixels).")
+        raise ImageError(f"{_describe(source)}: the image is empty ({width} x {height} pixels).")
     try:
         image.load()
     except Exception as error:
@@ -149,7 +149,7 @@ def _open_header(source: str | PathLike | bytes) -> Image.Image:
         if not path.exists():
             raise ImageError(f"{path}: there is no such file.")
         if path.is_dir():
-            raise ImageError(f"{path}: this is a folder, not a picture.")
+            raise ImageError(f"{path}: this is a folder, not an image.")
         encoded = path.read_bytes()
     if not encoded:
         raise ImageError(f"{_describe(source)}: the file is empty (0 bytes).")
@@ -159,4 +159,4 @@ def _open_header(source: str | PathLike | bytes) -> Image.Image:
 
 def _describe(source: object) -> str:
     """Names the source in an error message."""
-    return str(source) if isinstance(source, (str, PathLike)) else "the picture"
+    return str(source) if isinstance(source, (str, PathLike)) else "the image"

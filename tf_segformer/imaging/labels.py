@@ -1,4 +1,4 @@
-"""Names and colours of the classes of ADE20K, Cityscapes, CamVid and Pascal VOC, and colours for any others."""
+"""Names and colors of the classes of ADE20K, Cityscapes, CamVid and Pascal VOC, and colors for any others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _colors(text: str) -> np.ndarray:
-    """Reads colours written as rrggbb into an array (K, 3), uint8."""
+    """Reads colors written as rrggbb into an array (K, 3), uint8."""
     colors = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 3)
     colors.flags.writeable = False
     return colors
@@ -24,7 +24,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "ade20k": _names(
         """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
-    door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug,
+    door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, flip, rug,
     field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column,
     signboard, chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path,
     stairs, runway, case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee
@@ -53,7 +53,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 """Class names by dataset, in the order of the class indices (the order of the Hub's checkpoints)."""
 
-# The colours that the datasets' own tools use.
+# The colors that the datasets' own tools use.
 PALETTES: dict[str, np.ndarray] = {
     "ade20k": _colors(
         """
@@ -83,7 +83,7 @@ PALETTES: dict[str, np.ndarray] = {
         """
     ),
 }
-"""Colours (K, 3), uint8, by dataset."""
+"""Colors (K, 3), uint8, by dataset."""
 
 # Cityscapes labels its files 0 to 33; the 19 classes that are scored have these places among them.
 _CITYSCAPES_SCORED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -93,18 +93,18 @@ CITYSCAPES_TRAIN_IDS[list(_CITYSCAPES_SCORED)] = np.arange(19)
 CITYSCAPES_TRAIN_IDS.flags.writeable = False
 
 IGNORED_COLOR = (0, 0, 0)
-"""Colour of pixels that belong to no class."""
+"""Color of pixels that belong to no class."""
 
 
 def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
-    """Colours for a set of classes.
+    """Colors for a set of classes.
 
     Args:
         labels: Name of a dataset in `PALETTES`, the class names themselves, or their number.
 
     Returns:
-        Colours (K, 3), uint8: those of the dataset where the names are a dataset's (in any case), generated ones
-        otherwise. The generated colours of k classes are the first k of those of more classes.
+        Colors (K, 3), uint8: those of the dataset where the names are a dataset's (in any case), generated ones
+        otherwise. The generated colors of k classes are the first k of those of more classes.
 
     Raises:
         ValueError: An unknown dataset, or no class at all.
@@ -126,16 +126,16 @@ def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def generate_palette(count: int) -> np.ndarray:
-    """Colours that stay apart for people with and without colour blindness.
+    """Colors that stay apart for people with and without color blindness.
 
-    Okabe and Ito's seven colours come first; each further one is the colour of a grid that lies farthest, in CIE Lab,
+    Okabe and Ito's seven colors come first; each further one is the color of a grid that lies farthest, in CIE Lab,
     from all before it, in the worst of normal, protanope and deuteranope sight.
 
     Args:
         count: Number of classes, at least 1.
 
     Returns:
-        Colours (count, 3), uint8, the same in every run; after 1,500 they repeat.
+        Colors (count, 3), uint8, the same in every run; after 1,500 they repeat.
 
     Raises:
         ValueError: A count below 1.
@@ -182,7 +182,7 @@ _WHITE = _RGB_TO_XYZ.sum(axis=1)
 
 
 def _as_seen(colors: np.ndarray) -> np.ndarray:
-    """Returns sRGB colours (K, 3) as CIE Lab (3, K, 3), one for each kind of sight."""
+    """Returns sRGB colors (K, 3) as CIE Lab (3, K, 3), one for each kind of sight."""
     linear = np.where(colors <= 10, colors / 255 / 12.92, ((colors / 255 + 0.055) / 1.055) ** 2.4)
     ratio = np.clip(linear @ _SIGHTS.transpose(0, 2, 1), 0, 1) @ _RGB_TO_XYZ.T / _WHITE
     x, y, z = np.moveaxis(np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116), -1, 0)

@@ -3,7 +3,7 @@
 A bilinear resize mixes the four nearest logits of a pixel with weights that are positive and sum to one. Where one
 class is the largest in all four, it is the largest in every mix of them: such a cell of four neighbouring logits needs
 no interpolation at all. The pixels of the other cells, those along the boundaries of the classes, are interpolated a
-few thousand cells at a time, so that the resized logits of the whole picture never exist.
+few thousand cells at a time, so that the resized logits of the whole image never exist.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def class_map_and_confidence(
     return class_map, confidence
 
 
-def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | None = None) -> np.ndarray:
-    """Share of the picture that each class covers.
+def class_fractions(class_map: np.ndarray, num_labels: int, ignore_index: int | None = None) -> np.ndarray:
+    """Share of the image that each class covers.
 
     Args:
         class_map: Class indices (H, W).
@@ -98,7 +98,7 @@ def class_shares(class_map: np.ndarray, num_labels: int, ignore_index: int | Non
         is no class count in the whole only.
 
     Example:
-        >>> class_shares(np.array([[0, 2], [2, 255]]), 3, ignore_index=255).round(2).tolist()
+        >>> class_fractions(np.array([[0, 2], [2, 255]]), 3, ignore_index=255).round(2).tolist()
         [0.33, 0.0, 0.67]
     """
     values = np.asarray(class_map).ravel()

@@ -1,4 +1,4 @@
-"""SegformerImageProcessor: pictures and segmentation maps to the model's arrays, and logits back to class maps."""
+"""SegformerImageProcessor: images and segmentation maps to the model's arrays, and logits back to class maps."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ _TYPE_FIELDS = ("image_processor_type", "feature_extractor_type")
 
 @dataclass
 class SegformerImageProcessor:
-    """Prepares pictures for SegFormer, bit for bit as the Pillow-based processor of transformers 4.49.
+    """Prepares images for SegFormer, bit for bit as the Pillow-based processor of transformers 4.49.
 
-    Everything that processor accepts gives the same bytes here. Beyond it, pictures that it refuses are taken:
-    grayscale, palette, RGBA and 16-bit Pillow pictures become RGB (see `imaging.files.to_rgb`), and arrays (H, W)
+    Everything that processor accepts gives the same bytes here. Beyond it, images that it rejects are taken:
+    grayscale, palette, RGBA and 16-bit Pillow images become RGB (see `imaging.files.to_rgb`), and arrays (H, W)
     count as grayscale; pass `input_data_format` to have the channels as they are. One difference: the channels of a
-    Pillow picture are always its last axis, while the original takes a picture 1 or 3 pixels high for channels first.
+    Pillow image are always its last axis, while the original takes an image 1 or 3 pixels high for channels first.
 
     Args:
-        do_resize: Resize pictures and segmentation maps to `size`.
+        do_resize: Resize images and segmentation maps to `size`.
         size: Target size: {"height": int, "width": int}, one int for a square, or (height, width).
-        resample: Pillow's filter for pictures: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
+        resample: Pillow's filter for images: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
             Segmentation maps are always resized with nearest.
         do_rescale: Multiply pixel values by `rescale_factor`.
-        rescale_factor: Factor, 1/255 for 8-bit pictures.
+        rescale_factor: Factor, 1/255 for 8-bit images.
         do_normalize: Subtract `image_mean` and divide by `image_std`.
         image_mean: Mean of each channel after rescaling, or one number; None is ImageNet's.
         image_std: Standard deviation of each channel, or one number, not 0; None is ImageNet's.
         do_reduce_labels: Turn label 0 of segmentation maps into 255 (ignored) and lower the others by one (ADE20K).
-        apply_exif_orientation: Turn Pillow pictures as their EXIF tag says. Off by default: the original ignores it.
+        apply_exif_orientation: Turn Pillow images as their EXIF tag says. Off by default: the original ignores it.
         extra: Fields of a preprocessor_config.json that this class does not know; written back by `to_dict`.
 
     Raises:
@@ -95,15 +95,15 @@ class SegformerImageProcessor:
 
     @property
     def target_size(self) -> tuple[int, int]:
-        """Height and width that pictures are resized to."""
+        """Height and width that images are resized to."""
         assert isinstance(self.size, dict)  # since __post_init__
         return self.size["height"], self.size["width"]
 
     def rescale_and_normalize(self, array: np.ndarray, layout: str = transforms.CHANNELS_LAST) -> np.ndarray:
-        """Applies `do_rescale` and `do_normalize` to the values of one picture of the right size.
+        """Applies `do_rescale` and `do_normalize` to the values of one image of the right size.
 
         Args:
-            array: Picture with three axes.
+            array: Image with three axes.
             layout: Where its channels are: "channels_last" or "channels_first".
 
         Returns:
@@ -130,24 +130,24 @@ class SegformerImageProcessor:
         input_data_format: str | None = None,
         **overrides: Any,
     ) -> dict[str, Any]:
-        """Prepares one picture or a batch, and their segmentation maps.
+        """Prepares one image or a batch, and their segmentation maps.
 
         Args:
-            images: A Pillow picture, an array or tensor (H, W, C) or (C, H, W), a batch of arrays with one more axis,
+            images: A Pillow image, an array or tensor (H, W, C) or (C, H, W), a batch of arrays with one more axis,
                 or a list of them; whole numbers in [0, 255], or floats in [0, 1] with `do_rescale=False`.
-            segmentation_maps: Class indices for each picture: Pillow pictures or arrays (H, W).
+            segmentation_maps: Class indices for each image: Pillow images or arrays (H, W).
             return_tensors: "np" stacks the batch, "tf", "pt" and "jax" make a tensor of it, None leaves lists, which
-                pictures of different sizes need when `do_resize` is off.
+                images of different sizes need when `do_resize` is off.
             data_format: Layout of the result: "channels_last" (what the models take) or "channels_first".
             input_data_format: Layout of `images`; None infers it: an axis of 1 or 3 entries, the first one if in doubt.
             **overrides: Any field of the processor, for this call only.
 
         Returns:
             {"pixel_values": (B, H, W, C), "labels": (B, H, W) int32, where maps are given}. Pixel values are float32;
-            with rescaling and normalization off they keep the picture's own type.
+            with rescaling and normalization off they keep the image's own type.
 
         Raises:
-            ValueError: Something that is not a picture, values out of range, or batches that do not fit together.
+            ValueError: Something that is not an image, values out of range, or batches that do not fit together.
 
         Example:
             >>> batch = SegformerImageProcessor(size=32)(np.zeros((2, 40, 50, 3), np.uint8), np.ones((2, 40, 50), int))
@@ -158,15 +158,15 @@ class SegformerImageProcessor:
         for name, layout in (("data_format", data_format), ("input_data_format", input_data_format or data_format)):
             if layout not in transforms.LAYOUTS:
                 raise ValueError(f"{name} must be one of {', '.join(transforms.LAYOUTS)}, but is {layout!r}.")
-        pictures = as_list(images, axes=3)
-        prepared = [settings._prepare_image(picture, data_format, input_data_format) for picture in pictures]
+        images = as_list(images, axes=3)
+        prepared = [settings._prepare_image(image, data_format, input_data_format) for image in images]
         batch = {"pixel_values": prepared}
         if segmentation_maps is not None:
             maps = as_list(segmentation_maps, axes=2)
-            if len(maps) != len(pictures):
-                colours = len(pictures) == 1 and getattr(segmentation_maps, "shape", ())[-1:] == (3,)
-                hint = " Turn RGB colours into class indices (H, W) first." if colours else ""
-                raise ValueError(f"There are {len(pictures)} images but {len(maps)} segmentation maps.{hint}")
+            if len(maps) != len(images):
+                colors = len(images) == 1 and getattr(segmentation_maps, "shape", ())[-1:] == (3,)
+                hint = " Turn RGB colors into class indices (H, W) first." if colors else ""
+                raise ValueError(f"There are {len(images)} images but {len(maps)} segmentation maps.{hint}")
             batch["labels"] = [settings._prepare_map(labels, input_data_format) for labels in maps]
         return {name: collate(arrays, name, return_tensors) for name, arrays in batch.items()}
 
@@ -177,13 +177,13 @@ class SegformerImageProcessor:
 
         Args:
             outputs: Logits (B, h, w, num_labels) as array or tensor, or the model's dictionary with "logits".
-            target_sizes: (height, width) for each picture; None keeps the size of the logits.
+            target_sizes: (height, width) for each image; None keeps the size of the logits.
 
         Returns:
-            One class map (H, W) int32 for each picture.
+            One class map (H, W) int32 for each image.
 
         Raises:
-            ValueError: Logits without four axes, or another number of target sizes than of pictures.
+            ValueError: Logits without four axes, or another number of target sizes than of images.
 
         Example:
             >>> logits = np.zeros((1, 8, 8, 3), np.float32)
@@ -324,10 +324,10 @@ class SegformerImageProcessor:
         return dataclasses.replace(self, **named) if named else self
 
     def _prepare_image(self, image: Any, data_format: str, input_data_format: str | None) -> np.ndarray:
-        """Resizes, rescales and normalizes one picture."""
+        """Resizes, rescales and normalizes one image."""
         array, layout = self._as_channels(image, input_data_format)
         if array.size == 0:
-            raise ValueError(f"The picture is empty: its shape is {array.shape}.")
+            raise ValueError(f"The image is empty: its shape is {array.shape}.")
         if self.do_rescale and transforms.looks_rescaled(array):
             warnings.warn(
                 "It looks like you are trying to rescale already rescaled images. If the input"
@@ -339,7 +339,7 @@ class SegformerImageProcessor:
         return transforms.change_layout(self.rescale_and_normalize(array, layout), layout, data_format)
 
     def _as_channels(self, image: Any, input_data_format: str | None) -> tuple[np.ndarray, str]:
-        """Returns a picture as an array with channels, and where they are."""
+        """Returns an image as an array with channels, and where they are."""
         if isinstance(image, Image.Image):
             if self.apply_exif_orientation:
                 image = ImageOps.exif_transpose(image)

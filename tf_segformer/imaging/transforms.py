@@ -15,7 +15,7 @@ LAYOUTS = (CHANNELS_FIRST, CHANNELS_LAST)
 
 
 def to_array(image: Any) -> np.ndarray:
-    """Returns a Pillow picture, array or tensor of any framework as a NumPy array."""
+    """Returns a Pillow image, array or tensor of any framework as a NumPy array."""
     if isinstance(image, np.ndarray):
         return image
     if hasattr(image, "detach"):  # a torch tensor, which may need gradients or live on a GPU
@@ -23,7 +23,7 @@ def to_array(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image) or hasattr(image, "__array__"):
         return np.asarray(image)
     raise ValueError(
-        f"Expected a PIL picture, an array or a tensor, but got {type(image).__name__}. "
+        f"Expected a PIL image, an array or a tensor, but got {type(image).__name__}. "
         "Open files and bytes with tf_segformer.imaging.files.open_image first."
     )
 
@@ -32,8 +32,8 @@ def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> s
     """Tells where the channels of an (.., .., ..) array are; ambiguous shapes count as channels first, with a warning.
 
     Args:
-        array: Picture with three axes.
-        channel_counts: Numbers of channels that a picture may have.
+        array: Image with three axes.
+        channel_counts: Numbers of channels that an image may have.
 
     Returns:
         "channels_first" or "channels_last".
@@ -42,7 +42,7 @@ def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> s
         ValueError: Neither the first nor the last axis can hold the channels.
     """
     if array.ndim != 3:
-        raise ValueError(f"A picture needs three axes (height, width, channels), but the shape is {array.shape}.")
+        raise ValueError(f"An image needs three axes (height, width, channels), but the shape is {array.shape}.")
     first = array.shape[0] in channel_counts
     last = array.shape[2] in channel_counts
     if first and last:
@@ -53,8 +53,8 @@ def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> s
         )
     if not first and not last:
         raise ValueError(
-            f"Cannot tell the channels of a picture of shape {array.shape}: neither its first nor its last axis has "
-            f"{' or '.join(map(str, channel_counts))} entries. Pass input_data_format, or convert the picture to RGB."
+            f"Cannot tell the channels of an image of shape {array.shape}: neither its first nor its last axis has "
+            f"{' or '.join(map(str, channel_counts))} entries. Pass input_data_format, or convert the image to RGB."
         )
     return CHANNELS_FIRST if first else CHANNELS_LAST
 
@@ -67,7 +67,7 @@ def change_layout(array: np.ndarray, layout: str, target: str) -> np.ndarray:
 
 
 def looks_rescaled(array: np.ndarray) -> bool:
-    """Tells whether the values of a picture lie in [0, 1] already (an 8-bit picture never counts)."""
+    """Tells whether the values of an image lie in [0, 1] already (an 8-bit image never counts)."""
     return array.dtype != np.uint8 and bool(array.min() >= 0 and array.max() <= 1)
 
 
@@ -84,38 +84,38 @@ def normalize(
         array = array.astype(np.float32)
     channels = array.shape[0 if layout == CHANNELS_FIRST else -1]
     means = _per_channel(mean, channels, "image_mean", array.dtype)
-    deviations = _per_channel(std, channels, "image_std", array.dtype)
+    stds = _per_channel(std, channels, "image_std", array.dtype)
     if layout == CHANNELS_FIRST:
-        means, deviations = means[:, None, None], deviations[:, None, None]
-    return (array - means) / deviations
+        means, stds = means[:, None, None], stds[:, None, None]
+    return (array - means) / stds
 
 
 def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str) -> np.ndarray:
-    """Resizes through an 8-bit Pillow picture, as transformers 4 does.
+    """Resizes through an 8-bit Pillow image, as transformers 4 does.
 
     Args:
-        array: Picture in `layout`, or (H, W); uint8, whole numbers in [0, 255], or floats in [0, 1].
+        array: Image in `layout`, or (H, W); uint8, whole numbers in [0, 255], or floats in [0, 1].
         size: Target (height, width).
         resample: Pillow's number of the filter.
         layout: Where the channels of `array` are, and will be.
 
     Returns:
-        uint8 picture, or float32 in [0, 1] where the input was fractional.
+        uint8 image, or float32 in [0, 1] where the input was fractional.
 
     Raises:
         ValueError: Values that do not fit in 8 bits, or a number of channels that Pillow cannot hold.
     """
-    picture = change_layout(array, layout, CHANNELS_LAST)
-    if picture.ndim == 3 and picture.shape[-1] == 1:
-        picture = picture[..., 0]
-    fractional = _is_fractional(picture)
+    pixels = change_layout(array, layout, CHANNELS_LAST)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    fractional = _is_fractional(pixels)
     if fractional:
-        picture = rescale(picture, 255)
+        pixels = rescale(pixels, 255)
     try:
-        image = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8)))
+        image = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
     except TypeError as error:
         raise ValueError(
-            f"Pillow cannot resize a picture of shape {array.shape} ({layout}): it takes 1 to 4 channels. "
+            f"Pillow cannot resize an image of shape {array.shape} ({layout}): it takes 1 to 4 channels. "
             "Resize it beforehand and pass do_resize=False."
         ) from error
     resized = np.array(image.resize((size[1], size[0]), resample=resample))  # (height, width[, channels])
@@ -136,19 +136,19 @@ def _per_channel(values: float | Sequence[float], channels: int, name: str, dtyp
     if not isinstance(values, Sequence):
         values = [values] * channels
     if len(values) != channels:
-        raise ValueError(f"{name} has {len(values)} values, but the picture has {channels} channels.")
+        raise ValueError(f"{name} has {len(values)} values, but the image has {channels} channels.")
     return np.array(values, dtype=dtype)
 
 
-def _is_fractional(picture: np.ndarray) -> bool:
-    """Tells whether a picture holds floats in [0, 1] that must be scaled to fit in 8 bits."""
-    if picture.dtype == np.uint8:
+def _is_fractional(image: np.ndarray) -> bool:
+    """Tells whether an image holds floats in [0, 1] that must be scaled to fit in 8 bits."""
+    if image.dtype == np.uint8:
         return False
-    whole = np.allclose(picture, picture.astype(int))
+    whole = np.allclose(image, image.astype(int))
     upper = 255 if whole else 1
-    if not (np.all(picture >= 0) and np.all(picture <= upper)):
+    if not (np.all(image >= 0) and np.all(image <= upper)):
         raise ValueError(
-            f"A picture of {'whole numbers' if whole else 'floats'} to be resized must lie in [0, {upper}], but its "
-            f"values reach from {picture.min()} to {picture.max()}. Scale it first, or pass do_resize=False."
+            f"An image of {'whole numbers' if whole else 'floats'} to be resized must lie in [0, {upper}], but its "
+            f"values reach from {image.min()} to {image.max()}. Scale it first, or pass do_resize=False."
         )
     return not whole

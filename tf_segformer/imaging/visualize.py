@@ -1,4 +1,4 @@
-"""Pictures of class maps: overlay with legend, comparison with the truth, errors, boundaries, confusion matrix."""
+"""Images of class maps: overlay with legend, comparison with the target, errors, boundaries, confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from PIL import Image, ImageFont
 
 from tf_segformer.imaging.drawing import PAPER, beside, column, font_beside, framed, label_strip, legend_panel
 from tf_segformer.imaging.labels import IGNORED_COLOR, palette_for
-from tf_segformer.imaging.postprocess import class_shares
+from tf_segformer.imaging.postprocess import class_fractions
 
-_LINES = 256  # painted at once: indices of a whole large picture would need gigabytes
+_LINES = 256  # painted at once: indices of a whole large image would need gigabytes
 _WRONG = (213, 64, 0)
 _SMALLEST_OUTLINED = 640  # the same where outlines are drawn
-_SMALLEST_SIDE = 240  # smaller pictures are enlarged by a whole factor, so that their pixels can be seen
+_SMALLEST_SIDE = 240  # smaller images are enlarged by a whole factor, so that their pixels can be seen
 
 
 def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """Paints each pixel in its class's colour.
+    """Paints each pixel in its class's color.
 
     Args:
         class_map: Class indices (H, W); those outside the palette (255, for one) become black.
-        palette: Colours (K, 3), uint8, as from `labels.palette_for`.
+        palette: Colors (K, 3), uint8, as from `labels.palette_for`.
 
     Returns:
-        RGB picture of the same size.
+        RGB image of the same size.
 
     Example:
         >>> colorize(np.zeros((4, 6), int), palette_for("camvid")).getpixel((0, 0))
@@ -49,18 +49,18 @@ def draw_overlay(
     alpha: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
-    """Lays the class colours over the picture, with a legend of the classes and their shares, largest first.
+    """Lays the class colors over the image, with a legend of the classes and their shares, largest first.
 
     Args:
-        image: The picture, RGB, of the size of the class map.
+        image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
         labels: Class names.
-        palette: Colours (K, 3); None takes `palette_for(labels)`.
-        alpha: Weight of the colours, 0 (picture only) to 1 (colours only).
+        palette: Colors (K, 3); None takes `palette_for(labels)`.
+        alpha: Weight of the colors, 0 (image only) to 1 (colors only).
         legend: Draw the legend at the right.
 
     Returns:
-        RGB picture; without the legend of the size of the input (pictures below 240 pixels are enlarged).
+        RGB image; without the legend of the size of the input (images below 240 pixels are enlarged).
 
     Raises:
         ValueError: Sizes that differ, or alpha out of range.
@@ -72,8 +72,8 @@ def draw_overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], but is {alpha}.")
     palette = palette_for(labels) if palette is None else palette
-    picture, [class_map] = _checked(image, class_map)
-    blended = Image.blend(picture, colorize(class_map, palette), alpha)
+    image, [class_map] = _checked(image, class_map)
+    blended = Image.blend(image, colorize(class_map, palette), alpha)
     if not legend:
         return blended
     return _with_legend(_enlarged(blended), [class_map], labels, palette)
@@ -82,24 +82,24 @@ def draw_overlay(
 def draw_comparison(
     image: Image.Image | np.ndarray,
     prediction: np.ndarray,
-    truth: np.ndarray,
+    target: np.ndarray,
     labels: Sequence[str],
     *,
     palette: np.ndarray | None = None,
     ignore_index: int = 255,
 ) -> Image.Image:
-    """Puts the picture, the prediction, the truth and the errors side by side, with one legend.
+    """Puts the image, the prediction, the target and the errors side by side, with one legend.
 
     Args:
-        image: The picture, RGB, of the size of the maps.
+        image: The image, RGB, of the size of the maps.
         prediction: Predicted class indices (H, W).
-        truth: True class indices (H, W).
+        target: True class indices (H, W).
         labels: Class names.
-        palette: Colours (K, 3); None takes `palette_for(labels)`.
-        ignore_index: Label of the truth that counts neither as right nor as wrong; drawn black.
+        palette: Colors (K, 3); None takes `palette_for(labels)`.
+        ignore_index: Label of the target that counts neither as right nor as wrong; drawn black.
 
     Returns:
-        RGB picture; the legend gives the shares in the prediction.
+        RGB image; the legend gives the shares in the prediction.
 
     Raises:
         ValueError: Sizes that differ.
@@ -110,39 +110,39 @@ def draw_comparison(
         'RGB'
     """
     palette = palette_for(labels) if palette is None else palette
-    picture, [prediction, truth] = _checked(image, prediction, truth)
-    wrong, counted = _errors(prediction, truth, ignore_index)
+    image, [prediction, target] = _checked(image, prediction, target)
+    wrong, counted = _errors(prediction, target, ignore_index)
     panels = {
-        "Picture": picture,
+        "Image": image,
         "Prediction": colorize(prediction, palette),
-        "Truth": colorize(truth, palette),
+        "Target": colorize(target, palette),
         f"Errors ({_percent(wrong, counted)} of labelled pixels)": _paint_errors(
-            picture, prediction, truth, ignore_index
+            image, prediction, target, ignore_index
         ),
     }
     panels = {title: _enlarged(panel) for title, panel in panels.items()}
-    first = panels["Picture"]
+    first = panels["Image"]
     font = font_beside(first)
     gap = round(font.size * 0.75)
     titled = [label_strip(panel, title, font) for title, panel in panels.items()]
     per_row = 1 if first.width > 2.2 * first.height else 4 if first.height > 1.6 * first.width else 2
     grid = column([beside(titled[start : start + per_row], gap) for start in range(0, 4, per_row)], gap)
-    return framed(_with_legend(grid, [prediction, truth], labels, palette, font), gap)
+    return framed(_with_legend(grid, [prediction, target], labels, palette, font), gap)
 
 
 def draw_error_map(
-    image: Image.Image | np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, ignore_index: int = 255
+    image: Image.Image | np.ndarray, prediction: np.ndarray, target: np.ndarray, *, ignore_index: int = 255
 ) -> Image.Image:
-    """Marks the wrong pixels in orange over a pale picture; pixels that are not counted are black.
+    """Marks the wrong pixels in orange over a pale image; pixels that are not counted are black.
 
     Args:
-        image: The picture, RGB, of the size of the maps.
+        image: The image, RGB, of the size of the maps.
         prediction: Predicted class indices (H, W).
-        truth: True class indices (H, W).
-        ignore_index: Label of the truth that is not counted.
+        target: True class indices (H, W).
+        ignore_index: Label of the target that is not counted.
 
     Returns:
-        RGB picture with the share of wrong pixels in its heading.
+        RGB image with the share of wrong pixels in its heading.
 
     Raises:
         ValueError: Sizes that differ.
@@ -152,9 +152,9 @@ def draw_error_map(
         >>> draw_error_map(Image.new("RGB", (400, 300)), maps, maps).width
         400
     """
-    picture, [prediction, truth] = _checked(image, prediction, truth)
-    painted = _enlarged(_paint_errors(picture, prediction, truth, ignore_index))
-    title = f"Wrong: {_percent(*_errors(prediction, truth, ignore_index))} of labelled pixels"
+    image, [prediction, target] = _checked(image, prediction, target)
+    painted = _enlarged(_paint_errors(image, prediction, target, ignore_index))
+    title = f"Wrong: {_percent(*_errors(prediction, target, ignore_index))} of labelled pixels"
     return label_strip(painted, title, font_beside(painted))
 
 
@@ -165,16 +165,16 @@ def draw_boundaries(
     *,
     palette: np.ndarray | None = None,
 ) -> Image.Image:
-    """Draws the outlines of the segments in their classes' colours, with a legend, and leaves the picture visible.
+    """Draws the outlines of the segments in their classes' colors, with a legend, and leaves the image visible.
 
     Args:
-        image: The picture, RGB, of the size of the class map.
+        image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
         labels: Class names.
-        palette: Colours (K, 3); None takes `palette_for(labels)`.
+        palette: Colors (K, 3); None takes `palette_for(labels)`.
 
     Returns:
-        RGB picture with the legend at its right; pictures below 640 pixels are enlarged by a whole factor.
+        RGB image with the legend at its right; images below 640 pixels are enlarged by a whole factor.
 
     Raises:
         ValueError: Sizes that differ.
@@ -184,48 +184,46 @@ def draw_boundaries(
         800
     """
     palette = palette_for(labels) if palette is None else palette
-    picture, [class_map] = _checked(image, class_map)
-    picture = _enlarged(picture, _SMALLEST_OUTLINED)
-    factor = picture.height // class_map.shape[0]
+    image, [class_map] = _checked(image, class_map)
+    image = _enlarged(image, _SMALLEST_OUTLINED)
+    factor = image.height // class_map.shape[0]
     segments = np.repeat(np.repeat(class_map, factor, axis=0), factor, axis=1)
     radius = max(2, round(min(segments.shape) / 250))
     outer, inner = _near_boundary(segments, radius + 1), _near_boundary(segments, radius)
-    pixels = np.asarray(picture).copy()
-    pixels[outer] = 255  # a white rim keeps dark colours visible on dark ground
+    pixels = np.asarray(image).copy()
+    pixels[outer] = 255  # a white rim keeps dark colors visible on dark ground
     pixels[inner] = np.asarray(colorize(segments, palette))[inner]
     return _with_legend(Image.fromarray(pixels), [class_map], labels, palette)
 
 
 def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[Image.Image, list[np.ndarray]]:
-    """Returns the picture in RGB and the maps as arrays, if they have the same size."""
+    """Returns the image in RGB and the maps as arrays, if they have the same size."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image, np.uint8))
     checked = [np.asarray(one) for one in class_maps]
     for one in checked:
         if one.shape != (image.height, image.width):
-            raise ValueError(f"The picture is {(image.height, image.width)} (height, width), but a map {one.shape}.")
+            raise ValueError(f"The image is {(image.height, image.width)} (height, width), but a map {one.shape}.")
     return image.convert("RGB"), checked
 
 
-def _enlarged(picture: Image.Image, smallest: int = _SMALLEST_SIDE) -> Image.Image:
-    """Enlarges a picture by a whole factor until its longer side has at least `smallest` pixels."""
-    factor = -(-smallest // max(picture.size))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, smallest: int = _SMALLEST_SIDE) -> Image.Image:
+    """Enlarges an image by a whole factor until its longer side has at least `smallest` pixels."""
+    factor = -(-smallest // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _errors(prediction: np.ndarray, truth: np.ndarray, ignore_index: int) -> tuple[int, int]:
+def _errors(prediction: np.ndarray, target: np.ndarray, ignore_index: int) -> tuple[int, int]:
     """Counts the wrong and the counted pixels."""
-    counted = truth != ignore_index
-    return int(np.count_nonzero((prediction != truth) & counted)), int(np.count_nonzero(counted))
+    counted = target != ignore_index
+    return int(np.count_nonzero((prediction != target) & counted)), int(np.count_nonzero(counted))
 
 
-def _paint_errors(picture: Image.Image, prediction: np.ndarray, truth: np.ndarray, ignore_index: int) -> Image.Image:
-    """Paints wrong pixels over a pale copy of the picture."""
-    pale = np.asarray(
-        Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, PAPER), 0.6)
-    ).copy()
-    pale[(prediction != truth) & (truth != ignore_index)] = _WRONG
-    pale[truth == ignore_index] = IGNORED_COLOR
+def _paint_errors(image: Image.Image, prediction: np.ndarray, target: np.ndarray, ignore_index: int) -> Image.Image:
+    """Paints wrong pixels over a pale copy of the image."""
+    pale = np.asarray(Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, PAPER), 0.6)).copy()
+    pale[(prediction != target) & (target != ignore_index)] = _WRONG
+    pale[target == ignore_index] = IGNORED_COLOR
     return Image.fromarray(pale)
 
 
@@ -245,20 +243,20 @@ def _near_boundary(class_map: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _with_legend(
-    picture: Image.Image,
+    image: Image.Image,
     class_maps: Sequence[np.ndarray],
     labels: Sequence[str],
     palette: np.ndarray,
     font: ImageFont.FreeTypeFont | None = None,
 ) -> Image.Image:
     """Adds a legend of the classes in the maps; the shares are those of the first map."""
-    shares = np.stack([class_shares(one, len(palette)) for one in class_maps])
+    shares = np.stack([class_fractions(one, len(palette)) for one in class_maps])
     present = np.flatnonzero(shares.any(axis=0))
     order = sorted(present.tolist(), key=lambda index: (-shares[0, index], index))
     entries = [(tuple(palette[index].tolist()), _name(labels, index), _share(shares[0, index])) for index in order]
     if shares.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size:
         entries.append((IGNORED_COLOR, "unlabelled", ""))
-    return beside([picture, legend_panel(entries, font or font_beside(picture), picture.height)], gap=0)
+    return beside([image, legend_panel(entries, font or font_beside(image), image.height)], gap=0)
 
 
 def _name(labels: Sequence[str], index: int) -> str:
@@ -268,7 +266,7 @@ def _name(labels: Sequence[str], index: int) -> str:
 
 
 def _share(share: float) -> str:
-    """Share of the picture as a short percentage."""
+    """Share of the image as a short percentage."""
     return "<0.1 %" if 0 < share < 0.001 else f"{share:.1%}".replace("%", " %")
 
 

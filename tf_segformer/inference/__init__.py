@@ -1,1 +1,1 @@
-"""From pictures to class maps: whole, in windows, or averaged over sizes and mirror images."""
+"""From images to class maps: whole, in windows, or averaged over sizes and flip images."""

@@ -1,4 +1,4 @@
-"""A Keras model as a plain function from one array to another, on any backend, for pictures of any size."""
+"""A Keras model as a plain function from one array to another, on any backend, for images of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def forward_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Wraps the inference pass of a model.
 
-    On TensorFlow it is one graph with open sizes, so that a folder of pictures of many sizes is traced once. The other
+    On TensorFlow it is one graph with open sizes, so that a folder of images of many sizes is traced once. The other
     backends run Keras' own prediction step (JAX compiles it for each new size).
 
     Args:
@@ -36,10 +36,10 @@ def _tensorflow_graph(model: Any) -> Callable[[np.ndarray], Any]:
     """One traced graph for the shape that the model declares, which leaves sizes open where the model does."""
     import tensorflow as tf
 
-    from tf_segformer.ops.tracing import alike_layers_drawn_once
+    from tf_segformer.ops.tracing import share_traces
 
     def draw(pixel_values: Any) -> Any:
-        with alike_layers_drawn_once(len(model.weights)):
+        with share_traces(len(model.weights)):
             return model(pixel_values, training=False)
 
     return tf.function(draw, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)], autograph=False)

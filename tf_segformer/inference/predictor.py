@@ -1,4 +1,4 @@
-"""SegmentationPredictor: pictures of any kind and number in, one class map each out."""
+"""SegmentationPredictor: images of any kind and number in, one class map each out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture that was read: position, path, and pixels (H, W, C)."""
+class _Image:
+    """An image that was read: position, path, and pixels (H, W, C)."""
 
     index: int
     source: str | None
@@ -43,30 +43,30 @@ class _Picture:
 
 
 class SegmentationPredictor:
-    """Segments pictures of any size with a Keras model and an image processor.
+    """Segments images of any size with a Keras model and an image processor.
 
     Modes:
-        "resize": the picture is resized as the processor says, the logits to the picture.
-        "whole": the picture keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
-        "slide": windows of the picture at its own size, the last ones shifted inside; the logits of each window are
+        "resize": the image is resized as the processor says, the logits to the image.
+        "whole": the image keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
+        "slide": windows of the image at its own size, the last ones shifted inside; the logits of each window are
             resized to the window, then averaged where windows overlap.
         "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
             seen through windows as in "slide".
-    Logits are resized bilinearly (half-pixel centres), a strip at a time: memory stays bounded for any picture.
+    Logits are resized bilinearly (half-pixel centres), a strip at a time: memory stays bounded for any image.
 
     Args:
         model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits".
-        processor: Prepares the pictures.
+        processor: Prepares the images.
         mode: One of the modes above.
         window: Side of the windows or (height, width), in pixels; by default the processor's size.
         stride: Step between windows or (vertical, horizontal), at most the window; by default 3/4 of it.
-        scales: Scales of "multiscale", relative to the picture; by default 0.75, 1 and 1.25.
-        flip: Average the probabilities with those of the mirrored picture; by default in "multiscale" only.
-        batch_size: Neighbouring pictures of equal size, or windows of one, that go through the model at once.
+        scales: Scales of "multiscale", relative to the image; by default 0.75, 1 and 1.25.
+        flip: Average the probabilities with those of the flipped image; by default in "multiscale" only.
+        batch_size: Neighbouring images of equal size, or windows of one, that go through the model at once.
         labels: Class names by index; by default those of `model.config`, or "class 0", "class 1" and so on.
         return_scores: Whether results carry the probability of the predicted class.
         return_logits: Whether results carry the model's logits ("resize" and "whole" without flip).
-        progress: Whether to draw a progress bar; by default for several pictures on a terminal.
+        progress: Whether to draw a progress bar; by default for several images on a terminal.
 
     Raises:
         ValueError: For an unknown mode, or an option out of range or of another mode.
@@ -120,52 +120,52 @@ class SegmentationPredictor:
         self._forward = forward_function(model)
 
     def __call__(self, images: Any, on_error: str = "raise") -> SegmentationResults:
-        """Segments one picture or many.
+        """Segments one image or many.
 
         Args:
-            images: One or an iterable (a generator, too) of: path, encoded bytes, Pillow picture, array or tensor
+            images: One or an iterable (a generator, too) of: path, encoded bytes, Pillow image, array or tensor
                 (H, W), (H, W, C) or (C, H, W). An array with four axes is a batch.
-            on_error: "raise" stops at a picture that cannot be read; "skip" goes on and keeps it in `failures`.
+            on_error: "raise" stops at an image that cannot be read; "skip" goes on and keeps it in `failures`.
 
         Returns:
-            An iterator over one `SegmentationResult` for each readable picture, in order. Pictures are read and
+            An iterator over one `SegmentationResult` for each readable image, in order. Images are read and
             segmented as the results are asked for, so that errors arise then too.
 
         Raises:
-            ValueError: For an unknown `on_error`; while iterating, for an array that is no picture.
+            ValueError: For an unknown `on_error`; while iterating, for an array that is no image.
             ImageError: While iterating, for a file that cannot be read.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
-        pictures = [images] if _is_one_picture(images) else images
-        total = len(pictures) if hasattr(pictures, "__len__") else None
+        images = [images] if _is_one_image(images) else images
+        total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        results = self._segment(self._read(pictures, on_error, failures))
+        results = self._segment(self._read(images, on_error, failures))
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
         return SegmentationResults(results, failures)
 
-    def _read(self, pictures: Iterable[Any], on_error: str, failures: list[Failure]) -> Iterator[_Picture]:
-        """Opens the pictures one after the other; unreadable ones raise or are noted."""
-        for index, picture in enumerate(pictures):
-            source = fspath(picture) if isinstance(picture, (str, PathLike)) else None
+    def _read(self, images: Iterable[Any], on_error: str, failures: list[Failure]) -> Iterator[_Image]:
+        """Opens the images one after the other; unreadable ones raise or are noted."""
+        for index, image in enumerate(images):
+            source = fspath(image) if isinstance(image, (str, PathLike)) else None
             try:
-                pixels = self._pixels(picture)
+                pixels = self._pixels(image)
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
                 failures.append(Failure(index, source, error))
             else:
-                yield _Picture(index, source, pixels)
+                yield _Image(index, source, pixels)
 
-    def _pixels(self, picture: Any) -> np.ndarray:
-        """A picture of any kind as (H, W, C)."""
-        if isinstance(picture, (str, PathLike, bytes, Image.Image)):
+    def _pixels(self, image: Any) -> np.ndarray:
+        """An image of any kind as (H, W, C)."""
+        if isinstance(image, (str, PathLike, bytes, Image.Image)):
             turned = self.processor.apply_exif_orientation
-            return np.asarray(open_image(picture, apply_exif_orientation=turned))
-        array = transforms.to_array(picture)
+            return np.asarray(open_image(image, apply_exif_orientation=turned))
+        array = transforms.to_array(image)
         if array.size == 0:
-            raise ValueError(f"the picture is empty: its shape is {array.shape}")
+            raise ValueError(f"the image is empty: its shape is {array.shape}")
         channels = self.model.input_shape[-1]
         if array.ndim == 2:
             return np.repeat(array[..., None], channels, axis=-1)
@@ -174,38 +174,38 @@ class SegmentationPredictor:
             layout = transforms.infer_layout(array, (channels,))
         return transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
 
-    def _segment(self, pictures: Iterator[_Picture]) -> Iterator[SegmentationResult]:
-        """The results of pictures that were read, in order."""
+    def _segment(self, images: Iterator[_Image]) -> Iterator[SegmentationResult]:
+        """The results of images that were read, in order."""
         if self._averages:
-            yield from map(self._segment_averaged, pictures)
+            yield from map(self._segment_averaged, images)
             return
-        for size, neighbours in itertools.groupby(pictures, key=lambda picture: self._view_sizes(picture.size)[0]):
+        for size, neighbours in itertools.groupby(images, key=lambda image: self._view_sizes(image.size)[0]):
             while batch := list(itertools.islice(neighbours, self.batch_size)):
-                logits = self._logits([picture.pixels for picture in batch], size)
+                logits = self._logits([image.pixels for image in batch], size)
                 yield from (self._from_logits(*each) for each in zip(batch, logits, strict=True))
 
-    def _from_logits(self, picture: _Picture, logits: np.ndarray) -> SegmentationResult:
-        """The result of a picture that went through the model once."""
+    def _from_logits(self, image: _Image, logits: np.ndarray) -> SegmentationResult:
+        """The result of an image that went through the model once."""
         if self.return_scores:
-            class_map, scores = class_map_and_confidence(logits, picture.size)
+            class_map, scores = class_map_and_confidence(logits, image.size)
         else:
-            class_map, scores = class_map_from_logits(logits, picture.size), None
+            class_map, scores = class_map_from_logits(logits, image.size), None
         kept = logits if self.return_logits else None
-        return self._result(picture, class_map, logits.shape[-1], scores, kept)
+        return self._result(image, class_map, logits.shape[-1], scores, kept)
 
-    def _segment_averaged(self, picture: _Picture) -> SegmentationResult:
-        """The result of a picture that the model sees in windows, at several scales or mirrored."""
+    def _segment_averaged(self, image: _Image) -> SegmentationResult:
+        """The result of an image that the model sees in windows, at several scales or flipped."""
         views = [
-            (ResizedRows(self._rows(picture.pixels, size, mirrored), picture.size), mirrored)
-            for size in self._view_sizes(picture.size)
-            for mirrored in ((False, True) if self.flip else (False,))
+            (ResizedRows(self._rows(image.pixels, size, flipped), image.size), flipped)
+            for size in self._view_sizes(image.size)
+            for flipped in ((False, True) if self.flip else (False,))
         ]
         class_map, scores = class_map_from_rows(views, self.return_scores)
-        return self._result(picture, class_map, views[0][0].num_classes, scores)
+        return self._result(image, class_map, views[0][0].num_classes, scores)
 
-    def _rows(self, pixels: np.ndarray, size: _Size, mirrored: bool) -> RowSource:
-        """The logits of one view of a picture: of the whole, or averaged over windows."""
-        pixels = pixels[:, ::-1] if mirrored else pixels
+    def _rows(self, pixels: np.ndarray, size: _Size, flipped: bool) -> RowSource:
+        """The logits of one view of an image: of the whole, or averaged over windows."""
+        pixels = pixels[:, ::-1] if flipped else pixels
         if self.window is None or self.stride is None:
             return LogitRows(self._logits([pixels], size)[0])
         if size != pixels.shape[:2]:
@@ -221,13 +221,13 @@ class SegmentationPredictor:
 
         return WindowRows(size, self.window, self.stride, predict)
 
-    def _logits(self, pictures: Sequence[np.ndarray], size: _Size) -> np.ndarray:
-        """Prepares pictures of one kind at a size and runs the model: (B, h, w, K) float32."""
+    def _logits(self, images: Sequence[np.ndarray], size: _Size) -> np.ndarray:
+        """Prepares images of one kind at a size and runs the model: (B, h, w, K) float32."""
         as_configured = self.mode == "resize" and self.processor.do_resize
         batch = self.processor(
-            list(pictures),
+            list(images),
             input_data_format=transforms.CHANNELS_LAST,
-            do_resize=as_configured or any(picture.shape[:2] != size for picture in pictures),
+            do_resize=as_configured or any(image.shape[:2] != size for image in images),
             size=size,
         )
         logits = self._forward(batch["pixel_values"])
@@ -238,7 +238,7 @@ class SegmentationPredictor:
         return logits
 
     def _view_sizes(self, size: _Size) -> list[_Size]:
-        """The sizes at which the model sees a picture of a given size."""
+        """The sizes at which the model sees an image of a given size."""
         if self.mode == "resize" and self.processor.do_resize:
             return [self.processor.target_size]
         if self.mode in ("resize", "slide"):
@@ -247,22 +247,22 @@ class SegmentationPredictor:
 
     def _result(
         self,
-        picture: _Picture,
+        image: _Image,
         class_map: np.ndarray,
         num_classes: int,
         scores: np.ndarray | None = None,
         logits: np.ndarray | None = None,
     ) -> SegmentationResult:
-        """Names the classes and where the picture came from."""
+        """Names the classes and where the image came from."""
         labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
         labels = dict(labels or {index: f"class {index}" for index in range(num_classes)})
         if len(labels) != num_classes:
             raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
-        return SegmentationResult(picture.index, picture.source, class_map, labels, scores, logits)
+        return SegmentationResult(image.index, image.source, class_map, labels, scores, logits)
 
 
 def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...]:
-    """The scales at which the picture is seen; 1 alone outside "multiscale"."""
+    """The scales at which the image is seen; 1 alone outside "multiscale"."""
     if scales is not None and mode != "multiscale":
         raise ValueError(f"scales={tuple(scales)} belong to mode='multiscale', not to {mode!r}")
     if mode != "multiscale":
@@ -276,7 +276,7 @@ def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...
 def _check_windows(
     window: int | _Size | None, stride: int | _Size | None, mode: str, processor: SegformerImageProcessor
 ) -> tuple[_Size | None, _Size | None]:
-    """Window and stride as pairs, with their defaults; None where the mode sees the whole picture."""
+    """Window and stride as pairs, with their defaults; None where the mode sees the whole image."""
     if window is not None and mode not in ("slide", "multiscale"):
         raise ValueError(f"window={window} belongs to mode='slide' or 'multiscale', not to {mode!r}")
     if stride is not None and mode != "slide" and window is None:
@@ -303,8 +303,8 @@ def _round_up(length: float) -> int:
     return max(1, math.ceil(length / _TOTAL_STRIDE)) * _TOTAL_STRIDE
 
 
-def _is_one_picture(images: Any) -> bool:
-    """Whether this is one picture and not an iterable of them."""
+def _is_one_image(images: Any) -> bool:
+    """Whether this is one image and not an iterable of them."""
     if isinstance(images, (str, PathLike, bytes, Image.Image)):
         return True
     return getattr(images, "ndim", None) in (2, 3)
@@ -313,7 +313,7 @@ def _is_one_picture(images: Any) -> bool:
 def _with_progress_bar(
     results: Iterator[SegmentationResult], total: int | None, failures: list[Failure]
 ) -> Iterator[SegmentationResult]:
-    """Passes the results on and draws how many pictures are done, on stderr."""
+    """Passes the results on and draws how many images are done, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""What the predictor gives: one result a picture, and the pictures that could not be read."""
+"""What the predictor gives: one result an image, and the images that could not be read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """What was predicted for one picture.
+    """What was predicted for one image.
 
     Args:
-        index: Position of the picture among those given.
-        source: Path of the picture as it was given, or None where it did not come from a file.
-        class_map: (H, W) int32, the class of each pixel of the picture.
+        index: Position of the image among those given.
+        source: Path of the image as it was given, or None where it did not come from a file.
+        class_map: (H, W) int32, the class of each pixel of the image.
         labels: Class names by index.
         scores: (H, W) float32, the probability of the predicted class, where it was asked for.
         logits: (h, w, K) float32 as the model gave them, where they were asked for.
@@ -29,8 +29,8 @@ class SegmentationResult:
     logits: np.ndarray | None = None
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Share of the picture by class name, the largest first; classes that do not occur are left out."""
+    def class_fractions(self) -> dict[str, float]:
+        """Share of the image by class name, the largest first; classes that do not occur are left out."""
         counts = np.zeros(len(self.labels), np.int64)
         for row in self.class_map:  # by rows: bincount copies what it counts to 64 bits
             counts += np.bincount(row, minlength=len(self.labels))
@@ -40,11 +40,11 @@ class SegmentationResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be read.
+    """An image that could not be read.
 
     Args:
-        index: Position of the picture among those given.
-        source: Path of the picture as it was given, or None where it did not come from a file.
+        index: Position of the image among those given.
+        source: Path of the image as it was given, or None where it did not come from a file.
         error: What went wrong.
     """
 
@@ -54,10 +54,10 @@ class Failure:
 
 
 class SegmentationResults(Iterator[SegmentationResult]):
-    """The results in the order of the pictures, each computed when it is asked for; can be run through once.
+    """The results in the order of the images, each computed when it is asked for; can be run through once.
 
     Attributes:
-        failures: The pictures skipped so far (with `on_error="skip"`).
+        failures: The images skipped so far (with `on_error="skip"`).
     """
 
     def __init__(self, results: Iterator[SegmentationResult], failures: list[Failure]) -> None:

@@ -11,7 +11,7 @@ STRIP_BYTES = 32 * 2**20  # float32 logits of one strip; a strip and its few tem
 
 
 class RowSource(Protocol):
-    """Something that yields the logits of a picture by rows, from top to bottom."""
+    """Something that yields the logits of an image by rows, from top to bottom."""
 
     size: tuple[int, int]
     num_classes: int
@@ -83,8 +83,8 @@ class WindowRows:
     small logits of the windows in touch are held. Rows must therefore be read from top to bottom.
 
     Args:
-        size: (H, W) of the picture.
-        window: (height, width) of a window; clipped to the picture.
+        size: (H, W) of the image.
+        window: (height, width) of a window; clipped to the image.
         stride: (vertical, horizontal) step between windows.
         predict: From the (top, left, height, width) boxes of a row of windows to their (h, w, K) logits.
     """
@@ -158,12 +158,12 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def class_map_from_rows(
     views: Sequence[tuple[RowSource, bool]], return_scores: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Takes the most probable class of each pixel, strip by strip, averaged over several views of one picture.
+    """Takes the most probable class of each pixel, strip by strip, averaged over several views of one image.
 
     One view is decided by its logits; of several the softmax probabilities are averaged, as in mmsegmentation.
 
     Args:
-        views: Sources of equal size, each with whether it saw the picture mirrored (its rows are mirrored back).
+        views: Sources of equal size, each with whether it saw the image flipped (its rows are flipped back).
         return_scores: Whether to give the probability of the winning class as well.
 
     Returns:
@@ -191,9 +191,9 @@ def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int
 def _combine(views: Sequence[tuple[RowSource, bool]], first: int, last: int, probabilities: bool) -> np.ndarray:
     """Logits of one view, or the mean probabilities of all, for a few rows."""
 
-    def read(source: RowSource, mirrored: bool) -> np.ndarray:
+    def read(source: RowSource, flipped: bool) -> np.ndarray:
         values = source.rows(first, last)
-        values = values[:, ::-1] if mirrored else values
+        values = values[:, ::-1] if flipped else values
         return _softmax(values) if probabilities else values
 
     total = read(*views[0])

@@ -14,15 +14,15 @@ from keras import ops
 
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
 from tf_segformer.ops.channels import Dense, LayerNormalization
-from tf_segformer.ops.portability import plain_operations_wanted
-from tf_segformer.ops.sequential import map_in_turn
+from tf_segformer.ops.portability import exporting
+from tf_segformer.ops.sequential import sequential_map
 
-# How many scores of one picture are held at once: 16 MB of float32, those of a picture of 512x512. Fewer are slower.
+# How many scores of one image are held at once: 16 MB of float32, those of an image of 512x512. Fewer are slower.
 MAX_SCORES = 2**22
 
 
 def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = False) -> Any:
-    """Scaled dot-product attention whose memory does not grow with the square of the picture.
+    """Scaled dot-product attention whose memory does not grow with the square of the image.
 
     Above `max_scores` the queries are taken block by block, which is exact: a row of scores needs no other row.
 
@@ -30,7 +30,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = F
         query: (B, N, heads, d).
         key: (B, M, heads, d).
         value: (B, M, heads, d).
-        max_scores: Scores of one picture (heads * N * M) held at once. No bound within `plain_operations`: engines
+        max_scores: Scores of one image (heads * N * M) held at once. No bound within `export_mode`: engines
             that have no loops get one product.
         training: Whether gradients follow; they compute the scores again instead of keeping them.
 
@@ -43,7 +43,7 @@ def attend(query: Any, key: Any, value: Any, max_scores: int, training: bool = F
     num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
     attend_at_once = functools.partial(_attend_at_once, training=training)
     attend_at_once = keras.remat(attend_at_once) if training else attend_at_once
-    if plain_operations_wanted():
+    if exporting():
         context = attend_at_once(query, key, value)
     else:
         known = isinstance(num_queries, int) and isinstance(num_keys, int)
@@ -68,7 +68,7 @@ def attention_probabilities(query: Any, key: Any, training: bool = False) -> Any
     scores = ops.matmul(query, ops.transpose(key * scale, (0, 1, 3, 2)))
     if training or keras.backend.standardize_dtype(scores.dtype) != "bfloat16":
         scores = ops.cast(scores, "float32")
-    # Keras warns about a softmax over one key, as the smallest pictures have
+    # Keras warns about a softmax over one key, as the smallest images have
     probabilities = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
     return ops.cast(probabilities, query.dtype)
 
@@ -98,7 +98,7 @@ def _attend_in_blocks(attend_at_once: Callable[..., Any], query: Any, key: Any, 
     query = ops.pad(query, ((0, 0), (0, 0), (0, blocks * rows - num_queries), (0, 0)))
     query = ops.reshape(query, (batch, heads, blocks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (blocks, B, heads, rows, d)
-    (context,) = map_in_turn(lambda block: (attend_at_once(block, key, value),), [query], [query.dtype])
+    (context,) = sequential_map(lambda block: (attend_at_once(block, key, value),), [query], [query.dtype])
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, blocks * rows, width))
     return context[:, :, :num_queries]
 

@@ -1,4 +1,4 @@
-"""What every layer shares: the name it is registered under and how its kernels start."""
+"""What every layer class_fractions: the name it is registered under and how its kernels start."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import keras
 
 PACKAGE = "tf_segformer"
 
-_checkpoint_follows = contextvars.ContextVar("checkpoint_follows", default=False)
+_skip_initialization = contextvars.ContextVar("skip_initialization", default=False)
 
 
 @contextlib.contextmanager
-def checkpoint_follows() -> Iterator[None]:
+def skip_initialization() -> Iterator[None]:
     """Makes models whose encoder starts as zeros, since a checkpoint fills it: drawing B5's takes over a second.
 
     Example:
-        >>> with checkpoint_follows():
+        >>> with skip_initialization():
         ...     float(keras.ops.max(keras.ops.abs(EncoderInitializer(stddev=1.0)((2, 3)))))
         0.0
     """
-    token = _checkpoint_follows.set(True)
+    token = _skip_initialization.set(True)
     try:
         yield
     finally:
-        _checkpoint_follows.reset(token)
+        _skip_initialization.reset(token)
 
 
-def normal_initializer(standard_deviation: float) -> keras.initializers.Initializer:
+def normal_initializer(std: float) -> keras.initializers.Initializer:
     """A fresh normal initializer: a shared one would give every layer the same numbers."""
-    return keras.initializers.RandomNormal(stddev=standard_deviation)
+    return keras.initializers.RandomNormal(stddev=std)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -41,6 +41,6 @@ class EncoderInitializer(keras.initializers.RandomNormal):
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
         """Draws a kernel, unless a checkpoint follows."""
-        if _checkpoint_follows.get():
+        if _skip_initialization.get():
             return keras.ops.zeros(shape, dtype=dtype)
         return super().__call__(shape, dtype=dtype)

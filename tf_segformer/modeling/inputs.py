@@ -1,4 +1,4 @@
-"""Refuses what a model cannot take for pictures, in words that say what to do instead."""
+"""Rejects what a model cannot take for images, in words that say what to do instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tf_segformer.configuration import SegformerConfig
 
 
 def check_config(config: Any) -> None:
-    """Refuses anything but a `SegformerConfig`, such as the name of a variant.
+    """Rejects anything but a `SegformerConfig`, such as the name of a variant.
 
     Raises:
         TypeError: With the calls that were probably meant.
@@ -23,7 +23,7 @@ def check_config(config: Any) -> None:
 
 
 def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
-    """Refuses pictures of another layout or type than (B, H, W, C) floats; looks at shape and dtype alone.
+    """Rejects images of another layout or type than (B, H, W, C) floats; looks at shape and dtype alone.
 
     Args:
         pixel_values: What the model was called with: array, tensor or symbolic tensor.
@@ -36,13 +36,13 @@ def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
     if shape is None or not hasattr(pixel_values, "dtype"):
         raise ValueError(
             f"the model takes an array or tensor of pixel values, not {type(pixel_values).__name__}: "
-            "SegformerImageProcessor makes them from pictures"
+            "SegformerImageProcessor makes them from images"
         )
     if getattr(shape, "rank", 4) is None:  # tf.data after a numpy_function
         return
     shape = tuple(shape)
     if len(shape) != 4:
-        hint = "; pixel_values[None] makes a batch of one picture" if len(shape) == 3 else ""
+        hint = "; pixel_values[None] makes a batch of one image" if len(shape) == 3 else ""
         raise ValueError(f"pixel_values must be (batch, height, width, channels), but their shape is {shape}{hint}")
     if shape[-1] not in (num_channels, None):
         hint = (
@@ -58,5 +58,5 @@ def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
     if "int" in dtype or dtype == "bool":
         raise ValueError(
             f"pixel_values are {dtype}: the model takes normalized floats, which SegformerImageProcessor makes from "
-            "pictures of 0 to 255"
+            "images of 0 to 255"
         )

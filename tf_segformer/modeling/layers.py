@@ -16,9 +16,9 @@ from keras import ops
 from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
 from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
 from tf_segformer.ops.channels import Dense, LayerNormalization
-from tf_segformer.ops.lean_gradients import lean_gelu_dense
-from tf_segformer.ops.portability import plain_operations_wanted
-from tf_segformer.ops.tracing import call_shared, sharing_wanted
+from tf_segformer.ops.portability import exporting
+from tf_segformer.ops.recomputed_gradients import gelu_dense_recomputed
+from tf_segformer.ops.tracing import shared_call, sharing_traces
 
 
 def exact_gelu(x: Any) -> Any:
@@ -30,7 +30,7 @@ def exact_gelu(x: Any) -> Any:
     Returns:
         Tensor of the same shape and dtype.
     """
-    if plain_operations_wanted():  # LiteRT has no error function, but knows GELU in this form
+    if exporting():  # LiteRT has no error function, but knows GELU in this form
         return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
     return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))  # one new tensor instead of two
 
@@ -53,7 +53,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DropPath(keras.layers.Layer):
-    """Stochastic depth: drops the whole residual branch of a picture during training.
+    """Stochastic depth: drops the whole residual branch of an image during training.
 
     Args:
         rate: Probability of dropping, in [0, 1).
@@ -72,7 +72,7 @@ class DropPath(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Keeps or drops the branch of each picture, scaled so that its expectation stays."""
+        """Keeps or drops the branch of each image, scaled so that its expectation stays."""
         if not training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -235,7 +235,7 @@ class MixFeedForward(keras.layers.Layer):
         x = ops.reshape(self.dense_1(positions), (*map_shape[:3], self.inner_size))  # (B, H, W, mlp_ratio * C)
         x = ops.reshape(self.depthwise_convolution(x), (-1, self.inner_size))
         if training and self.activation == "gelu" and not self.dropout_rate and keras.backend.backend() == "tensorflow":
-            return lean_gelu_dense(x, self.dense_2.kernel, self.dense_2.bias)
+            return gelu_dense_recomputed(x, self.dense_2.kernel, self.dense_2.bias)
         x = self.dropout(ACTIVATION_FUNCTIONS[self.activation](x), training=training)
         return self.dropout(self.dense_2(x), training=training)
 
@@ -267,7 +267,7 @@ class TransformerBlock(keras.layers.Layer):
         activation: Activation of the feed-forward network.
         dropout: Dropout after attention and in the feed-forward network, in [0, 1).
         attention_dropout: Dropout of the attention probabilities, in [0, 1).
-        drop_path: Probability that training drops a residual branch of a picture, in [0, 1).
+        drop_path: Probability that training drops a residual branch of an image, in [0, 1).
         embedding_norm_epsilon: Epsilon of the layer norm after the sequence reduction.
         block_norm_epsilon: Epsilon of the block's two layer norms.
         initializer_range: Standard deviation of the initial kernels.
@@ -338,9 +338,9 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
-        if sharing_wanted() and not (training or return_attention or plain_operations_wanted()):
+        if sharing_traces() and not (training or return_attention or exporting()):
             form = {**self.arguments, "drop_path": None, "dtype": self.dtype_policy.name}
-            return call_shared(self, x, repr(form))
+            return shared_call(self, x, repr(form))
         map_shape = ops.shape(x)
         # A matrix, since TensorFlow adds bias and residual within a product of matrices
         positions = ops.reshape(x, (-1, self.hidden_size))  # (B*H*W, C)
@@ -355,7 +355,7 @@ class TransformerBlock(keras.layers.Layer):
         return (x, probabilities) if return_attention else x
 
     def _drop_branch(self, positions: Any, map_shape: tuple[Any, ...], training: bool) -> Any:
-        """Drop path on a matrix; it acts on whole pictures."""
+        """Drop path on a matrix; it acts on whole images."""
         if not training:
             return positions
         return ops.reshape(self.drop_path(ops.reshape(positions, map_shape), training=True), (-1, self.hidden_size))

@@ -8,11 +8,11 @@ from tf_segformer.configuration import SegformerConfig
 
 
 def encoder_macs(config: SegformerConfig, size: tuple[int, int] = (512, 512)) -> int:
-    """Multiply-accumulates of the encoder for one picture: convolutions, linear maps and attention products.
+    """Multiply-accumulates of the encoder for one image: convolutions, linear maps and attention products.
 
     Args:
         config: The architecture.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         Number of multiply-accumulates. Norms, activations and additions are not counted, as is the custom.
@@ -32,11 +32,11 @@ def encoder_macs(config: SegformerConfig, size: tuple[int, int] = (512, 512)) ->
 
 
 def segmentation_macs(config: SegformerConfig, size: tuple[int, int] = (512, 512), composed_head: bool = True) -> int:
-    """Multiply-accumulates of encoder and decode head for one picture; resizing is not counted.
+    """Multiply-accumulates of encoder and decode head for one image; resizing is not counted.
 
     Args:
         config: The architecture.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         composed_head: Count the head as this project runs it (each stage projected and fused at its own resolution),
             not as the reference does (projected, upsampled, concatenated, then fused at the first stage's).
 
@@ -62,11 +62,11 @@ def segmentation_macs(config: SegformerConfig, size: tuple[int, int] = (512, 512
 
 
 def classification_macs(config: SegformerConfig, size: tuple[int, int] = (224, 224)) -> int:
-    """Multiply-accumulates of encoder and linear classifier for one picture.
+    """Multiply-accumulates of encoder and linear classifier for one image.
 
     Args:
         config: The architecture.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         Number of multiply-accumulates.
@@ -75,7 +75,7 @@ def classification_macs(config: SegformerConfig, size: tuple[int, int] = (224, 2
 
 
 def stage_sizes(config: SegformerConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each stage's feature map for a picture of the given size."""
+    """(height, width) of each stage's feature map for an image of the given size."""
     sizes = []
     for patch, stride in zip(config.patch_sizes, config.strides, strict=True):
         height, width = ((side + 2 * (patch // 2) - patch) // stride + 1 for side in size)

@@ -32,14 +32,14 @@ class PretrainedModel(keras.Model):
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Checks layout and type of the pictures, then runs the model on them as `call` says."""
+        """Checks layout and type of the images, then runs the model on them as `call` says."""
         pixel_values = inputs.get("pixel_values") if isinstance(inputs, dict) else inputs
         if pixel_values is not None and not isinstance(pixel_values, (list, tuple)):  # Keras explains the others
             check_pixel_values(pixel_values, self.config.num_channels)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
-        """Runs the model on pictures (B, H, W, C), or on a dictionary that holds them as `pixel_values`."""
+        """Runs the model on images (B, H, W, C), or on a dictionary that holds them as `pixel_values`."""
         if isinstance(inputs, dict):  # Keras has checked the name, and would warn about the structure
             inputs = inputs["pixel_values"]
         return super().call(inputs, training=training, mask=mask, **kwargs)
@@ -112,7 +112,7 @@ class PretrainedModel(keras.Model):
             The address of the commit.
 
         Raises:
-            CheckpointError: Where the Hub refuses or cannot be reached.
+            CheckpointError: Where the Hub rejects or cannot be reached.
         """
         from tf_segformer.checkpoints.pretrained import push_to_hub
 

@@ -11,9 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_segformer.modeling.initialization import PACKAGE
-from tf_segformer.ops.lean_gradients import lean_layer_norm
-from tf_segformer.ops.portability import plain_operations_wanted
+from tf_segformer.ops.portability import exporting
+from tf_segformer.ops.recomputed_gradients import layer_norm_recomputed
 
 
 def on_matrix(function: Callable[[Any], Any], x: Any) -> Any:
@@ -32,7 +31,7 @@ def on_matrix(function: Callable[[Any], Any], x: Any) -> Any:
     return ops.reshape(outputs, (*ops.shape(x)[:-1], ops.shape(outputs)[-1]))
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="tf_segformer")
 class Dense(keras.layers.Dense):
     """Keras' dense layer over the last axis, as one product with a matrix that has a row a position.
 
@@ -49,7 +48,7 @@ class Dense(keras.layers.Dense):
         return on_matrix(lambda matrix: product(matrix, training=training), x)
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="tf_segformer")
 class LayerNormalization(keras.layers.LayerNormalization):
     """Keras' layer norm over the last axis, which TensorFlow runs as one kernel for inference.
 
@@ -68,8 +67,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Normalizes the channels of every position of (..., C)."""
         if keras.backend.backend() != "tensorflow":  # these have kernels of their own
             return super().call(x)
-        one_kernel = not (training or plain_operations_wanted()) and _is_graph(x)
-        normalize = _normalize_as_batch_norm if one_kernel else lean_layer_norm if training else _normalize
+        one_kernel = not (training or exporting()) and _is_graph(x)
+        normalize = _normalize_as_batch_norm if one_kernel else layer_norm_recomputed if training else _normalize
         gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
         normalized = on_matrix(lambda matrix: normalize(matrix, gamma, beta, self.epsilon), ops.cast(x, "float32"))
         return ops.cast(normalized, self.compute_dtype)

@@ -11,9 +11,9 @@ import keras
 from keras import ops
 
 from tf_segformer.ops.channels import on_matrix
-from tf_segformer.ops.portability import plain_operations_wanted
+from tf_segformer.ops.portability import exporting
 from tf_segformer.ops.resize import resize_bilinear
-from tf_segformer.ops.sequential import fold_in_turn, in_turn
+from tf_segformer.ops.sequential import run_after, sequential_fold
 
 MAX_HIDDEN = 2**22  # entries of the hidden map that exist at once at inference: 16 MB of float32, as of B0 at 512x512
 
@@ -73,7 +73,7 @@ def classify_maps(
         return ops.matmul(hidden, cut(classifier_kernel, block, 0)) + logits
 
     logits = add_block(0, ops.cast(classifier_bias, dtype))  # (B*H_0*W_0, K)
-    logits = fold_in_turn(add_block, 1, blocks, logits)
+    logits = sequential_fold(add_block, 1, blocks, logits)
     num_labels = classifier_kernel.shape[-1]
     return ops.cast(ops.reshape(logits, (*ops.shape(feature_maps[0])[:3], num_labels)), "float32")
 
@@ -112,7 +112,7 @@ def classify_maps_in_training(
     for start in range(0, kernels[0].shape[-1], CHANNELS_AT_ONCE):
         block = [weight[..., start : start + CHANNELS_AT_ONCE] for weight in weights]
         kept = _draw_kept(dropout, (*positions, block[0].shape[-1]))
-        logits, *maps = in_turn(logits, *feature_maps)
+        logits, *maps = run_after(logits, *feature_maps)
         classify = keras.remat(functools.partial(_classify_channels, kept=kept, norm=norm))
         more, *moments_of_block = classify(maps, block)
         logits = logits + more
@@ -148,7 +148,7 @@ def _draw_kept(dropout: keras.layers.Dropout, shape: tuple[Any, ...]) -> Any:
 
 def _channel_blocks(positions: Any, hidden_size: int) -> Any:
     """Into how many equal blocks the hidden channels are parted so that none exceeds `MAX_HIDDEN`: a power of two."""
-    if plain_operations_wanted():
+    if exporting():
         return 1
     most = hidden_size & -hidden_size  # the largest power of two that divides them
     needed = (positions * hidden_size + MAX_HIDDEN - 1) // MAX_HIDDEN

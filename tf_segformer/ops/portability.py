@@ -6,16 +6,16 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-_wanted = contextvars.ContextVar("plain_operations_wanted", default=False)
+_wanted = contextvars.ContextVar("exporting", default=False)
 
 
 @contextlib.contextmanager
-def plain_operations() -> Iterator[None]:
+def export_mode() -> Iterator[None]:
     """Draws graphs without loops and without what only TensorFlow's optimizer understands, for LiteRT.
 
     Example:
-        >>> with plain_operations():
-        ...     plain_operations_wanted()
+        >>> with export_mode():
+        ...     exporting()
         True
     """
     token = _wanted.set(True)
@@ -25,6 +25,6 @@ def plain_operations() -> Iterator[None]:
         _wanted.reset(token)
 
 
-def plain_operations_wanted() -> bool:
-    """Whether layers are called within `plain_operations`."""
+def exporting() -> bool:
+    """Whether layers are called within `export_mode`."""
     return _wanted.get()

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 
-def fold_in_turn(function: Callable[[Any, Any], Any], start: int, stop: Any, carry: Any) -> Any:
+def sequential_fold(function: Callable[[Any, Any], Any], start: int, stop: Any, carry: Any) -> Any:
     """Calls a function for each index with what the last call gave; with `keras.ops.fori_loop`, calls may overlap.
 
     Args:
@@ -22,7 +22,7 @@ def fold_in_turn(function: Callable[[Any, Any], Any], start: int, stop: Any, car
         What the last call gave, or `carry` where there is none.
 
     Example:
-        >>> int(fold_in_turn(lambda index, total: total + index, 1, 4, ops.convert_to_tensor(0, "int32")))
+        >>> int(sequential_fold(lambda index, total: total + index, 1, 4, ops.convert_to_tensor(0, "int32")))
         6
     """
     if isinstance(stop, int) and stop <= start:
@@ -39,7 +39,7 @@ def fold_in_turn(function: Callable[[Any, Any], Any], start: int, stop: Any, car
     )[1]
 
 
-def map_in_turn(
+def sequential_map(
     function: Callable[..., tuple[Any, ...]], maps: Sequence[Any], dtypes: Sequence[str], at_once: int = 1
 ) -> tuple[Any, ...]:
     """Calls a function with each row of some tensors; `keras.ops.map` lets TensorFlow run ten calls at a time.
@@ -54,7 +54,7 @@ def map_in_turn(
         The results, stacked.
 
     Example:
-        >>> map_in_turn(lambda row: (ops.sum(row),), [ops.ones((2, 3))], ["float32"])[0].shape[0]
+        >>> sequential_map(lambda row: (ops.sum(row),), [ops.ones((2, 3))], ["float32"])[0].shape[0]
         2
     """
     if keras.backend.backend() != "tensorflow":
@@ -67,7 +67,7 @@ def map_in_turn(
     )
 
 
-def in_turn(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
+def run_after(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
     """Holds tensors back until an earlier one is there, and the gradient by that one until those by these are.
 
     So TensorFlow runs one after the other what else it would run at the same time, with the memory of all; the other
@@ -81,7 +81,7 @@ def in_turn(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
         All of them, `earlier` first.
 
     Example:
-        >>> [float(each) for each in in_turn(ops.ones(()), ops.zeros(()))]
+        >>> [float(each) for each in run_after(ops.ones(()), ops.zeros(()))]
         [1.0, 0.0]
     """
     if keras.backend.backend() != "tensorflow":

@@ -14,18 +14,18 @@ MANY_WEIGHTS = 500  # B3 has more, B2 fewer
 
 
 @dataclass(frozen=True)
-class _Drawing:
+class _TraceCache:
     """The functions drawn so far by form, and what TensorFlow is told of them."""
 
     attributes: dict[str, Any]
     functions: dict[Hashable, Any] = field(default_factory=dict)
 
 
-_drawing: contextvars.ContextVar[_Drawing | None] = contextvars.ContextVar("drawing", default=None)
+_drawing: contextvars.ContextVar[_TraceCache | None] = contextvars.ContextVar("drawing", default=None)
 
 
 @contextlib.contextmanager
-def alike_layers_drawn_once(num_weights: int) -> Iterator[None]:
+def share_traces(num_weights: int) -> Iterator[None]:
     """Draws a TensorFlow graph for inference in which layers of the same form are calls of one function.
 
     TensorFlow inlines the calls before it optimizes the graph, which takes long where they are many: then they stay
@@ -36,23 +36,23 @@ def alike_layers_drawn_once(num_weights: int) -> Iterator[None]:
         num_weights: How many weights the model has.
 
     Example:
-        >>> with alike_layers_drawn_once(200):
-        ...     sharing_wanted()
+        >>> with share_traces(200):
+        ...     sharing_traces()
         True
     """
-    token = _drawing.set(_Drawing({"_noinline": True} if num_weights >= MANY_WEIGHTS else {}))
+    token = _drawing.set(_TraceCache({"_noinline": True} if num_weights >= MANY_WEIGHTS else {}))
     try:
         yield
     finally:
         _drawing.reset(token)
 
 
-def sharing_wanted() -> bool:
-    """Whether layers are called within `alike_layers_drawn_once`, and not within such a function already."""
+def sharing_traces() -> bool:
+    """Whether layers are called within `share_traces`, and not within such a function already."""
     return _drawing.get() is not None
 
 
-def call_shared(layer: keras.layers.Layer, x: Any, form: Hashable) -> Any:
+def shared_call(layer: keras.layers.Layer, x: Any, form: Hashable) -> Any:
     """Calls a layer for inference as a function of its weights, drawn at the first layer of that form.
 
     Args:
@@ -76,7 +76,7 @@ def call_shared(layer: keras.layers.Layer, x: Any, form: Hashable) -> Any:
             _drawing.reset(token)
 
     drawing = _drawing.get()
-    assert drawing is not None, "outside of alike_layers_drawn_once"
+    assert drawing is not None, "outside of share_traces"
     key = form, x.dtype, tuple(x.shape)
     if key not in drawing.functions:
         drawing.functions[key] = tf.function(call_with, autograph=False, experimental_attributes=drawing.attributes)

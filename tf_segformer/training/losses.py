@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.ops.sequential import map_in_turn
-from tf_segformer.training.row_chunks import visit_strips
+from tf_segformer.ops.sequential import sequential_map
+from tf_segformer.training.row_chunks import map_row_chunks
 
 AVERAGES = ("valid", "all")
 _DICE_SMOOTHING = 1.0
@@ -26,7 +26,7 @@ def squeeze_labels(labels: Any) -> Any:
         (B, H, W).
 
     Raises:
-        ValueError: For other shapes, such as one-hot labels or RGB colours.
+        ValueError: For other shapes, such as one-hot labels or RGB colors.
 
     Example:
         >>> tuple(squeeze_labels(ops.zeros((1, 4, 6, 1), "int32")).shape)
@@ -171,11 +171,11 @@ class SegmentationLoss(keras.losses.Loss):
                 slope = slope + p * (by_p - ops.sum(p * by_p, axis=-1, keepdims=True))
             return ops.sum(pixels[..., 0] * weights), slope
 
-        def of_picture(logits: Any, *pixels: Any) -> tuple[Any, Any]:
-            values, slopes = visit_strips(visit, logits, *pixels, project_last=True)
+        def of_image(logits: Any, *pixels: Any) -> tuple[Any, Any]:
+            values, slopes = map_row_chunks(visit, logits, *pixels, project_last=True)
             return ops.sum(values), slopes
 
-        values, gradient = map_in_turn(of_picture, (logits, labels, weights, counts), ["float32"] * 2)
+        values, gradient = sequential_map(of_image, (logits, labels, weights, counts), ["float32"] * 2)
         return ops.sum(values) + dice_value, ops.reshape(gradient, ops.shape(logits))
 
     def _cross_entropy(self, x: Any, x_label: Any, log_total: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
@@ -199,11 +199,11 @@ class SegmentationLoss(keras.losses.Loss):
         def visit(upsampled: Any, labels: Any) -> tuple[Any]:
             return (ops.take_along_axis(_softmax(upsampled)[0], labels[..., None], axis=-1)[..., 0],)
 
-        def of_picture(logits: Any, labels: Any) -> tuple[Any]:
-            (p_label,) = visit_strips(visit, logits, labels)  # (strips, s, W)
+        def of_image(logits: Any, labels: Any) -> tuple[Any]:
+            (p_label,) = map_row_chunks(visit, logits, labels)  # (strips, s, W)
             return (ops.reshape(p_label, (-1, ops.shape(labels)[1]))[: ops.shape(labels)[0]],)
 
-        (p_label,) = map_in_turn(of_picture, (logits, labels), ["float32"])
+        (p_label,) = sequential_map(of_image, (logits, labels), ["float32"])
         p_label = ops.where(counts > 0, p_label, 2.0)  # the ignored come last
         in_order = ops.sort(ops.reshape(p_label, (-1,)))
         last_kept = ops.take(in_order, ops.minimum(self.ohem_min_kept, ops.size(in_order)) - 1)
@@ -220,10 +220,10 @@ class SegmentationLoss(keras.losses.Loss):
             p = _softmax(upsampled)[0]
             return (ops.stack([ops.sum(each, axis=(0, 1)) for each in (p * is_label, p * mask, is_label)]),)
 
-        def of_picture(*maps: Any) -> tuple[Any]:
-            return (ops.sum(visit_strips(visit, *maps)[0], axis=0),)  # (3, K)
+        def of_image(*maps: Any) -> tuple[Any]:
+            return (ops.sum(map_row_chunks(visit, *maps)[0], axis=0),)  # (3, K)
 
-        (sums,) = map_in_turn(of_picture, (logits, labels, counts), ["float32"])
+        (sums,) = sequential_map(of_image, (logits, labels, counts), ["float32"])
         overlap, predicted, labelled = ops.unstack(ops.reshape(ops.sum(sums, axis=0), (3, num_classes)), 3)
         present = ops.cast(labelled > 0, "float32")
         share = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)

@@ -20,13 +20,13 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     The rate of step t is `peak * (1 - max(t - decay_start, 0) / (steps - decay_start)) ** power`; with `decay_start` 0
     the decay counts from step 0, as mmsegmentation counts it. In the warm-up it is multiplied by
-    `1 - (1 - t / warmup_steps) * (1 - warmup_ratio)`.
+    `1 - (1 - t / warmup_steps) * (1 - warmup_start_factor)`.
 
     Args:
         peak: The highest learning rate.
         steps: Updates until the rate is zero.
         warmup_steps: Updates of the warm-up.
-        warmup_ratio: Share of the rate at step 0.
+        warmup_start_factor: Share of the rate at step 0.
         power: Exponent of the decay.
         decay_start: Update before which the rate is not decayed.
 
@@ -42,7 +42,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         peak: float,
         steps: int,
         warmup_steps: int = 1500,
-        warmup_ratio: float = 1e-6,
+        warmup_start_factor: float = 1e-6,
         power: float = 1.0,
         decay_start: int = 0,
     ) -> None:
@@ -51,7 +51,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         if not 0 <= decay_start < steps:
             raise ValueError(f"decay_start={decay_start} must be at least 0 and below steps={steps}")
         self.peak, self.steps, self.power, self.decay_start = peak, steps, power, decay_start
-        self.warmup_steps, self.warmup_ratio = warmup_steps, warmup_ratio
+        self.warmup_steps, self.warmup_start_factor = warmup_steps, warmup_start_factor
 
     def __call__(self, step: Any) -> Any:
         """The learning rate of one update."""
@@ -60,7 +60,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         decay = ops.maximum(1.0 - done, 0.0) ** self.power
         if not self.warmup_steps:
             return self.peak * decay
-        warmup = 1.0 - (1.0 - step / self.warmup_steps) * (1.0 - self.warmup_ratio)
+        warmup = 1.0 - (1.0 - step / self.warmup_steps) * (1.0 - self.warmup_start_factor)
         return self.peak * decay * ops.minimum(warmup, 1.0)
 
     def get_config(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
             "peak": self.peak,
             "steps": self.steps,
             "warmup_steps": self.warmup_steps,
-            "warmup_ratio": self.warmup_ratio,
+            "warmup_start_factor": self.warmup_start_factor,
             "power": self.power,
             "decay_start": self.decay_start,
         }
@@ -81,17 +81,17 @@ class ParameterGroup:
 
     Args:
         name: What the table prints.
-        rate_factor: Multiple of the schedule's learning rate.
+        lr_multiplier: Multiple of the schedule's learning rate.
         weight_decay: Decoupled weight decay.
         paths: Paths of the variables.
 
     Example:
-        >>> ParameterGroup("head", 10.0, 0.01, ("decode_head/classifier/bias",)).rate_factor
+        >>> ParameterGroup("head", 10.0, 0.01, ("decode_head/classifier/bias",)).lr_multiplier
         10.0
     """
 
     name: str
-    rate_factor: float
+    lr_multiplier: float
     weight_decay: float
     paths: tuple[str, ...]
 
@@ -105,27 +105,27 @@ class GroupedAdamW(keras.optimizers.Adam):
 
     Args:
         learning_rate: Rate or schedule of a group with factor 1.
-        head_rate_factor: Multiple of the rate for the decode head and the classifier.
+        head_lr_multiplier: Multiple of the rate for the decode head and the classifier.
         weight_decay: Decay of every variable whose path does not contain "norm"; biases are decayed.
         **options: Arguments of `keras.optimizers.Adam`.
 
     Source: Loshchilov and Hutter 2019; groups of Xie et al. 2021.
 
     Example:
-        >>> GroupedAdamW(6e-5, head_rate_factor=10.0).head_rate_factor
+        >>> GroupedAdamW(6e-5, head_lr_multiplier=10.0).head_lr_multiplier
         10.0
     """
 
     def __init__(
         self,
         learning_rate: Any = 6e-5,
-        head_rate_factor: float = 10.0,
+        head_lr_multiplier: float = 10.0,
         weight_decay: float = 0.01,
         name: str = "grouped_adamw",
         **options: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **options)
-        self.head_rate_factor = head_rate_factor
+        self.head_lr_multiplier = head_lr_multiplier
         self.decoupled_weight_decay = weight_decay
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -133,13 +133,13 @@ class GroupedAdamW(keras.optimizers.Adam):
         if self.built:
             return
         super().build(variables)
-        self._rate_factors = [self.head_rate_factor if _is_head(variable) else 1.0 for variable in variables]
+        self._lr_multipliers = [self.head_lr_multiplier if _is_head(variable) else 1.0 for variable in variables]
         self._decays = [0.0 if _is_norm(variable) else self.decoupled_weight_decay for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's decay and Adam update."""
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype) * self._rate_factors[index]
+        rate = ops.cast(learning_rate, variable.dtype) * self._lr_multipliers[index]
         if self._decays[index]:
             self.assign_sub(variable, variable * (rate * self._decays[index]))
         super().update_step(gradient, variable, rate)
@@ -147,7 +147,7 @@ class GroupedAdamW(keras.optimizers.Adam):
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras' serialization."""
         config = super().get_config()
-        config.update(head_rate_factor=self.head_rate_factor, weight_decay=self.decoupled_weight_decay)
+        config.update(head_lr_multiplier=self.head_lr_multiplier, weight_decay=self.decoupled_weight_decay)
         return config
 
 
@@ -156,11 +156,11 @@ def create_optimizer(
     steps: int = 160_000,
     *,
     warmup_steps: int | None = None,
-    warmup_ratio: float = 1e-6,
+    warmup_start_factor: float = 1e-6,
     power: float = 1.0,
     decay_start: int = 0,
     weight_decay: float = 0.01,
-    head_rate_factor: float = 10.0,
+    head_lr_multiplier: float = 10.0,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
     clip_norm: float | None = None,
@@ -173,11 +173,11 @@ def create_optimizer(
         learning_rate: Highest rate of the encoder.
         steps: Updates until the rate is zero.
         warmup_steps: Updates of the linear warm-up; None takes the paper's 1,500, or a tenth of a run below 15,000.
-        warmup_ratio: Share of the rate at the first step.
+        warmup_start_factor: Share of the rate at the first step.
         power: Exponent of the polynomial decay.
         decay_start: Update before which the rate is not decayed.
         weight_decay: Decoupled weight decay; none for variables whose path contains "norm".
-        head_rate_factor: Multiple of the rate for the decode head (or the image classifier).
+        head_lr_multiplier: Multiple of the rate for the decode head (or the image classifier).
         betas: Decay of Adam's two moments.
         epsilon: Adam's epsilon.
         clip_norm: Largest norm of all gradients together, over all groups; None does not clip.
@@ -198,10 +198,10 @@ def create_optimizer(
     """
     if warmup_steps is None:
         warmup_steps = min(1500, steps // 10)
-    schedule = WarmupPolynomialDecay(learning_rate, steps, warmup_steps, warmup_ratio, power, decay_start)
+    schedule = WarmupPolynomialDecay(learning_rate, steps, warmup_steps, warmup_start_factor, power, decay_start)
     return GroupedAdamW(
         schedule,
-        head_rate_factor=head_rate_factor,
+        head_lr_multiplier=head_lr_multiplier,
         weight_decay=weight_decay,
         beta_1=betas[0],
         beta_2=betas[1],
@@ -228,7 +228,7 @@ def parameter_groups(optimizer: GroupedAdamW, variables: Sequence[Any]) -> list[
         []
     """
     groups = []
-    for part, is_part, factor in (("encoder", False, 1.0), ("head", True, optimizer.head_rate_factor)):
+    for part, is_part, factor in (("encoder", False, 1.0), ("head", True, optimizer.head_lr_multiplier)):
         for label, is_norm in (("", False), (", norms", True)):
             paths = tuple(v.path for v in variables if _is_head(v) is is_part and _is_norm(v) is is_norm)
             if paths:
@@ -256,7 +256,7 @@ def format_groups(groups: Sequence[ParameterGroup], variables: Sequence[Any]) ->
     for group in groups:
         count = sum(sizes[path] for path in group.paths)
         lines.append(
-            f"{group.name:<16}{group.rate_factor:>5g}x {group.weight_decay:>6g}{len(group.paths):>9}{count:>12,}"
+            f"{group.name:<16}{group.lr_multiplier:>5g}x {group.weight_decay:>6g}{len(group.paths):>9}{count:>12,}"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Upsampled logits, a band of rows of one picture at a time, so that those of a batch never exist together."""
+"""Upsampled logits, a band of rows of one image at a time, so that those of a batch never exist together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 from tf_segformer.ops.resize import resize_bilinear, resize_bilinear_gradient
-from tf_segformer.ops.sequential import map_in_turn
+from tf_segformer.ops.sequential import sequential_map
 
 STRIP_SIZE = 2**22
 """Entries of the upsampled logits of a strip: 16 MB."""
@@ -16,12 +16,12 @@ STRIP_SIZE = 2**22
 _STRIPS_AT_ONCE = 2  # TensorFlow's kernel of the resize's gradient runs on one thread: two take 0.75 x the time of one
 
 
-def visit_strips(
+def map_row_chunks(
     visit: Callable[..., tuple[Any, ...]], logits: Any, *pixels: Any, project_last: bool = False
 ) -> tuple[Any, ...]:
-    """Upsamples the logits of a picture strip by strip and calls a function with each.
+    """Upsamples the logits of an image strip by strip and calls a function with each.
 
-    The rows are resized first, for the whole picture: this is as much smaller than the upsampled logits as the picture
+    The rows are resized first, for the whole image: this is as much smaller than the upsampled logits as the image
     is narrower. The columns are resized within a strip.
 
     Args:
@@ -54,7 +54,7 @@ def visit_strips(
         return results
 
     tall = resize_bilinear(logits[None], height, low_width)[0]  # (H, w, K)
-    results = map_in_turn(
+    results = sequential_map(
         visit_strip, [part(each) for each in (tall, *pixels)], ["float32"] * (1 + project_last), _STRIPS_AT_ONCE
     )
     if project_last:

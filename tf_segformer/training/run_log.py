@@ -1,4 +1,4 @@
-"""RunLog: what a run tells: progress, log.csv, TensorBoard with example predictions, and a picture of the curves."""
+"""RunLog: what a run tells: progress, log.csv, TensorBoard with example predictions, and an image of the curves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunLog:
             step: Batches so far.
             loss: Mean training loss since the last validation.
             rates: Learning rates by name.
-            speed: Training pictures a second.
+            speed: Training images a second.
             scores: What the function of `make_validation` returned.
 
         Returns:
@@ -106,8 +106,8 @@ class RunLog:
         with self._writer.as_default(step=row["step"]):
             for name, value in row.items():
                 _write_summary(name.replace(" ", "/"), "scalars", _SCALAR, tf.constant(value, tf.float32))
-            for index, (picture, prediction, truth) in enumerate(examples):
-                drawing = draw_comparison(picture, prediction, truth, self.class_names)
+            for index, (image, prediction, target) in enumerate(examples):
+                drawing = draw_comparison(image, prediction, target, self.class_names)
                 size = [str(side).encode() for side in drawing.size]
                 blobs = tf.constant([*size, _as_png(drawing)])
                 _write_summary(f"examples/{index}", "images", _BLOB_SEQUENCE, blobs)
@@ -147,7 +147,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path
     scores.legend(loc="lower right")
     shown = class_names if len(class_names) <= 20 else []
     for index, name in enumerate(shown):
-        style = "-" if index < 10 else "--"  # matplotlib has ten colours
+        style = "-" if index < 10 else "--"  # matplotlib has ten colors
         classes.plot(steps, [100 * row[f"IoU {name}"] for row in rows], style, label=name)
     classes.set(title="Validation IoU by class", xlabel="step", ylabel="%", ylim=(0, 100))
     if shown:
@@ -166,7 +166,7 @@ def _write_summary(tag: str, plugin: str, data_class: int, value: tf.Tensor) -> 
     tf.summary.write(tag, value, metadata=metadata)
 
 
-def _as_png(picture: Image.Image) -> bytes:
+def _as_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from tf_segformer.data.datasets import SegmentationDataset
-from tf_segformer.data.pipeline import as_picture, training_batches, validation_pictures
+from tf_segformer.data.pipeline import denormalize, training_dataset, validation_dataset
 from tf_segformer.data.tfrecords import ShardedDataset
 from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.evaluation.metrics import MeanIoU
@@ -32,7 +32,7 @@ from tf_segformer.training.state import load_state, save_state
 STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
 BEST_NAME, LAST_NAME = "best", "last"
 _BLOCK = re.compile(r"block_\d+_\d+")
-_EXAMPLES = 3  # validation pictures that TensorBoard shows
+_EXAMPLES = 3  # validation images that TensorBoard shows
 
 
 class Interrupted(SegformerError):
@@ -58,7 +58,7 @@ def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str
         power=recipe.power,
         decay_start=recipe.decay_start // accumulated,
         weight_decay=recipe.weight_decay,
-        head_rate_factor=recipe.head_rate_factor,
+        head_lr_multiplier=recipe.head_lr_multiplier,
         clip_norm=recipe.clip_norm,
         accumulation_steps=recipe.accumulation_steps,
         ema_momentum=recipe.ema_momentum,
@@ -145,7 +145,7 @@ def train(
         processor: Saved beside the weights.
         resume: Continue the run in `output`: same data order and schedule, so the weights become those of a run that
             was never interrupted.
-        parallel_calls: Pictures prepared at once; None lets tf.data decide.
+        parallel_calls: Images prepared at once; None lets tf.data decide.
 
     Returns:
         The row of the log with the best validation mIoU.
@@ -166,7 +166,7 @@ def train(
     with _stop_on_signal() as stop:
         while step < recipe.steps and not stop.is_set():
             phase, end = _next_stretch(recipe, step)
-            batches = training_batches(
+            batches = training_dataset(
                 train_data,
                 phase.augmentation,
                 phase.batch_size,
@@ -175,7 +175,7 @@ def train(
                 last_step=end,
                 parallel_calls=parallel_calls,
             )
-            follower = _Follower(log, stop, step, recipe.steps)
+            follower = _ProgressCallback(log, stop, step, recipe.steps)
             started = time.monotonic()
             model.fit(batches, steps_per_epoch=end - step, epochs=1, verbose=0, shuffle=False, callbacks=[follower])
             seconds = time.monotonic() - started
@@ -187,14 +187,14 @@ def train(
             speed = (follower.step - step) * phase.batch_size / seconds
             step = follower.step
             if step == recipe.steps or step % recipe.validate_every == 0:
-                with averaged_weights(model):
+                with ema_weights(model):
                     scores = validate()
                     if log.add(step, follower.loss, _learning_rates(model), speed, scores):
                         _save_pretrained(model, processor, output / BEST_NAME)
             save_state(output / STATE_NAME, model, {"step": step, "rows": log.rows})
     if step < recipe.steps:
         raise Interrupted(f"stopped after step {step} of {recipe.steps}; continue with --resume")
-    with averaged_weights(model):
+    with ema_weights(model):
         _save_pretrained(model, processor, output / LAST_NAME)
     log.finish()
     assert log.best is not None  # a run ends with a validation
@@ -204,16 +204,16 @@ def train(
 def make_validation(
     model: keras.Model, dataset: SegmentationDataset | ShardedDataset, parallel_calls: int | None = None
 ) -> Callable[[], dict[str, Any]]:
-    """A function that measures the model on whole pictures.
+    """A function that measures the model on whole images.
 
     Args:
         model: Compiled segmentation model.
         dataset: The validation split.
-        parallel_calls: Pictures prepared at once; None lets tf.data decide.
+        parallel_calls: Images prepared at once; None lets tf.data decide.
 
     Returns:
         Function without arguments that returns the scores of `metrics.scores_from_confusion`, "loss", and "examples":
-        (picture uint8, class map, truth) of the first three pictures.
+        (image uint8, class map, target) of the first three images.
 
     Example:
         >>> 0 <= make_validation(model, val_data)()["mIoU"] <= 1
@@ -222,8 +222,8 @@ def make_validation(
     metric, loss = MeanIoU(dataset.num_labels), model.loss
 
     @tf.function(reduce_retracing=True)
-    def measure(pictures: Any, labels: Any) -> tuple[Any, Any]:
-        logits = model(pictures, training=False)
+    def measure(images: Any, labels: Any) -> tuple[Any, Any]:
+        logits = model(images, training=False)
         metric.update_state(labels, logits)
         return loss(labels, logits), logits
 
@@ -231,26 +231,26 @@ def make_validation(
         metric.reset_state()
         losses: list[float] = []
         examples: list[tuple[Any, Any, Any]] = []
-        for pictures, labels in validation_pictures(dataset, parallel_calls):
-            value, logits = measure(pictures, labels)
+        for images, labels in validation_dataset(dataset, parallel_calls):
+            value, logits = measure(images, labels)
             losses.append(float(value))
             if len(examples) < _EXAMPLES:
                 class_map = class_map_from_logits(logits[0].numpy(), tuple(labels.shape[1:]))
-                examples.append((as_picture(pictures[0]), class_map, labels[0].numpy()))
+                examples.append((denormalize(images[0]), class_map, labels[0].numpy()))
         return {**metric.scores(), "loss": sum(losses) / len(losses), "examples": examples}
 
     return validate
 
 
 @contextlib.contextmanager
-def averaged_weights(model: keras.Model) -> Iterator[None]:
+def ema_weights(model: keras.Model) -> Iterator[None]:
     """Runs a block with the moving average of the weights, where the optimizer keeps one.
 
     Args:
         model: Compiled model.
 
     Example:
-        >>> with averaged_weights(model):
+        >>> with ema_weights(model):
         ...     model.save_pretrained("best")
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -268,7 +268,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
-class _Follower(keras.callbacks.Callback):
+class _ProgressCallback(keras.callbacks.Callback):
     """Counts the steps, shows the progress, and ends `fit` when the run is to stop."""
 
     def __init__(self, log: RunLog, stop: threading.Event, step: int, steps: int) -> None:
@@ -326,7 +326,7 @@ def _learning_rates(model: keras.Model) -> dict[str, float]:
     """The rates of encoder and head at the coming step."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-    return {"learning_rate": rate, "head_learning_rate": rate * optimizer.head_rate_factor}
+    return {"learning_rate": rate, "head_learning_rate": rate * optimizer.head_lr_multiplier}
 
 
 def _save_pretrained(model: keras.Model, processor: SegformerImageProcessor, folder: Path) -> None:

@@ -110,7 +110,7 @@ def _read_tensors(path: Path, source: Any, size: int, depths: Sequence[int] | No
 
 
 def _lazy(path: Path, dataset: h5py.Dataset, size: int) -> LazyTensor:
-    """A dataset as a tensor, refused where its numbers do not plainly lie in the file."""
+    """A dataset as a tensor, rejectd where its numbers do not plainly lie in the file."""
     dtype = dataset.dtype
     if dtype == np.dtype("V2"):
         dtype = np.dtype(ml_dtypes.bfloat16)  # h5 has no such type; Keras writes two bytes

@@ -17,7 +17,7 @@ import numpy as np
 from tf_segformer.checkpoints.formats.hdf5 import WEIGHTS_IN_ARCHIVE
 from tf_segformer.checkpoints.names import source_names
 from tf_segformer.checkpoints.saving import written_aside
-from tf_segformer.checkpoints.schema import TASK_CLASSES, task_of
+from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
@@ -70,7 +70,7 @@ def write_keras_archive(path: Path, config: SegformerConfig, tensors: Mapping[st
     }
     with written_aside(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         archive.writestr("metadata.json", json.dumps(metadata))
-        archive.writestr("config.json", json.dumps(describe_model(config, task_of(tensors))))
+        archive.writestr("config.json", json.dumps(describe_model(config, infer_task(tensors))))
         with archive.open(WEIGHTS_IN_ARCHIVE, "w", force_zip64=True) as entry:
             entry.writelines(_h5_pieces(path, config, tensors))
 
@@ -145,7 +145,7 @@ def _lay_out(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTens
     import h5py
 
     datasets = source_names("keras", tensors)
-    layers = dict(_bare_layers(config, task_of(tensors)))
+    layers = dict(_bare_layers(config, infer_task(tensors)))
     layers |= {dataset.rpartition(".")[0]: variable.split("/")[-2] for dataset, (variable,) in datasets.items()}
     room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

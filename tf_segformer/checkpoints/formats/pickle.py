@@ -1,7 +1,7 @@
 """Reads pickles as data: an interpreter of the opcodes that plain data needs, which calls nothing the file names.
 
 Python's own unpickler calls what a file tells it to call, and even one restricted to a list of classes sets attributes
-on them. Here a global name is looked up in a closed table of values of ours; what is not in it is refused.
+on them. Here a global name is looked up in a closed table of values of ours; what is not in it is rejectd.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Rebuild:
     build: Callable[..., Any]
 
 
-class StandIn:
+class Placeholder:
     """Takes the place of an object that is known to be harmless and that no reader needs."""
 
 
@@ -135,7 +135,7 @@ class _Machine:
         if argument not in self.known_globals:
             shown = str(argument)[:100].replace(" ", ".")
             raise ValueError(
-                f"refused the name {shown!r}: a checkpoint needs tensors and plain data only, "
+                f"rejectd the name {shown!r}: a checkpoint needs tensors and plain data only, "
                 "anything else could run code. Save the state_dict alone, best as safetensors"
             )
         self.stack.append(self.known_globals[argument])
@@ -143,8 +143,8 @@ class _Machine:
     def call(self, argument: Any) -> None:
         """REDUCE and NEWOBJ: calls one of our own functions, never what the file brings."""
         arguments, function = self.pop(), self.pop()
-        if function is StandIn:
-            self.stack.append(StandIn())
+        if function is Placeholder:
+            self.stack.append(Placeholder())
         elif isinstance(function, Rebuild) and isinstance(arguments, tuple):
             self.stack.append(function.build(*arguments))
         else:
@@ -158,14 +158,14 @@ class _Machine:
                 if not (isinstance(key, str) or (isinstance(key, int) and abs(key) < _MAX_KEY)):
                     raise ValueError("a pickle with a dictionary whose keys are neither text nor small numbers")
                 target[key] = value
-            elif not isinstance(target, StandIn):
+            elif not isinstance(target, Placeholder):
                 raise ValueError("a pickle that sets items of something that is no dictionary")
 
     def extend(self, values: list[Any]) -> None:
         """APPEND, APPENDS and ADDITEMS: lengthens a list."""
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
-        elif not isinstance(self.stack[-1], StandIn):
+        elif not isinstance(self.stack[-1], Placeholder):
             raise ValueError("a pickle that appends to something that is no list")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tf_segformer.checkpoints.formats.pickle import Rebuild, StandIn, read_pickle
+from tf_segformer.checkpoints.formats.pickle import Placeholder, Rebuild, read_pickle
 from tf_segformer.checkpoints.formats.zip_entries import start_of_entry
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
@@ -111,11 +111,11 @@ def read_torch_stream(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
             stream = io.BytesIO(file.read(min(MAX_PICKLE_BYTES, path.stat().st_size)))
-            _magic, _version, system = (read_pickle(stream, {}, _refuse_storage) for _ in range(3))
+            _magic, _version, system = (read_pickle(stream, {}, _reject_storage) for _ in range(3))
             if not isinstance(system, dict) or system.get("little_endian") is not True:
                 raise ValueError("big-endian numbers, or no word on their order")
             described = read_pickle(stream, _GLOBALS, remember)
-            keys = read_pickle(stream, {}, _refuse_storage)
+            keys = read_pickle(stream, {}, _reject_storage)
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
                 raise ValueError("no list of storages")
             position = stream.tell()
@@ -177,7 +177,7 @@ def _without_wrapper(state_dict: dict[str, _Tensor]) -> dict[str, _Tensor]:
 
 
 def _lazy(path: Path, size: int, tensor: _Tensor, start: int, nbytes: int) -> LazyTensor:
-    """A tensor as a window of the file, refused where it reaches out of its storage or the storage out of the file."""
+    """A tensor as a window of the file, rejectd where it reaches out of its storage or the storage out of the file."""
     storage = tensor.storage
     if start + nbytes > size:
         raise ValueError(f"a storage of {nbytes} bytes at {start} in a file of {size}: truncated")
@@ -239,7 +239,7 @@ def _load_storage(persistent_id: Any) -> _Storage:
     return _Storage(dtype, key, length)
 
 
-def _refuse_storage(persistent_id: Any) -> Any:
+def _reject_storage(persistent_id: Any) -> Any:
     """No storage is due in the short pickles around the object."""
     raise ValueError("a storage where none is due")
 
@@ -327,5 +327,5 @@ _GLOBALS: Mapping[str, Any] = {
     "torch._utils _rebuild_tensor_v2": Rebuild(_rebuild_tensor),
     "torch._utils _rebuild_parameter": Rebuild(_rebuild_parameter),
     **{f"torch {name}Storage": np.dtype(dtype) for name, dtype in _STORAGES.items()},
-    **dict.fromkeys(_HARMLESS, StandIn),
+    **dict.fromkeys(_HARMLESS, Placeholder),
 }

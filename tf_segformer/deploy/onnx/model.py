@@ -69,7 +69,7 @@ def _map_shape(height: str, width: str, channels: int, channels_last: bool) -> l
 
 
 def _encoder(graph: OnnxGraph, encoder: Any, x: str) -> list[FeatureMap]:
-    """Pictures (B, C, H, W) -> the feature map of every stage."""
+    """Images (B, C, H, W) -> the feature map of every stage."""
     maps = []
     for stage, depth in enumerate(encoder.config.depths):
         embedding = encoder.get_layer(f"patch_embedding_{stage}")

@@ -1,4 +1,4 @@
-"""A client for TensorFlow Serving, over REST or gRPC: picture files in, class maps out."""
+"""A client for TensorFlow Serving, over REST or gRPC: image files in, class maps out."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SINGLE_OUTPUTS = {"class_map": "class_map", "tensor": "logits"}
 
 Inputs = Mapping[str, Any]
 Outputs = dict[str, np.ndarray]
-Picture = bytes | str | os.PathLike
+ImageFile = bytes | str | os.PathLike
 
 
 class ServerError(SegformerError):
-    """A server refused a request, or did not answer.
+    """A server rejectd a request, or did not answer.
 
     Attributes:
         code: gRPC's name of the reason, such as "INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE".
@@ -42,31 +42,31 @@ class ServerError(SegformerError):
 
 
 @dataclass(frozen=True)
-class ServedSegmentation:
-    """What a server answered for one picture.
+class SegmentationResponse:
+    """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the picture was refused.
-        class_map: (H, W) int32, or None where the picture was refused.
-        shares: How much of the picture each class covers, (K,) float32.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejectd.
+        class_map: (H, W) int32, or None where the image was rejectd.
+        class_fractions: How much of the image each class covers, (K,) float32.
         labels: Class names.
         colors: (K, 3) uint8.
     """
 
     status: str
     class_map: np.ndarray | None
-    shares: np.ndarray
+    class_fractions: np.ndarray
     labels: list[str]
     colors: np.ndarray
 
 
 @dataclass(frozen=True)
-class ServedClassification:
-    """What a server answered for one picture.
+class ClassificationResponse:
+    """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the picture was refused.
-        probabilities: Probability by class name, the largest first; empty where the picture was refused.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejectd.
+        probabilities: Probability by class name, the largest first; empty where the image was rejectd.
     """
 
     status: str
@@ -104,49 +104,49 @@ class Client:
         self._retries = retries
         self._transport: _Transport = _TRANSPORTS[scheme](url, model, timeout)
 
-    def segment(self, pictures: Iterable[Picture], *, strict: bool = False) -> list[ServedSegmentation]:
-        """Segments pictures, all in one request.
+    def segment(self, images: Iterable[ImageFile], *, strict: bool = False) -> list[SegmentationResponse]:
+        """Segments images, all in one request.
 
         Args:
-            pictures: Bytes or paths of JPEG or PNG files, of any sizes.
-            strict: Whether one picture that is refused is an error; otherwise it is told in its `status`.
+            images: Bytes or paths of JPEG or PNG files, of any sizes.
+            strict: Whether one image that is rejectd is an error; otherwise it is told in its `status`.
 
         Returns:
-            One answer a picture, in order.
+            One answer an image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` a picture that was refused.
+            ServerError: No answer, or with `strict` an image that was rejectd.
         """
-        outputs = self._ask(pictures, "class_map_bytes", strict)
+        outputs = self._ask(images, "class_map_bytes", strict)
         return [
-            ServedSegmentation(
+            SegmentationResponse(
                 status=_text(outputs["status"][index]),
                 class_map=_read_png(outputs["class_map_bytes"][index]),
-                shares=np.asarray(outputs["shares"][index], np.float32),
+                class_fractions=np.asarray(outputs["class_fractions"][index], np.float32),
                 labels=[_text(label) for label in outputs["labels"][index]],
                 colors=np.asarray(outputs["colors"][index], np.uint8),
             )
             for index in range(len(outputs["status"]))
         ]
 
-    def classify(self, pictures: Iterable[Picture], *, strict: bool = False) -> list[ServedClassification]:
-        """Classifies pictures, all in one request.
+    def classify(self, images: Iterable[ImageFile], *, strict: bool = False) -> list[ClassificationResponse]:
+        """Classifies images, all in one request.
 
         Args:
-            pictures: As in `segment`.
+            images: As in `segment`.
             strict: As in `segment`.
 
         Returns:
-            One answer a picture, in order.
+            One answer an image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` a picture that was refused.
+            ServerError: No answer, or with `strict` an image that was rejectd.
         """
-        outputs = self._ask(pictures, "probabilities", strict)
+        outputs = self._ask(images, "probabilities", strict)
         answers = []
         for status, labels, values in zip(outputs["status"], outputs["labels"], outputs["probabilities"], strict=True):
             named = {_text(label): float(value) for label, value in zip(labels, values, strict=True)}
-            answers.append(ServedClassification(_text(status), named if _text(status) == OK else {}))
+            answers.append(ClassificationResponse(_text(status), named if _text(status) == OK else {}))
         return answers
 
     def predict(self, inputs: Inputs, signature: str = "serving_default") -> Outputs:
@@ -187,9 +187,9 @@ class Client:
                 return False
             raise
 
-    def _ask(self, pictures: Iterable[Picture], wanted: str, strict: bool) -> Outputs:
-        """Sends pictures to the default signature, which must have a certain output."""
-        encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
+    def _ask(self, images: Iterable[ImageFile], wanted: str, strict: bool) -> Outputs:
+        """Sends images to the default signature, which must have a certain output."""
+        encoded = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
         outputs = self.predict({"image_bytes": encoded})
         if wanted not in outputs:
             found = ", ".join(sorted(outputs))
@@ -197,7 +197,7 @@ class Client:
         for index, status in enumerate(outputs["status"]):
             if strict and _text(status) != OK:
                 code, _, reason = _text(status).partition(": ")
-                raise ServerError(code, f"picture {index}: {reason}")
+                raise ServerError(code, f"image {index}: {reason}")
         return outputs
 
 
@@ -332,5 +332,5 @@ def _read_png(encoded: bytes) -> np.ndarray | None:
     """Class map (H, W) int32 of a PNG; None of no bytes."""
     if not encoded:
         return None
-    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
-        return np.asarray(picture).astype(np.int32)
+    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
+        return np.asarray(image).astype(np.int32)

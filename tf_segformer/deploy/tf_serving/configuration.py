@@ -16,7 +16,7 @@ from tf_segformer.deploy.tf_serving.client import DEFAULT_MODEL_NAME
 from tf_segformer.errors import SegformerError
 
 WARMUP_PATH = Path("assets.extra", "tf_serving_warmup_requests")
-_WARMUP_SIDE = 512  # pixels: of the pictures that warm the server up
+_WARMUP_SIDE = 512  # pixels: of the images that warm the server up
 
 _MODELS = """\
 model_config_list {{
@@ -28,8 +28,8 @@ model_config_list {{
 }}
 """
 _BATCHING = """\
-# Requests of encoded pictures are merged whatever the sizes of the pictures. Those of the signatures "tensor" and
-# "class_map" are merged too: under batching, all of them must have pictures of one size.
+# Requests of encoded images are merged whatever the sizes of the images. Those of the signatures "tensor" and
+# "class_map" are merged too: under batching, all of them must have images of one size.
 max_batch_size {{ value: {max_batch_size} }}
 batch_timeout_micros {{ value: {batch_timeout_micros} }}
 num_batch_threads {{ value: {threads} }}
@@ -75,8 +75,8 @@ def write_serving_config(
         folder: What `export_saved_model` wrote to: the folder with the versions.
         output: Where the configuration files go; made where it is missing.
         name: Name of the model on the server.
-        max_batch_size: Pictures that the server runs at once, from several requests.
-        batch_timeout_micros: How long a picture waits for others, in microseconds.
+        max_batch_size: Images that the server runs at once, from several requests.
+        batch_timeout_micros: How long an image waits for others, in microseconds.
         threads: Batches that run at the same time.
 
     Returns:
@@ -179,7 +179,7 @@ def _signature_inputs(version: Path) -> dict[str, tuple[str, Any]]:
 
 
 def _example(tensor: Any) -> Any:
-    """A value that an input takes, as TensorProto: a picture file, or zeros with 512 in place of unknown sides."""
+    """A value that an input takes, as TensorProto: an image file, or zeros with 512 in place of unknown sides."""
     import tensorflow as tf
 
     dtype = tf.dtypes.as_dtype(tensor.dtype)

@@ -56,14 +56,14 @@ def axis_of(size: tf.Tensor, target: tf.Tensor | int) -> Axis:
     return Axis(tf.maximum(low, 0), tf.minimum(low + 1, size - 1), tf.gather(weight, pixels), block, offset)
 
 
-def mixed_blocks(winners: tf.Tensor, rows: Axis, columns: Axis) -> tf.Tensor:
+def boundary_blocks(winners: tf.Tensor, rows: Axis, columns: Axis) -> tf.Tensor:
     """Marks the blocks (blocks down, blocks across) whose four logits, with these winners (h, w), disagree."""
     upper, lower = tf.gather(winners, rows.low), tf.gather(winners, rows.high)
     corners = [tf.gather(line, side, axis=1) for line in (upper, lower) for side in (columns.low, columns.high)]
     return tf.reduce_any([tf.not_equal(corners[0], other) for other in corners[1:]], axis=0)
 
 
-def settle_blocks(logits: tf.Tensor, rows: Axis, columns: Axis, places: tf.Tensor) -> tf.Tensor:
+def resolve_blocks(logits: tf.Tensor, rows: Axis, columns: Axis, places: tf.Tensor) -> tf.Tensor:
     """Interpolates blocks chunk by chunk and finds the winner of each pixel.
 
     Args:

@@ -1,4 +1,4 @@
-"""Decodes pictures that nobody has checked: a broken one gives a status, never an error that stops its batch."""
+"""Decodes images that nobody has checked: a broken one gives a status, never an error that stops its batch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ MAX_PIXELS = 50_000_000
 """Largest height times width that an exported model decodes by default."""
 
 OK = "OK"
-_REFUSED = "INVALID_ARGUMENT: "
+_REJECTD = "INVALID_ARGUMENT: "
 
 
-def decode_or_refuse(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+def safe_decode_image(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a JPEG or PNG file as `imaging.graph.decode_image`, or says why not.
 
-    The size is read from the header first; a picture above `max_pixels` is never decoded.
+    The size is read from the header first; an image above `max_pixels` is never decoded.
 
     Args:
         encoded: Scalar string with any bytes.
         max_pixels: Largest height times width.
 
     Returns:
-        The picture (H, W, 3) uint8, (0, 0, 3) where it is refused; and its status: "OK", or "INVALID_ARGUMENT: " and
+        The image (H, W, 3) uint8, (0, 0, 3) where it is rejectd; and its status: "OK", or "INVALID_ARGUMENT: " and
         the reason.
 
     Example:
-        >>> image, status = decode_or_refuse(tf.constant("no picture"))
+        >>> image, status = safe_decode_image(tf.constant("no image"))
         >>> image.shape, status.numpy()[:17]
         (TensorShape([0, 0, 3]), b'INVALID_ARGUMENT:')
     """
@@ -43,7 +43,7 @@ def decode_or_refuse(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[
     problem = tf.constant("")
     for applies, reason in (  # the last one that applies is told
         (height * width > max_pixels, too_large),
-        (tf.minimum(height, width) < 1, "the picture has no pixels, or its header is truncated or damaged"),
+        (tf.minimum(height, width) < 1, "the image has no pixels, or its header is truncated or damaged"),
         (~known, "the bytes are neither a JPEG nor a PNG file"),
         (tf.strings.length(encoded) == 0, "the file is empty (0 bytes)"),
     ):
@@ -56,7 +56,7 @@ def decode_or_refuse(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[
     image = tf.ensure_shape(image, [None, None, 3])
     undecoded = (problem == "") & (tf.size(image) == 0)
     problem = tf.where(undecoded, "the file is truncated or damaged, or of a kind that is not decoded", problem)
-    return image, tf.where(problem == "", OK, _REFUSED + problem)
+    return image, tf.where(problem == "", OK, _REJECTD + problem)
 
 
 def _or_default(function: Callable[[tf.Tensor], tf.Tensor], argument: tf.Tensor, default: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""From encoded bytes to pixel values and from logits to pictures in TensorFlow operations, for a SavedModel."""
+"""From encoded bytes to pixel values and from logits to images in TensorFlow operations, for a SavedModel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_segformer.imaging.files import MAX_PIXELS
-from tf_segformer.imaging.graph.chunks import axis_of, mixed_blocks, settle_blocks
+from tf_segformer.imaging.graph.chunks import axis_of, boundary_blocks, resolve_blocks
 from tf_segformer.imaging.graph.resize import resize_like_pillow
 from tf_segformer.imaging.labels import IGNORED_COLOR
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -45,7 +45,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = MAX_PIXELS) -> tf.Tens
     """Decodes a JPEG or PNG file to 8-bit RGB, equal to `imaging.files.open_image` on every byte.
 
     JPEG: baseline and progressive, grayscale, YCbCr with any subsampling, RGB, CMYK. PNG: grayscale, palette and RGB,
-    with and without alpha (dropped), 1 to 16 bits (the upper 8), interlaced. EXIF orientation is ignored. Refused when
+    with and without alpha (dropped), 1 to 16 bits (the upper 8), interlaced. EXIF orientation is ignored. Rejectd when
     it runs: other formats, damaged or truncated files, 12-bit and arithmetic-coded JPEG, more than `max_pixels`.
 
     Args:
@@ -56,7 +56,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = MAX_PIXELS) -> tf.Tens
         (H, W, 3) uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it runs, for what is refused.
+        tf.errors.InvalidArgumentError: When it runs, for what is rejectd.
 
     Example:
         >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
@@ -65,7 +65,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = MAX_PIXELS) -> tf.Tens
     size = tf.cast(encoded_image_size(encoded), tf.int64)
     fits = tf.debugging.Assert(
         (tf.reduce_min(size) >= 1) & (size[0] * size[1] <= max_pixels),
-        [f"The picture is empty or has more than max_pixels={max_pixels} pixels: height and width are", size],
+        [f"The image is empty or has more than max_pixels={max_pixels} pixels: height and width are", size],
     )
     with tf.control_dependencies([fits]):
         image = tf.cond(
@@ -87,17 +87,17 @@ def preprocess(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tenso
         (height, width, 3) float32: the processor's pixel values, channels last.
 
     Raises:
-        ValueError: A picture that is not (H, W, 3) uint8, or a processor that turns pictures by their EXIF tag (pixels
-            carry none: export one with `apply_exif_orientation=False` and turn the pictures beforehand).
+        ValueError: An image that is not (H, W, 3) uint8, or a processor that turns images by their EXIF tag (pixels
+            carry none: export one with `apply_exif_orientation=False` and turn the images beforehand).
 
     Example:
         >>> preprocess(tf.zeros((40, 60, 3), tf.uint8), SegformerImageProcessor(size=32)).shape
         TensorShape([32, 32, 3])
     """
     if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != 3:
-        raise ValueError(f"The picture must be (H, W, 3) uint8, but is {image.shape} {image.dtype.name}.")
+        raise ValueError(f"The image must be (H, W, 3) uint8, but is {image.shape} {image.dtype.name}.")
     if processor.apply_exif_orientation:
-        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the pictures beforehand.")
+        raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the images beforehand.")
     if processor.do_resize:
         image = resize_like_pillow(image, *processor.target_size, processor.resample)
     with tf.device("CPU:0"):  # whose divisions are rounded as NumPy's
@@ -111,15 +111,15 @@ def preprocess_encoded(
 
     Args:
         encoded: (B,) strings with the bytes of the files.
-        processor: As in `preprocess`; must resize, so that the pictures fit in one batch.
+        processor: As in `preprocess`; must resize, so that the images fit in one batch.
         max_pixels: As in `decode_image`.
 
     Returns:
-        Pixel values (B, height, width, 3) float32, and the pictures' own sizes (B, 2) int32: height and width.
+        Pixel values (B, height, width, 3) float32, and the images' own sizes (B, 2) int32: height and width.
 
     Raises:
         ValueError: A processor with `do_resize=False`.
-        tf.errors.InvalidArgumentError: When it runs, for files that `decode_image` refuses.
+        tf.errors.InvalidArgumentError: When it runs, for files that `decode_image` rejects.
 
     Example:
         >>> files = tf.io.encode_png(tf.zeros((4, 6, 3), tf.uint8))[None]
@@ -128,7 +128,7 @@ def preprocess_encoded(
         (TensorShape([1, 32, 32, 3]), [[4, 6]])
     """
     if not processor.do_resize:
-        raise ValueError("Pictures of any sizes make one batch only with do_resize=True.")
+        raise ValueError("Images of any sizes make one batch only with do_resize=True.")
 
     def prepare(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = decode_image(one, max_pixels=max_pixels)
@@ -159,12 +159,12 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
     num_labels = tf.shape(logits)[2]
     rows, columns = axis_of(tf.shape(logits)[0], target_size[0]), axis_of(tf.shape(logits)[1], target_size[1])
     winners = tf.argmax(logits, axis=-1, output_type=tf.int32)  # (h, w)
-    mixed = mixed_blocks(winners, rows, columns)  # (blocks down, blocks across)
+    mixed = boundary_blocks(winners, rows, columns)  # (blocks down, blocks across)
 
     # A table of blocks: one filled with each class, then the mixed ones, and one more: a list of none has no shape.
     places = tf.concat([tf.cast(tf.where(mixed), tf.int32), [[0, 0]]], axis=0)
     filled = tf.broadcast_to(tf.range(num_labels)[:, None, None], [num_labels, columns.length, rows.length])
-    table = tf.concat([filled, settle_blocks(logits, rows, columns, places)], axis=0)  # (blocks, Q, P)
+    table = tf.concat([filled, resolve_blocks(logits, rows, columns, places)], axis=0)  # (blocks, Q, P)
     order = tf.reshape(tf.cumsum(tf.cast(tf.reshape(mixed, [-1]), tf.int32)), tf.shape(mixed)) - 1
     plain = tf.gather(tf.gather(winners, rows.low), columns.low, axis=1)
     which = tf.transpose(tf.where(mixed, num_labels + order, plain))  # (blocks across, blocks down)
@@ -176,11 +176,11 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
 
 
 def colorize(class_map: tf.Tensor, palette: np.ndarray) -> tf.Tensor:
-    """Paints each pixel in its class's colour; indices outside the palette become black.
+    """Paints each pixel in its class's color; indices outside the palette become black.
 
     Args:
         class_map: (..., H, W), int32.
-        palette: Colours (K, 3), uint8, as from `labels.palette_for`.
+        palette: Colors (K, 3), uint8, as from `labels.palette_for`.
 
     Returns:
         (..., H, W, 3) uint8.
@@ -208,11 +208,11 @@ def encode_png(class_map: tf.Tensor) -> tf.Tensor:
         >>> tf.io.decode_png(encode_png(tf.constant([[3, 7]]))).numpy().tolist()
         [[[3], [7]]]
     """
-    picture = class_map[..., None]
+    image = class_map[..., None]
     return tf.cond(
-        tf.reduce_max(picture) <= 255,
-        lambda: tf.io.encode_png(tf.cast(picture, tf.uint8)),
-        lambda: tf.io.encode_png(tf.cast(picture, tf.uint16)),
+        tf.reduce_max(image) <= 255,
+        lambda: tf.io.encode_png(tf.cast(image, tf.uint8)),
+        lambda: tf.io.encode_png(tf.cast(image, tf.uint16)),
     )
 
 
@@ -229,7 +229,7 @@ def _starts_with(header: tf.Tensor, signature: tuple[int, ...]) -> tf.Tensor:
 
 
 def _assert_known_format(header: tf.Tensor) -> tf.Operation:
-    """Refuses files that are neither JPEG nor PNG."""
+    """Rejects files that are neither JPEG nor PNG."""
     known = _starts_with(header, _PNG_SIGNATURE) | _starts_with(header, _JPEG_SIGNATURE)
     return tf.debugging.Assert(known, ["The bytes are neither a JPEG nor a PNG file; they begin with", header[:8]])
 
@@ -242,23 +242,23 @@ def _big_endian(four_bytes: tf.Tensor) -> tf.Tensor:
 def _rescale_and_normalize(image: tf.Tensor, processor: SegformerImageProcessor) -> tf.Tensor:
     """Turns (H, W, 3) uint8 to the processor's float32 values: by arithmetic where it has the same bits, or a table."""
     table = _value_table(processor)
-    divisor, mean, deviation = _constants(processor)
-    arithmetic = (np.arange(256, dtype=np.float32)[:, None] / divisor - mean) / deviation
+    divisor, mean, std = _constants(processor)
+    arithmetic = (np.arange(256, dtype=np.float32)[:, None] / divisor - mean) / std
     if arithmetic.tobytes() != table.tobytes():
         return tf.gather(tf.constant(table.ravel()), tf.cast(image, tf.int32) * 3 + tf.range(3))
     shape = tf.shape(image)
     values = tf.reshape(tf.cast(image, tf.float32), [shape[0], -1])
-    divisor, mean, deviation = (tf.tile(tf.constant(each), shape[1:2]) for each in (divisor, mean, deviation))
+    divisor, mean, std = (tf.tile(tf.constant(each), shape[1:2]) for each in (divisor, mean, std))
     # A plain division by a constant would be rewritten as a product with its inverse, and be rounded otherwise.
-    values = tf.math.divide_no_nan(tf.math.divide_no_nan(values, divisor) - mean, deviation)
+    values = tf.math.divide_no_nan(tf.math.divide_no_nan(values, divisor) - mean, std)
     return tf.reshape(values, shape)
 
 
 def _constants(processor: SegformerImageProcessor) -> np.ndarray:
     """Divisor, mean and standard deviation (3, 3) float32, a column for each channel; 1, 0 and 1 where switched off."""
     divisor = 1 / processor.rescale_factor if processor.do_rescale and processor.rescale_factor else 1
-    mean, deviation = (processor.image_mean, processor.image_std) if processor.do_normalize else (0, 1)
-    return np.stack([np.broadcast_to(np.asarray(each, np.float32), 3) for each in (divisor, mean, deviation)])
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0, 1)
+    return np.stack([np.broadcast_to(np.asarray(each, np.float32), 3) for each in (divisor, mean, std)])
 
 
 def _value_table(processor: SegformerImageProcessor) -> np.ndarray:

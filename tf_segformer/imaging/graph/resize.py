@@ -1,4 +1,4 @@
-"""Pillow's resizing of 8-bit pictures in TensorFlow operations, equal to Pillow on every byte.
+"""Pillow's resizing of 8-bit images in TensorFlow operations, equal to Pillow on every byte.
 
 Pillow computes the weights of a filter in double precision, rounds them to 22-bit fixed point, and runs two passes of
 integer sums, across and down, each rounded and clipped to 8 bits. The same integers are summed here. Up to Pillow 12
@@ -74,10 +74,10 @@ _FILTERS = {  # by Pillow's number
 def resize_like_pillow(
     image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, resample: int = 2
 ) -> tf.Tensor:
-    """Resizes an 8-bit picture to the bytes of `PIL.Image.resize`.
+    """Resizes an 8-bit image to the bytes of `PIL.Image.resize`.
 
     Args:
-        image: (H, W, C) uint8 without an alpha channel (Pillow multiplies colours by alpha before it resizes).
+        image: (H, W, C) uint8 without an alpha channel (Pillow multiplies colors by alpha before it resizes).
         height: Target height, an int or a scalar int32 tensor.
         width: Target width, likewise.
         resample: Pillow's number of the filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
@@ -121,7 +121,7 @@ def _goes_down_first(fewer_rows: tf.Tensor, fewer_columns: tf.Tensor) -> tf.Tens
 
 
 def _to_height(image: tf.Tensor, height: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
-    """Resizes (H, W, C) to (height, W, C); a picture of this height passes as it is."""
+    """Resizes (H, W, C) to (height, W, C); an image of this height passes as it is."""
     return tf.cond(tf.equal(tf.shape(image)[0], height), lambda: image, lambda: _resample_rows(image, height, kernel))
 
 
@@ -155,9 +155,9 @@ def _resample_rows(image: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -
 
 
 def _fixed_point_weights(size: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tuple[tf.Tensor, tf.Tensor]:
-    """Source lines and their int32 weights (target, taps); a weight outside the picture is zero."""
+    """Source lines and their int32 weights (target, taps); a weight outside the image is zero."""
     scale = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
-    stretch = tf.maximum(scale, 1)  # a filter grows with the step when a picture shrinks: no aliasing
+    stretch = tf.maximum(scale, 1)  # a filter grows with the step when an image shrinks: no aliasing
     support = kernel.support * stretch
     center = (tf.cast(tf.range(target), tf.float64) + 0.5) * scale
     first = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)

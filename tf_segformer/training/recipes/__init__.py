@@ -21,8 +21,8 @@ class Phase:
 
     Args:
         steps: Batches.
-        batch_size: Pictures a batch, over all devices.
-        augmentation: What is drawn for each picture.
+        batch_size: Images a batch, over all devices.
+        augmentation: What is drawn for each image.
 
     Example:
         >>> Phase(160_000, 16, Augmentation((512, 512))).batch_size
@@ -48,7 +48,7 @@ class Recipe:
         power: Exponent of the polynomial decay.
         decay_start: Batches before the decay begins.
         weight_decay: Decoupled decay; norms are never decayed.
-        head_rate_factor: Multiple of the rate for the decode head.
+        head_lr_multiplier: Multiple of the rate for the decode head.
         clip_norm: Largest norm of all gradients together, or None.
         accumulation_steps: Batches whose gradients make one update, or None.
         ema_momentum: Momentum of the averaged weights that are validated and saved, or None.
@@ -72,7 +72,7 @@ class Recipe:
     power: float = 1.0
     decay_start: int = 0
     weight_decay: float = 0.01
-    head_rate_factor: float = 10.0
+    head_lr_multiplier: float = 10.0
     clip_norm: float | None = None
     accumulation_steps: int | None = None
     ema_momentum: float | None = None

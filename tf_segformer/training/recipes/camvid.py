@@ -2,7 +2,7 @@
 
 Command: tf-segformer train --recipe camvid-b0 --data CamVid
 Hardware: one thread of an AMD EPYC processor, about two hours.
-Score to expect (validation mIoU): about 58 on whole pictures of 480x360, 62 on pictures resized to 512x384.
+Score to expect (validation mIoU): about 58 on whole images of 480x360, 62 on images resized to 512x384.
 Source: own run; the curve is in `tf_segformer/embedded/camvid-b0/README.md`.
 """
 
@@ -20,7 +20,7 @@ def _mild(side: int, scale_range: tuple[float, float]) -> Augmentation:
 # In the end the network knows CamVid's cameras too well: strong distortion for streets that it never saw.
 _STRONG = Augmentation((224, 224), scale_range=(0.5, 2.0), brightness=48.0, contrast=0.5, saturation=0.6, hue=18.0)
 
-# (median share / share) ** 0.25 of the pixels of each class in the training pictures
+# (median share / share) ** 0.25 of the pixels of each class in the training images
 _CLASS_WEIGHTS = (0.7, 0.67, 1.45, 0.63, 1.0, 0.84, 1.4, 1.4, 0.95, 1.6, 2.0)
 
 RECIPES = (
@@ -37,7 +37,7 @@ RECIPES = (
         warmup_steps=300,
         decay_start=3_000,
         weight_decay=0.05,
-        head_rate_factor=1.0,
+        head_lr_multiplier=1.0,
         clip_norm=5.0,
         ema_momentum=0.995,
         loss={"class_weights": _CLASS_WEIGHTS, "dice_weight": 0.5},

@@ -3,7 +3,7 @@
 Command: tf-segformer train --recipe finetune-b0 --data FOLDER --class-names road,car,tree --epochs 50
 Hardware: any GPU with 8 GB for B0; `--batch-size`, `--precision bfloat16` and `--remat` fit the larger ones.
 Score to expect: depends on the data; there is no published one. The settings are those of the paper (Xie et al. 2021,
-section 4.1) but for the shorter schedule and for crops from the pictures at their own size.
+section 4.1) but for the shorter schedule and for crops from the images at their own size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Picture files, good and broken, for the tests of deployment."""
+"""Image files, good and broken, for the tests of deployment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 
-def encoded_picture(seed: int, width: int, height: int, kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
-    """A picture file of smooth random colours."""
+def encoded_image(seed: int, width: int, height: int, kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
+    """An image file of smooth random colors."""
     colors = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    picture = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    image = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
     encoded = io.BytesIO()
-    picture.save(encoded, kind, **options)
+    image.save(encoded, kind, **options)
     return encoded.getvalue()
 
 
@@ -34,14 +34,14 @@ def animated_gif() -> bytes:
     return encoded.getvalue()
 
 
-JPEG, PNG = encoded_picture(0, 120, 100), encoded_picture(1, 45, 61, "PNG")
+JPEG, PNG = encoded_image(0, 120, 100), encoded_image(1, 45, 61, "PNG")
 
 # What the server says of each broken file.
 BROKEN = {
     "truncated JPEG": (JPEG[: len(JPEG) * 2 // 3], "truncated or damaged"),
     "JPEG cut in its header": (JPEG[:100], "header is truncated or damaged"),
     "truncated PNG": (PNG[: len(PNG) * 2 // 3], "truncated or damaged"),
-    "text": (b"this is no picture at all", "neither a JPEG nor a PNG"),
+    "text": (b"this is no image at all", "neither a JPEG nor a PNG"),
     "empty": (b"", "the file is empty"),
     "0x0 PNG": (empty_png(0, 0), "no pixels"),
     "PNG without pixels": (empty_png(20, 30), "truncated or damaged"),

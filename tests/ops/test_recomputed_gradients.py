@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_segformer.modeling.layers import MixFeedForward
-from tf_segformer.ops.lean_gradients import lean_gelu_dense, lean_layer_norm
+from tf_segformer.ops.recomputed_gradients import gelu_dense_recomputed, layer_norm_recomputed
 
 VALUES = np.linspace(-6, 6, 481, dtype="float32").reshape(13, 37)
 
@@ -32,7 +32,7 @@ def gelu_dense(matrix, kernel, bias):
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_gelu_and_its_gradients_are_those_of_tensorflow(gelu_inputs, jit_compile):
-    run = tf.function(lambda *inputs: value_and_gradients(lean_gelu_dense, *inputs), jit_compile=jit_compile)
+    run = tf.function(lambda *inputs: value_and_gradients(gelu_dense_recomputed, *inputs), jit_compile=jit_compile)
     for ours, theirs in zip(run(*gelu_inputs), value_and_gradients(gelu_dense, *gelu_inputs), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())
 
@@ -47,7 +47,7 @@ def test_layer_norm_and_its_gradients_are_those_of_the_definition(jit_compile):
         return (matrix - mean) / tf.sqrt(variance + 1e-3) * gamma + beta
 
     run = tf.function(
-        lambda *inputs: value_and_gradients(lambda *each: lean_layer_norm(*each, 1e-3), *inputs),
+        lambda *inputs: value_and_gradients(lambda *each: layer_norm_recomputed(*each, 1e-3), *inputs),
         jit_compile=jit_compile,
     )
     for ours, theirs in zip(run(*inputs), value_and_gradients(definition, *inputs), strict=True):
@@ -55,7 +55,7 @@ def test_layer_norm_and_its_gradients_are_those_of_the_definition(jit_compile):
 
 
 def test_half_precision_keeps_its_type(gelu_inputs):
-    results = value_and_gradients(lean_gelu_dense, *(tf.cast(each, tf.bfloat16) for each in gelu_inputs))
+    results = value_and_gradients(gelu_dense_recomputed, *(tf.cast(each, tf.bfloat16) for each in gelu_inputs))
     assert {each.dtype for each in results} == {tf.bfloat16}
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 
-def lean_gelu_dense(matrix: Any, kernel: Any, bias: Any) -> Any:
+def gelu_dense_recomputed(matrix: Any, kernel: Any, bias: Any) -> Any:
     """A dense layer of the GELU (by the error function) of a matrix, for training on TensorFlow.
 
     Args:
@@ -42,7 +42,7 @@ def lean_gelu_dense(matrix: Any, kernel: Any, bias: Any) -> Any:
     return gelu_dense(matrix, 0.5 * kernel, bias)  # GELU's half is taken where numbers are few
 
 
-def lean_layer_norm(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+def layer_norm_recomputed(matrix: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     """Layer norm of the rows of a float32 matrix, for training on TensorFlow.
 
     Args:

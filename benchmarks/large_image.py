@@ -1,8 +1,8 @@
-"""Time and peak memory of segmenting one very large picture in sliding windows.
+"""Time and peak memory of segmenting one very large image in sliding windows.
 
-Run: python benchmarks/large_picture.py [--size 10000] [--classes 19] [--variant b0] [--window 1024] [--stride 768]
+Run: python benchmarks/large_image.py [--size 10000] [--classes 19] [--variant b0] [--window 1024] [--stride 768]
 The weights are random: they cost what trained ones cost. The peak is that of the whole process, TensorFlow and the
-decoded picture included.
+decoded image included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.jpg"
-        _write_picture(path, arguments.size)
+        _write_image(path, arguments.size)
         print(f"before: {_peak_gigabytes():.2f} GB peak", flush=True)
         start = time.perf_counter()
         result = next(predictor(path))
@@ -39,12 +39,12 @@ def main() -> None:
     print(
         f"{arguments.variant}, {arguments.size} x {arguments.size}, {arguments.classes} classes,"
         f" window {arguments.window}, stride {arguments.stride}: {seconds:.0f} s, {_peak_gigabytes():.2f} GB peak"
-        f" (full-size float logits alone: {full_logits:.1f} GB), {len(result.shares)} classes found"
+        f" (full-size float logits alone: {full_logits:.1f} GB), {len(result.class_fractions)} classes found"
     )
 
 
-def _write_picture(path: Path, size: int) -> None:
-    """A JPEG of smooth random colours."""
+def _write_image(path: Path, size: int) -> None:
+    """A JPEG of smooth random colors."""
     colors = np.random.default_rng(0).integers(0, 256, (size // 50, size // 50, 3), dtype=np.uint8)
     Image.fromarray(colors).resize((size, size), Image.Resampling.BICUBIC).save(path, quality=90)
 
@@ -57,7 +57,7 @@ def _peak_gigabytes() -> float:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=10_000, help="side of the picture in pixels")
+    parser.add_argument("--size", type=int, default=10_000, help="side of the image in pixels")
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--variant", default="b0")
     parser.add_argument("--window", type=int, default=1024)

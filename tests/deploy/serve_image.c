@@ -1,6 +1,6 @@
-/* Serves one picture from a SavedModel through TensorFlow's C API, with no Python in the process.
+/* Serves one image from a SavedModel through TensorFlow's C API, with no Python in the process.
  *
- * usage: serve_picture SAVED_MODEL INPUT CLASS_MAP STATUS PICTURE PNG
+ * usage: serve_image SAVED_MODEL INPUT CLASS_MAP STATUS IMAGE PNG
  *
  * INPUT, CLASS_MAP and STATUS are the graph's tensors of the signature, such as serving_default_image_bytes:0.
  * Writes the class map to PNG and the status to standard output; exits with 1 where anything fails.
@@ -68,7 +68,7 @@ static const char *only_string(const TF_Tensor *tensor, size_t *length) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 7) fail("usage", "serve_picture SAVED_MODEL INPUT CLASS_MAP STATUS PICTURE PNG");
+  if (count != 7) fail("usage", "serve_image SAVED_MODEL INPUT CLASS_MAP STATUS IMAGE PNG");
   TF_Status *status = TF_NewStatus();
   TF_Graph *graph = TF_NewGraph();
   TF_SessionOptions *options = TF_NewSessionOptions();
@@ -77,8 +77,8 @@ int main(int count, char **arguments) {
   check(status, arguments[1]);
 
   size_t length;
-  char *picture = read_file(arguments[5], &length);
-  TF_Tensor *input_values[] = {string_batch(picture, length)};
+  char *image = read_file(arguments[5], &length);
+  TF_Tensor *input_values[] = {string_batch(image, length)};
   TF_Tensor *output_values[2] = {NULL, NULL};
   const TF_Output inputs[] = {find(graph, arguments[2])};
   const TF_Output outputs[] = {find(graph, arguments[3]), find(graph, arguments[4])};
@@ -93,7 +93,7 @@ int main(int count, char **arguments) {
   TF_DeleteTensor(input_values[0]);
   TF_DeleteTensor(output_values[0]);
   TF_DeleteTensor(output_values[1]);
-  free(picture);
+  free(image);
   TF_CloseSession(session, status);
   TF_DeleteSession(session, status);
   TF_DeleteSessionOptions(options);
