@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import committed_file, write_json
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
@@ -294,7 +295,7 @@ class SegformerConfig:
         """
         from tf_segformer.hub import resolve_file
 
-        path = Path(name_or_path)
+        path = committed_file(name_or_path)
         if not path.is_file():
             path = resolve_file(name_or_path, CONFIG_NAME, **options)
         try:
@@ -311,11 +312,7 @@ class SegformerConfig:
         Args:
             folder: The folder to write to.
         """
-        target = Path(folder) / CONFIG_NAME
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(CONFIG_NAME + ".partial")
-        aside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(target)
+        write_json(Path(folder) / CONFIG_NAME, self.to_dict())
 
 
 _OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "decode_head_type")

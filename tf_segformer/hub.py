@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import committed_file
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
@@ -70,7 +71,8 @@ def find_file(
     """
     folder = _local_folder(name_or_path)
     if folder is not None:
-        return next((folder / name for name in file_names if (folder / name).is_file()), None)
+        paths = [committed_file(folder / name) for name in file_names]
+        return next((path for path in paths if path.is_file()), None)
     return _find_on_hub(str(name_or_path), file_names, revision, token, cache_dir, local_files_only)
 
 
@@ -144,7 +146,7 @@ def resolve_weights(
         'hub.py'
     """
     if Path(name_or_path).is_file():
-        return Path(name_or_path)
+        return committed_file(name_or_path)
     options: dict[str, Any] = {
         "revision": revision,
         "token": token,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tf_segformer.cli import outputs
-from tf_segformer.cli.outputs import mask_image, write_aside
+from tf_segformer.cli.outputs import mask_image
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -214,20 +214,6 @@ def test_more_than_256_classes_need_16_bits():
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     np.testing.assert_array_equal(np.asarray(Image.open(encoded)), class_map)
-
-
-def test_failed_writing_leaves_the_old_file_and_no_scraps(tmp_path):
-    path = tmp_path / "file.png"
-    path.write_bytes(b"old")
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_aside(path, fail)
-    assert path.read_bytes() == b"old"
-    assert _names(tmp_path) == ["file.png"]
 
 
 def test_help_needs_no_framework():

@@ -14,13 +14,13 @@ import numpy as np
 
 from tf_segformer.cli.loading import load_model, load_processor, require_segmentation
 from tf_segformer.cli.options import make_predictor, prediction_options
-from tf_segformer.cli.outputs import write_aside
 from tf_segformer.data.datasets import IGNORE_INDEX, KINDS, Example, SegmentationDataset, find_dataset
 from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.labels import LABELS
 from tf_segformer.imaging.visualize import draw_comparison
+from tf_segformer.io import atomic_write, write_json
 
 SUMMARY = {"mIoU": "mean IoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "fwIoU": "frequency-weighted IoU"}
 
@@ -198,13 +198,12 @@ def write_report(
     folder: Path, report: dict[str, Any], confusion: np.ndarray, class_names: tuple[str, ...]
 ) -> list[Path]:
     """Writes evaluation.json, with the counts, and confusion_matrix.png; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**report, "confusion_matrix": confusion.tolist()}, ensure_ascii=False) + "\n"
-    write_aside(folder / "evaluation.json", lambda file: file.write(text.encode()))
+    write_json(folder / "evaluation.json", {**report, "confusion_matrix": confusion.tolist()}, indent=None)
     local = Path(report["model"])
     name = local.resolve().name if local.exists() else report["model"]
     image = draw_confusion_matrix(confusion, class_names, title=f"{name} on {report['split']}")
-    write_aside(folder / "confusion_matrix.png", lambda file: image.save(file, "PNG"))
+    with atomic_write(folder / "confusion_matrix.png") as partial:
+        image.save(partial, "PNG")
     return [folder / "evaluation.json", folder / "confusion_matrix.png"]
 
 
@@ -229,9 +228,9 @@ def _draw_comparison(
     folder: Path, example: Example, prediction: np.ndarray, target: np.ndarray, names: tuple[str, ...]
 ) -> None:
     """Writes one image beside its prediction, its target and the errors."""
-    folder.mkdir(parents=True, exist_ok=True)
     image = draw_comparison(open_image(example.image), prediction, target, names)
-    write_aside(folder / f"{example.image.stem}_comparison.png", lambda file: image.save(file, "PNG"))
+    with atomic_write(folder / f"{example.image.stem}_comparison.png") as partial:
+        image.save(partial, "PNG")
 
 
 def _or_null(score: float) -> float | None:

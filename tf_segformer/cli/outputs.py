@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.visualize import draw_overlay
 from tf_segformer.inference.results import SegmentationResult
+from tf_segformer.io import atomic_write
 
 _MOST_OVERLAY_PIXELS = 32_000_000  # of a larger image the overlay is drawn at 1/2, 1/3, ...: it is to be looked at
 
@@ -61,10 +61,10 @@ class OutputFolder:
             OSError: Where the folder cannot be written.
         """
         assert result.source is not None  # `predict` passes paths
-        self.folder.mkdir(parents=True, exist_ok=True)
         paths = self._free_paths(Path(result.source).stem)
         for kind, path in paths.items():
-            write_aside(path, getattr(self, f"_write_{kind}")(result))
+            with atomic_write(path) as partial:
+                getattr(self, f"_write_{kind}")(partial, result)
         return list(paths.values())
 
     def _free_paths(self, stem: str) -> dict[str, Path]:
@@ -79,26 +79,25 @@ class OutputFolder:
                 return paths
             number += 1
 
-    def _write_mask(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
-        return lambda file: mask_image(result.class_map, list(result.labels.values())).save(file, "PNG")
+    def _write_mask(self, path: Path, result: SegmentationResult) -> None:
+        mask_image(result.class_map, list(result.labels.values())).save(path, "PNG")
 
-    def _write_overlay(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+    def _write_overlay(self, path: Path, result: SegmentationResult) -> None:
         assert result.source is not None
         image = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
         step = math.ceil(math.sqrt(result.class_map.size / _MOST_OVERLAY_PIXELS))
         if step > 1:
             image = image.reduce(step)
         class_map = result.class_map[::step, ::step]
-        overlay = draw_overlay(image, class_map, list(result.labels.values()), alpha=self._alpha)
-        return lambda file: overlay.save(file, "PNG")
+        draw_overlay(image, class_map, list(result.labels.values()), alpha=self._alpha).save(path, "PNG")
 
-    def _write_json(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
-        return lambda file: file.write((json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n").encode())
+    def _write_json(self, path: Path, result: SegmentationResult) -> None:
+        path.write_text(json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def _write_logits(self, result: SegmentationResult) -> Callable[[IO[bytes]], Any]:
+    def _write_logits(self, path: Path, result: SegmentationResult) -> None:
         assert result.logits is not None  # asked for with --save logits
-        logits = result.logits
-        return lambda file: np.save(file, logits)
+        with path.open("wb") as file:  # np.save would add a suffix to the name
+            np.save(file, result.logits)
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:
@@ -128,31 +127,3 @@ def mask_image(class_map: np.ndarray, labels: list[str]) -> Image.Image:
     image = Image.fromarray(class_map.astype(np.uint8))
     image.putpalette(palette_for(labels).tobytes())
     return image
-
-
-def write_aside(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file under another name and renames it, so that no reader meets half of it.
-
-    Args:
-        path: The file to write; replaced where it exists.
-        write: Function that writes the content to an open file.
-
-    Raises:
-        OSError: Where the folder cannot be written.
-    """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-        except BaseException:
-            file.close()
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o666 & ~_umask())
-    os.replace(file.name, path)
-
-
-def _umask() -> int:
-    """The permissions that new files lack; temporary files are private until they get the usual ones."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

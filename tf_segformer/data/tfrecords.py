@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from tf_segformer.data.datasets import SegmentationDataset
 from tf_segformer.errors import DatasetError
+from tf_segformer.io import write_json
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
@@ -86,9 +86,7 @@ def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_p
         "size": len(dataset.examples),
         "class_names": list(dataset.class_names),
     }
-    aside = folder / f"{INDEX_NAME}.partial"  # renamed last: a folder without the index is not complete
-    aside.write_text(json.dumps(content, indent=2))
-    os.replace(aside, folder / INDEX_NAME)
+    write_json(folder / INDEX_NAME, content)  # last: a folder without the index is not complete
     return open_tfrecords(folder)
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_segformer.deploy.network import InferenceNetwork, check_task
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.io import atomic_write
 from tf_segformer.ops.portability import export_mode
 
 LABELS_NAME = "labels.txt"
@@ -133,13 +134,11 @@ def _named_function(module: InferenceNetwork, shape: Any) -> Any:
 
 
 def _write(folder: Path, name: str, content: bytes, model: Any, processor: SegformerImageProcessor | None) -> Path:
-    """Writes the model and what belongs to it, each file aside first."""
+    """Writes the model and what belongs to it."""
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    folder.mkdir(parents=True, exist_ok=True)
     for file_name, data in ((name, content), (LABELS_NAME, ("\n".join(labels) + "\n").encode())):
-        aside = folder / f"{file_name}.partial"
-        aside.write_bytes(data)
-        aside.replace(folder / file_name)
+        with atomic_write(folder / file_name) as partial:
+            partial.write_bytes(data)
     if processor is not None:
         processor.save_pretrained(folder)
     return folder / name

@@ -21,6 +21,7 @@ from tf_segformer.deploy.signatures import (
 from tf_segformer.imaging.graph.decode import MAX_PIXELS
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.io import atomic_write
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 
 
@@ -99,11 +100,9 @@ def export_saved_model(
             signatures |= segmentation_signatures(pipeline)
         else:
             signatures |= classification_signatures(pipeline, int(top_k))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:  # a server watches for numbers
-        network.labels = tf.saved_model.Asset(_write_labels(Path(aside), labels))
-        tf.saved_model.save(network, os.path.join(aside, "model"), signatures=signatures)
-        os.rename(os.path.join(aside, "model"), target)
+    with tempfile.TemporaryDirectory() as assets, atomic_write(target) as partial:
+        network.labels = tf.saved_model.Asset(_write_labels(Path(assets), labels))
+        tf.saved_model.save(network, str(partial), signatures=signatures)
     return target
 
 

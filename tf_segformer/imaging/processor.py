@@ -21,6 +21,7 @@ from tf_segformer.imaging import transforms
 from tf_segformer.imaging.batches import as_list, collate
 from tf_segformer.imaging.files import to_rgb
 from tf_segformer.imaging.postprocess import class_map_from_logits
+from tf_segformer.io import write_json
 
 CONFIG_NAME = "preprocessor_config.json"
 
@@ -270,11 +271,7 @@ class SegformerImageProcessor:
             ...     SegformerImageProcessor().save_pretrained(folder).name
             'preprocessor_config.json'
         """
-        path = Path(folder) / CONFIG_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".json.partial")
-        aside.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return aside.replace(path)
+        return write_json(Path(folder) / CONFIG_NAME, self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SegformerImageProcessor:

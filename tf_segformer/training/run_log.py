@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_segformer.imaging.visualize import draw_comparison
+from tf_segformer.io import atomic_write
 
 CSV_NAME, CURVES_NAME, TENSORBOARD_NAME = "log.csv", "curves.png", "tensorboard"
 _SCALAR, _BLOB_SEQUENCE = 1, 3  # TensorBoard's data classes
@@ -92,15 +92,12 @@ class RunLog:
         draw_curves(self.rows, self.class_names, self.folder / CURVES_NAME)
 
     def _write_csv(self) -> None:
-        """Rewrites log.csv, aside and then renamed."""
-        path = self.folder / CSV_NAME
-        aside = path.with_name(f"{CSV_NAME}.partial")
-        with aside.open("w", newline="") as file:
+        """Rewrites log.csv."""
+        with atomic_write(self.folder / CSV_NAME) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.rows[0])
             for row in self.rows:
                 writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
-        os.replace(aside, path)
 
     def _write_tensorboard(self, row: dict[str, Any], examples: Sequence[tuple[Any, Any, Any]]) -> None:
         with self._writer.as_default(step=row["step"]):

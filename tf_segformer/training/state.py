@@ -1,9 +1,8 @@
-"""The training state on disk: every variable of model and optimizer, written aside and then renamed."""
+"""The training state on disk: every variable of model and optimizer, whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import atomic_write
 
 _META = "__meta__"
 
@@ -32,12 +32,8 @@ def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> No
         name: keras.ops.convert_to_numpy(variable) for name, variable in _named_variables(model).items()
     }
     arrays[_META] = np.array(json.dumps(meta))
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
+    with atomic_write(path, fsync=True) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:

@@ -16,11 +16,12 @@ import numpy as np
 
 from tf_segformer.checkpoints.formats.hdf5 import WEIGHTS_IN_ARCHIVE
 from tf_segformer.checkpoints.names import source_names
-from tf_segformer.checkpoints.saving import written_aside
+from tf_segformer.checkpoints.saving import write_errors
 from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import atomic_write
 
 _PACKAGE = "tf_segformer"  # under which the models are registered with Keras
 _DTYPE = np.dtype("<f4")  # of every variable, whatever the source has
@@ -46,7 +47,7 @@ def write_keras_weights(path: Path, config: SegformerConfig, tensors: Mapping[st
             f"{described}: not the configuration of the model to be written beside it: "
             "give another folder, or a .keras file, which holds its own"
         )
-    with written_aside(path) as partial:
+    with write_errors(path), atomic_write(path, fsync=True) as partial:
         with partial.open("wb") as file:
             file.writelines(_h5_pieces(path, config, tensors))
         if not described.exists():
@@ -68,7 +69,11 @@ def write_keras_archive(path: Path, config: SegformerConfig, tensors: Mapping[st
         "keras_version": version("keras"),
         "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
     }
-    with written_aside(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with (
+        write_errors(path),
+        atomic_write(path, fsync=True) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+    ):
         archive.writestr("metadata.json", json.dumps(metadata))
         archive.writestr("config.json", json.dumps(describe_model(config, infer_task(tensors))))
         with archive.open(WEIGHTS_IN_ARCHIVE, "w", force_zip64=True) as entry:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tf_segformer.deploy.tf_serving.client import DEFAULT_MODEL_NAME
 from tf_segformer.errors import SegformerError
+from tf_segformer.io import atomic_write
 
 WARMUP_PATH = Path("assets.extra", "tf_serving_warmup_requests")
 _WARMUP_SIDE = 512  # pixels: of the images that warm the server up
@@ -96,7 +97,6 @@ def write_serving_config(
             raise ValueError(f"{option} must be at least {least}, but is {value}")
     base, output = Path(folder).resolve(), Path(output).resolve()
     write_warmup_requests(newest_version(base), name)
-    output.mkdir(parents=True, exist_ok=True)
     batching = _BATCHING.format(
         max_batch_size=max_batch_size, batch_timeout_micros=batch_timeout_micros, threads=threads
     )
@@ -106,9 +106,8 @@ def write_serving_config(
         "monitoring.config": _MONITORING,
     }
     for file_name, text in files.items():
-        aside = output / f"{file_name}.partial"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(output / file_name)
+        with atomic_write(output / file_name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return _commands(base, output, name)
 
 
@@ -150,9 +149,7 @@ def write_warmup_requests(version: Path, name: str = DEFAULT_MODEL_NAME) -> Path
     except ImportError as error:
         raise ImportError("warm-up requests need tensorflow-serving-api: pip install tf_segformer[serving]") from error
     path = version / WARMUP_PATH
-    path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial")
-    with tf.io.TFRecordWriter(str(aside)) as writer:
+    with atomic_write(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
         for signature, (input_name, tensor) in _signature_inputs(version).items():
             log = PredictionLog()
             request = log.predict_log.request
@@ -160,7 +157,6 @@ def write_warmup_requests(version: Path, name: str = DEFAULT_MODEL_NAME) -> Path
             request.model_spec.signature_name = signature
             request.inputs[input_name].CopyFrom(_example(tensor))
             writer.write(log.SerializeToString())
-    aside.replace(path)
     return path
 
 

@@ -1,0 +1,173 @@
+"""Files that appear whole or not at all: whoever is killed while writing leaves what was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_ABANDONED_SECONDS = 3600  # whose temporary file has not grown for so long was killed
+_COMMITTED = ".committed"  # subfolder of files that are whole, on their way to their places
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, *, fsync: bool = False) -> Iterator[Path]:
+    """Gives a temporary path to write to, in the same folder, and renames it to `path` once the block ends.
+
+    Where the block raises, the temporary file is removed and `path` is untouched. Every call has a temporary name of
+    its own, so two processes that write the same path do not mix: the last one wins.
+
+    Args:
+        path: File to write; replaced where it exists. Its folder is made where it is missing. A block may make a
+            folder instead, which then takes the place of `path` if nothing, or an empty folder, is there.
+        fsync: Wait until the bytes are on the disk before renaming, so that even a power cut leaves the old or the
+            new file. For hours of work (weights, training state); others only have to survive a killed process.
+            Such files are large: what killed processes left of earlier writes of this path is removed, too.
+
+    Yields:
+        Path that does not exist yet.
+
+    Raises:
+        OSError: `path` cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder, "log.csv")) as partial:
+        ...         _ = partial.write_text("step,loss")
+        ...     Path(folder, "log.csv").read_text()
+        'step,loss'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fsync:
+        _remove_abandoned(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        if fsync:
+            _force_to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        _remove(partial)
+
+
+def write_json(path: str | os.PathLike, value: Any, *, fsync: bool = False, **options: Any) -> Path:
+    """Writes a value as indented JSON, whole or not at all.
+
+    Args:
+        path: File to write; replaced where it exists.
+        value: JSON-ready value.
+        fsync: As for `atomic_write`.
+        **options: Further arguments of `json.dumps`, such as `sort_keys`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder, "x.json"), {"name": "Straße"}, indent=None).read_text(encoding="utf-8")
+        '{"name": "Straße"}\\n'
+    """
+    text = json.dumps(value, **{"indent": 2, "ensure_ascii": False, **options}) + "\n"
+    with atomic_write(path, fsync=fsync) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+@contextmanager
+def atomic_update(folder: str | os.PathLike, *, fsync: bool = False) -> Iterator[Path]:
+    """Gives a temporary folder whose files then replace those of the same names in `folder`, all of them together.
+
+    Two files cannot be renamed at once. The temporary folder is therefore first renamed to a subfolder whose files
+    count as `folder`'s own (`committed_file` finds them), then they are moved to their places one by one. Whoever is
+    killed before that rename leaves the old files, whoever is killed after it the new ones.
+
+    Args:
+        folder: Folder to update; made where it is missing. Its other files stay.
+        fsync: As for `atomic_write`.
+
+    Yields:
+        Path of an empty folder, for files without subfolders.
+
+    Raises:
+        OSError: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_update(folder) as partial:
+        ...         _ = Path(partial, "config.json").write_text("{}")
+        ...         _ = Path(partial, "model.safetensors").write_bytes(b"weights")
+        ...     sorted(os.listdir(folder))
+        ['config.json', 'model.safetensors']
+    """
+    folder = Path(folder)
+    _move_committed(folder)
+    with atomic_write(folder / _COMMITTED, fsync=fsync) as partial:
+        partial.mkdir()
+        yield partial
+    _move_committed(folder)
+
+
+def committed_file(path: str | os.PathLike) -> Path:
+    """Where a file of a folder is: in its place, unless an `atomic_update` was killed before it had moved it there.
+
+    Args:
+        path: Path of the file in its folder.
+
+    Returns:
+        The path to read, which may not exist.
+
+    Example:
+        >>> committed_file("model/config.json") == Path("model/config.json")
+        True
+    """
+    path = Path(path)
+    moving = path.parent / _COMMITTED / path.name
+    return moving if moving.is_file() else path
+
+
+def _move_committed(folder: Path) -> None:
+    """Moves the files of an update that is whole to their places."""
+    committed = folder / _COMMITTED
+    if committed.is_dir():
+        for path in sorted(committed.iterdir()):
+            os.replace(path, folder / path.name)
+        committed.rmdir()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed processes left of earlier writes of a path."""
+    prefix = f".{path.name}."
+    with os.scandir(path.parent) as entries:
+        names = [each.name for each in entries if each.name.startswith(prefix) and each.name.endswith(".partial")]
+    for name in names:
+        with suppress(OSError):  # another process may have renamed or removed it
+            if time.time() - (path.parent / name).stat().st_mtime > _ABANDONED_SECONDS:
+                _remove(path.parent / name)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    """Waits until the bytes of a file, or of all files of a folder, are on the disk."""
+    for each in path.iterdir() if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            os.fsync(file.fileno())
