@@ -1,27 +1,53 @@
-"""What all tests share: quiet TensorFlow, two threads, fixed seeds, small models."""
+"""What all tests share: few threads and little memory for each process, fixed seeds, small models."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
+from pathlib import Path
 
+# One worker of pytest-xdist for each of two cores. These variables are read when a process starts TensorFlow or
+# allocates for the first time, so they are set here, in the process that starts the workers.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
-import keras
-import numpy as np
+# The process that starts the workers runs no test: keras and numpy are imported where a worker needs them.
 import pytest
 
-from tf_segformer import SegformerConfig
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Two processes for folders and for the whole suite; none but this one where single files are asked for."""
+    return 2 if all(Path(argument).is_dir() for argument in config.args) else 0
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Every test draws the same random numbers, whatever ran before it."""
+    """Every test samples the same random numbers, whatever ran before it."""
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back():
+    """The models and graphs of one file are freed before the next file starts."""
+    yield
+    if keras := sys.modules.get("keras"):
+        keras.backend.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture
-def small_config() -> SegformerConfig:
+def small_config():
     """An architecture that builds and runs in a moment: four stages, every kind of layer."""
+    from tf_segformer import SegformerConfig
+
     return SegformerConfig(
         depths=(1, 2, 1, 1),
         hidden_sizes=(8, 16, 24, 32),
@@ -32,6 +58,8 @@ def small_config() -> SegformerConfig:
 
 
 @pytest.fixture
-def pixel_values() -> np.ndarray:
-    """Two normalized images, neither square nor divisible by 32."""
+def pixel_values():
+    """Two normalized images, neither square nor divisible by 32: (2, 65, 97, 3) float32."""
+    import numpy as np
+
     return np.random.default_rng(0).standard_normal((2, 65, 97, 3)).astype("float32")

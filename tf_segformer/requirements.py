@@ -1,7 +1,8 @@
-"""Says what is wrong with the Keras of this installation before a room that needs it fails in a riddle."""
+"""Says what is wrong with the Keras of this installation before a package that needs it fails obscurely."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import warnings
@@ -9,8 +10,9 @@ import warnings
 OLDEST_KERAS = (3, 12)
 
 
+@functools.cache  # several packages ask when they are imported
 def check_keras(version: str | None = None) -> None:
-    """Rejects a Keras that is too old; warns where `tf.keras` is switched to Keras 2 beside it.
+    """Rejects a Keras that is too old; warns where `tf.keras` is switched to Keras 2 next to it.
 
     Args:
         version: Version to judge; None takes that of the installed Keras.
