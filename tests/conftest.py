@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest  # keras and numpy later: the process that starts the workers needs neither
+
 # One worker of pytest-xdist for each of two cores. These variables are read when a process starts TensorFlow or
 # allocates for the first time, so they are set here, in the process that starts the workers.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,8 +17,6 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# The process that starts the workers runs no test: keras and numpy are imported where a worker needs them.
-import pytest
 
 
 def pytest_xdist_auto_num_workers(config) -> int:

@@ -1,4 +1,4 @@
-"""Drop path and dropout act where the paper has them: on both branches of a block, twice in the feed-forward network."""
+"""Drop path and dropout act where the paper has them: on both branches of a block, twice in its Mix-FFN."""
 
 from __future__ import annotations
 
