@@ -18,7 +18,6 @@ for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_TH
     os.environ.setdefault(variable, "1")
 
 
-
 def pytest_xdist_auto_num_workers(config) -> int:
     """Two processes for folders and for the whole suite; none but this one where single files are asked for."""
     return 2 if all(Path(argument).is_dir() for argument in config.args) else 0
