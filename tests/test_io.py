@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from tf_segformer.io import atomic_update, atomic_write, committed_file, write_json
+from tf_segformer.io import atomic_update, atomic_write, committed_file, read_json, write_json
 
 
 def names(folder):
@@ -103,3 +103,29 @@ def test_an_update_of_two_files_is_seen_whole_or_not_at_all(tmp_path, monkeypatc
         (partial / "weights").write_text("newer")
     assert read(folder) == ["new" if cut_before else '"old"\n', "newer"]
     assert names(folder) == ["config.json", "kept", "weights"]
+
+
+def test_a_larger_file_is_rejected_before_it_is_read(tmp_path):
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a terabyte of nothing, which takes no space on the disk
+    with pytest.raises(ValueError, match="more than"):
+        read_json(path)
+    path.write_bytes(b"[1, 2]")
+    assert read_json(path, max_bytes=6) == [1, 2]
+    with pytest.raises(ValueError, match="more than 5 bytes"):
+        read_json(path, max_bytes=5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_rejected_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff\xfe", b"9" * 10_000], ids=lambda each: repr(each[:5]))
+def test_what_is_no_json_is_a_value_error(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "x.json")

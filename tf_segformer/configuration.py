@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_segformer.errors import CheckpointError
-from tf_segformer.io import committed_file, write_json
+from tf_segformer.io import committed_file, read_json, write_json
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
@@ -299,7 +298,7 @@ class SegformerConfig:
         if not path.is_file():
             path = resolve_file(name_or_path, CONFIG_NAME, **options)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             if not isinstance(values, dict):
                 raise ValueError("it holds no JSON object")
             return cls.from_dict(values)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_segformer.errors import CheckpointError
-from tf_segformer.io import committed_file
+from tf_segformer.io import committed_file, is_plain_name, read_json
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
@@ -182,14 +182,12 @@ def shard_names(index: Path) -> list[str]:
         ...     shard_names(index)
         ['a.safetensors']
     """
-    import json
-
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = set(read_json(index)["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not the index of a sharded checkpoint: {error!r}") from error
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+        if not is_plain_name(name):
             raise CheckpointError(f"{index}: rejectd a shard that is no plain file name: {str(name)[:100]!r}")
     return sorted(names)
 

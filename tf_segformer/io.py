@@ -1,16 +1,21 @@
-"""Files that appear whole or not at all: whoever is killed while writing leaves what was there before."""
+"""Files that are read within bounds and appear whole or not at all, whoever is killed while writing."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+MAX_TEXT_BYTES = 4 * 2**20
+"""Largest configuration, index or list of names that is read: the largest published ones have less than 1 MB."""
 
 _ABANDONED_SECONDS = 3600  # whose temporary file has not grown for so long was killed
 _COMMITTED = ".committed"  # subfolder of files that are whole, on their way to their places
@@ -83,6 +88,97 @@ def write_json(path: str | os.PathLike, value: Any, *, fsync: bool = False, **op
     with atomic_write(path, fsync=fsync) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
+    """Reads a file that nobody has checked, after a look at its size.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is larger, or a pipe or a device, which may have no end.
+
+    Example:
+        >>> read_bytes(__file__, max_bytes=10)
+        Traceback (most recent call last):
+        ValueError: more than 10 bytes
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+        raise ValueError("not a regular file")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise ValueError(f"more than {max_bytes} bytes")
+        return file.read(size)
+
+
+def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Reads a UTF-8 file within bounds.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Returns:
+        Its text.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is larger, no regular file or not UTF-8.
+
+    Example:
+        >>> "max_bytes" in read_text(__file__)
+        True
+    """
+    return read_bytes(path, max_bytes).decode("utf-8")
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a value from a file is the plain name of another one, which cannot lead out of its folder.
+
+    Args:
+        name: The value.
+
+    Returns:
+        False for what is no text, for paths, and for names that begin with a dot.
+
+    Example:
+        >>> [is_plain_name(name) for name in ("model-1.safetensors", "../model", "/etc/passwd", ".hidden", 3)]
+        [True, False, False, False, False]
+    """
+    return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) is not None
+
+
+def read_json(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> Any:
+    """Reads a JSON file within bounds.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Returns:
+        Its value.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is larger, no regular file, not JSON, or nested more deeply than Python's stack.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_json(write_json(Path(folder, "x.json"), {"depths": [2, 2]}))
+        {'depths': [2, 2]}
+    """
+    try:
+        return json.loads(read_text(path, max_bytes))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 @contextmanager

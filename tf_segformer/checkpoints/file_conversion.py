@@ -20,6 +20,7 @@ from tf_segformer.configuration import CONFIG_NAME, VARIANTS, SegformerConfig
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import KERAS_ARCHIVE_NAME, find_file, resolve_weights
 from tf_segformer.imaging.labels import LABELS
+from tf_segformer.io import read_text
 
 TARGETS = ("huggingface", "nvlabs", "keras")
 KERAS_WRITERS = {".keras": write_keras_archive, ".weights.h5": write_keras_weights}
@@ -106,11 +107,11 @@ def read_labels(labels: str | Path) -> tuple[str, ...]:
     if str(labels) in LABELS:
         return LABELS[str(labels)]
     try:
-        text = Path(labels).read_text(encoding="utf-8")
+        text = read_text(labels)
         values = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
         if isinstance(values, dict):  # id2label
             values = [values[str(index)] for index in range(len(values))]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         known = ", ".join(LABELS)
         raise CheckpointError(f"{labels}: neither {known} nor a readable file of class names: {error}") from error
     names = tuple(str(name).strip() for name in values if str(name).strip())

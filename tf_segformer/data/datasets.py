@@ -12,6 +12,7 @@ from PIL import Image
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.files import open_label_map
 from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS
+from tf_segformer.io import is_plain_name, read_text
 
 IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -202,10 +203,22 @@ def _find_cityscapes(root: Path, split: str) -> list[Example]:
     ]
 
 
+def _listed_names(listing: Path) -> list[str]:
+    """The names in a list of files, none of which leads out of its folder."""
+    try:
+        names = read_text(listing).split()
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{listing}: not a readable list of names ({error})") from error
+    outside = next((name for name in names if not is_plain_name(name)), None)
+    if outside is not None:
+        raise DatasetError(f"{listing}: {outside[:100]!r} is not the name of a file without its ending")
+    return names
+
+
 def _find_voc(root: Path, split: str) -> list[Example]:
     """The names listed for the split."""
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    names = listing.read_text().split() if listing.is_file() else []
+    names = _listed_names(listing) if listing.is_file() else []
     return [Example(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
 
 

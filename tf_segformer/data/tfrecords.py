@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from tf_segformer.data.datasets import SegmentationDataset
 from tf_segformer.errors import DatasetError
-from tf_segformer.io import write_json
+from tf_segformer.io import is_plain_name, read_json, write_json
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
@@ -108,10 +107,14 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
     """
     folder = Path(folder)
     try:
-        index = json.loads((folder / INDEX_NAME).read_text())
+        index = read_json(folder / INDEX_NAME)
+        if not all(is_plain_name(name) for name in index["shards"]):
+            raise ValueError("a shard's name leads out of the folder")
+        if not isinstance(index["size"], int) or index["size"] < 1:
+            raise ValueError(f"a size of {index['size']!r}")
         paths = tuple(folder / name for name in index["shards"])
-        dataset = ShardedDataset(index["name"], paths, index["size"], tuple(index["class_names"]))
-    except (OSError, ValueError, KeyError) as error:
+        dataset = ShardedDataset(str(index["name"]), paths, index["size"], tuple(map(str, index["class_names"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}: holds no complete shards ({error}); write them again") from error
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:

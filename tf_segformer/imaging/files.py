@@ -12,9 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tf_segformer.errors import ImageError
+from tf_segformer.io import read_bytes
 
 MAX_PIXELS = 178_956_970
 """Largest image opened by default: where Pillow itself begins to reject (a 10,000 x 10,000 image fits)."""
+
+MAX_FILE_BYTES = 8 * MAX_PIXELS
+"""Largest encoded image that is read: what `MAX_PIXELS` take uncompressed with four channels of 16 bits."""
 
 # The formats whose decoders only decode: Pillow's EPS reader, for one, starts Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -150,7 +154,10 @@ def _open_header(source: str | PathLike | bytes) -> Image.Image:
             raise ImageError(f"{path}: there is no such file.")
         if path.is_dir():
             raise ImageError(f"{path}: this is a folder, not an image.")
-        encoded = path.read_bytes()
+        try:
+            encoded = read_bytes(path, MAX_FILE_BYTES)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{path}: cannot be read ({error}).") from error
     if not encoded:
         raise ImageError(f"{_describe(source)}: the file is empty (0 bytes).")
     Image.init()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import warnings
@@ -21,7 +20,7 @@ from tf_segformer.imaging import transforms
 from tf_segformer.imaging.batches import as_list, collate
 from tf_segformer.imaging.files import to_rgb
 from tf_segformer.imaging.postprocess import class_map_from_logits
-from tf_segformer.io import write_json
+from tf_segformer.io import read_json, write_json
 
 CONFIG_NAME = "preprocessor_config.json"
 
@@ -249,7 +248,7 @@ class SegformerImageProcessor:
             local_files_only=local_files_only,
         )
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            fields = read_json(path)
             if not isinstance(fields, dict):
                 raise ValueError("it holds no JSON object")
             return cls.from_dict({**fields, **overrides})

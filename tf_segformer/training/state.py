@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from tf_segformer.errors import CheckpointError
 from tf_segformer.io import atomic_write
 
 _META = "__meta__"
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RecursionError, zipfile.BadZipFile)
 
 
 def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> None:
@@ -57,15 +60,14 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no training state to resume from")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
-        meta = json.loads(str(stored.pop(_META)))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a readable training state ({error})") from error
     variables = _named_variables(model)
-    wrong = sorted(set(stored) ^ set(variables))
-    wrong += [name for name in set(stored) & set(variables) if stored[name].shape != tuple(variables[name].shape)]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = _differences(_shapes(archive), variables)
+            stored = {} if wrong else {name: _read_array(archive, name) for name in variables}
+            meta = {} if wrong else json.loads(str(_read_array(archive, _META)))
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: not a readable training state ({error})") from error
     if wrong:
         raise CheckpointError(
             f"{path}: belongs to another model or optimizer ({len(wrong)} tensors differ, such as {wrong[0]}): "
@@ -74,6 +76,44 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
     for name, variable in variables.items():
         variable.assign(stored[name])
     return meta
+
+
+def _differences(shapes: dict[str, tuple[int, ...]], variables: dict[str, Any]) -> list[str]:
+    """Names that the file or the model lacks, and names of arrays of another shape."""
+    wrong = sorted(set(shapes) ^ {*variables, _META})
+    return wrong + [name for name, each in variables.items() if name in shapes and shapes[name] != tuple(each.shape)]
+
+
+def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
+    """Shape of every array by name, from the headers alone: what a file claims is checked before memory is given."""
+    shapes = {}
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise ValueError(f"{entry.filename[:100]!r} is compressed or encrypted, which save_state never does")
+        with archive.open(entry) as file:
+            shape, dtype = _header(file)
+            if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+                raise ValueError(f"{entry.filename[:100]!r} claims another size than it has")
+        shapes[entry.filename.removesuffix(".npy")] = shape
+    if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(str(archive.filename)):
+        raise ValueError("its arrays claim more bytes than the file has")
+    return shapes
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in NumPy's format; arrays of objects, which are pickles, are rejected."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array in another version of NumPy's format")
+    shape, _fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    return shape, dtype
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array, whose header is checked."""
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _named_variables(model: keras.Model) -> dict[str, Any]:
