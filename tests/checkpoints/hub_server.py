@@ -32,7 +32,10 @@ class HubServer:
         self.cut_after: int | None = None
         handler = type("Handler", (_Handler,), {"hub": self})
         self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-        self.address, self.storage = (f"http://127.0.0.1:{each.server_address[1]}" for each in self.servers)
+        names = ("127.0.0.1", "localhost")  # the storage is another host: some clients follow redirects within a host
+        self.address, self.storage = (
+            f"http://{name}:{each.server_address[1]}" for name, each in zip(names, self.servers, strict=True)
+        )
         for each in self.servers:
             threading.Thread(target=each.serve_forever, daemon=True).start()
 

@@ -59,7 +59,7 @@ def test_the_development_lock_holds_every_dependency_with_hashes():
 
 
 # Versions in which the published holes of SECURITY.md are closed.
-CLOSED_IN = {"keras": "3.15.1", "pillow": "13.0", "tensorflow": "2.20", "huggingface-hub": "1.0", "safetensors": "0.5"}
+CLOSED_IN = {"keras": "3.15.1", "pillow": "13.0", "tensorflow": "2.20", "huggingface-hub": "1.31", "safetensors": "0.5"}
 
 
 @pytest.mark.parametrize("name", CLOSED_IN)
