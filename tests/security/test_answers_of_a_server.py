@@ -62,7 +62,7 @@ def test_an_answer_without_end_is_cut_off():
         except OSError:
             sent.append("closed")
 
-    with rest_server(endless) as url, pytest.raises(ServerError, match="RESOURCE_EXHAUSTED.*max_answer_bytes=1000000"):
+    with rest_server(endless) as url, pytest.raises(ServerError, match=r"RESOURCE_EXHAUSTED.*max_answer_bytes=1000000"):
         Client(url, max_answer_bytes=1_000_000).segment([b"x"])
     assert sum(each for each in sent if each != "closed") < 50_000_000  # what the socket's buffers took
 
