@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import sys
+import time
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.checkpoints.hub_server import HubServer
-from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, hub
+from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, cli, hub
 from tf_segformer.errors import CheckpointError
 
 
@@ -26,6 +31,7 @@ def server(monkeypatch):
     )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 2)
+    monkeypatch.setattr(hub, "_failures", {})
     yield server
     server.close()
 
@@ -88,16 +94,77 @@ def test_a_cached_model_is_loaded_without_the_network(server, published, tmp_pat
         SegformerConfig.from_pretrained("owner/other", local_files_only=True, **options)
 
 
-def test_a_dead_hub_gives_what_the_cache_has_or_one_clear_error(server, published, tmp_path, monkeypatch):
-    from huggingface_hub.utils import _http
-
+def test_a_dead_hub_gives_what_the_cache_has_or_one_clear_error(server, published, tmp_path):
     options = {"cache_dir": tmp_path / "cache"}
     SegformerForSemanticSegmentation.from_pretrained("owner/name", **options)
     server.close()
-    monkeypatch.setattr(_http.time, "sleep", lambda _: None)  # its client waits longer and longer between its tries
     assert same_weights(SegformerForSemanticSegmentation.from_pretrained("owner/name", **options), published)
-    with pytest.raises(CheckpointError, match=r"owner/other: the Hub is out of reach.*not in the local cache"):
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"owner/other: the Hub is out of reach.*not in the local cache.*folder"):
         SegformerConfig.from_pretrained("owner/other", **options)
+    assert time.monotonic() - start < 5
+
+
+def without_answer(monkeypatch, port):
+    """Makes a port of this machine the Hub."""
+    address = f"http://127.0.0.1:{port}"
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems refuse what does not fit the queue")
+def test_a_hub_that_takes_no_connection_is_given_up_in_time(server, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        for _ in range(4):  # nobody accepts them; what comes later gets no answer at all, like behind a firewall
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        without_answer(monkeypatch, full.getsockname()[1])
+        start = time.monotonic()
+        for _ in range(2):  # the second time from memory
+            with pytest.raises(CheckpointError, match="out of reach"):
+                SegformerConfig.from_pretrained("owner/name", cache_dir=tmp_path)
+        assert time.monotonic() - start < 5
+
+
+def test_a_name_that_is_looked_up_without_end_is_given_up_in_time(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30))
+    monkeypatch.setattr(hub, "_CONNECT_SECONDS", 0.5)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"out of reach .*does not answer"):
+        SegformerConfig.from_pretrained("owner/name", cache_dir=tmp_path)
+    assert time.monotonic() - start < 3
+
+
+def test_a_slow_hub_is_waited_for(server, published, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "_CONNECT_SECONDS", 0.2)
+    server.delay = 0.5
+    assert SegformerConfig.from_pretrained("owner/name", cache_dir=tmp_path / "cache").num_labels == 5
+
+
+def test_a_model_of_the_hub_knows_its_commit_and_passes_it_on(server, published, tmp_path):
+    options = {"cache_dir": tmp_path / "cache"}
+    commit = server.commit_of("owner/name")
+    model = SegformerForSemanticSegmentation.from_pretrained("owner/name", **options)
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (saved["_name_or_path"], saved["_commit_hash"]) == ("owner/name", commit)
+    described = CliRunner().invoke(cli.cli, ["info", str(tmp_path / "saved")])
+    assert "made from commit" in described.output
+    assert commit in described.output
+
+
+def test_a_commit_pins_the_model(server, published, tmp_path):
+    options = {"cache_dir": tmp_path / "cache"}
+    commit = server.commit_of("owner/name")
+    first = SegformerConfig.from_pretrained("owner/name", revision=commit, **options)
+    server.files["owner/name"]["config.json"] = server.files["owner/name"]["config.json"].replace(b"LABEL_4", b"four")
+    assert server.commit_of("owner/name") != commit
+    again = SegformerConfig.from_pretrained("owner/name", revision=commit, **options)
+    newest = SegformerConfig.from_pretrained("owner/name", **options)
+    assert again.id2label == first.id2label != newest.id2label
+    assert (first.extra["_commit_hash"], newest.extra["_commit_hash"]) == (commit, server.commit_of("owner/name"))
 
 
 def test_a_download_that_cannot_be_finished_is_one_clear_error(server, published, tmp_path, monkeypatch):

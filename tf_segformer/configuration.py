@@ -287,12 +287,13 @@ class SegformerConfig:
             **options: `revision`, `token`, `cache_dir` and `local_files_only` for the Hub.
 
         Returns:
-            A new configuration.
+            A new configuration. One from the Hub holds the id and the commit that it came from in its `extra` fields
+            `_name_or_path` and `_commit_hash`, which are saved with it.
 
         Raises:
             CheckpointError: Where there is no such file or it is not a SegFormer configuration.
         """
-        from tf_segformer.hub import resolve_file
+        from tf_segformer.hub import origin_of, resolve_file
 
         path = committed_file(name_or_path)
         if not path.is_file():
@@ -301,6 +302,9 @@ class SegformerConfig:
             values = read_json(path)
             if not isinstance(values, dict):
                 raise ValueError("it holds no JSON object")
+            origin = origin_of(path)
+            if origin is not None:  # as Hugging Face's libraries name what they record
+                values["_name_or_path"], values["_commit_hash"] = origin
             return cls.from_dict(values)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: not a usable SegFormer configuration: {error}") from error

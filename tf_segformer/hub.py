@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tf_segformer.errors import CheckpointError
 from tf_segformer.io import committed_file, is_plain_name, read_json
@@ -23,6 +27,12 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     KERAS_ARCHIVE_NAME,
 )
+
+# Who takes no connection for so long is out of reach; who takes one may be slow. huggingface_hub itself would try for
+# 23 s and more.
+_CONNECT_SECONDS = 4.5
+_ANSWER_SECONDS = 60.0
+_FAILURE_SECONDS = 10.0  # how long a Hub that was out of reach is not asked again, so that every file costs no wait
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -216,7 +226,7 @@ def _find_on_hub(
         raise CheckpointError(
             f"{hub_id!r}: no such file or folder, no embedded model (there are: {known}), no Hub id 'owner/name'"
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, hf_hub_url
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -225,9 +235,9 @@ def _find_on_hub(
         RevisionNotFoundError,
     )
 
-    unreachable = None
+    # Where the Hub is out of reach, all names are looked up in the cache without another wait.
+    unreachable = None if local_files_only else _hub_failure(hf_hub_url(hub_id, file_names[0], revision=revision))
     for name in file_names:
-        # Once the Hub has proved out of reach, the other names are looked up in the cache without another wait.
         offline = local_files_only or unreachable is not None
         try:
             return Path(
@@ -257,8 +267,67 @@ def _find_on_hub(
     if local_files_only:
         raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
     raise CheckpointError(
-        f"{hub_id}: the Hub is out of reach and {wanted} is not in the local cache: {short_message(unreachable)}"
+        f"{hub_id}: the Hub is out of reach ({short_message(unreachable)}) and {wanted} is not in the local cache: "
+        "check the connection, set HF_ENDPOINT to a mirror, or give a folder that holds the model's files"
     ) from unreachable
+
+
+_failures: dict[str, tuple[float, Exception]] = {}  # host -> when it was out of reach, and how
+
+
+def _hub_failure(url: str) -> Exception | None:
+    """Asks for a file's properties once, without its token; returns what failed unless a server answered, whatever.
+
+    The question goes through huggingface_hub's own session, so its proxies and certificates hold. It runs in a thread
+    because looking up a host's name cannot be given a time limit.
+    """
+    from huggingface_hub import get_session
+
+    host = urlsplit(url).netloc
+    failed_at, failure = _failures.get(host, (-math.inf, None))
+    if time.monotonic() - failed_at < _FAILURE_SECONDS:
+        return failure
+    connected, failures = threading.Event(), []
+
+    def ask() -> None:
+        limits = (_CONNECT_SECONDS, _ANSWER_SECONDS, _ANSWER_SECONDS, _CONNECT_SECONDS)
+        try:
+            get_session().head(url, timeout=limits, follow_redirects=False, extensions={"trace": note})
+        except hub_errors() as error:
+            failures.append(error)
+        connected.set()
+
+    def note(event: str, _details: Any) -> None:
+        if event.endswith(".complete"):  # of a connection, or of a request over one that was open already
+            connected.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    if connected.wait(_CONNECT_SECONDS):
+        thread.join(_ANSWER_SECONDS)
+    if thread.is_alive():
+        failures.append(TimeoutError(f"{host} does not answer"))
+    if failures:
+        _failures[host] = (time.monotonic(), failures[0])
+    return failures[0] if failures else None
+
+
+def origin_of(path: str | Path) -> tuple[str, str] | None:
+    """Where a file in huggingface_hub's cache comes from.
+
+    Args:
+        path: The path of a file, as `resolve_file` returns it.
+
+    Returns:
+        The Hub id and the commit, or None for a file that is not in such a cache.
+
+    Example:
+        >>> commit = "c" * 40
+        >>> origin_of(f"hub/models--nvidia--mit-b0/snapshots/{commit}/config.json") == ("nvidia/mit-b0", commit)
+        True
+    """
+    match = re.search(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/[^/]+$", Path(path).as_posix())
+    return (f"{match[1]}/{match[2]}", match[3]) if match else None
 
 
 def hub_errors() -> tuple[type[Exception], ...]:

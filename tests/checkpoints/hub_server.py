@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -18,6 +19,7 @@ class HubServer:
     Attributes:
         files: Repository -> file name -> content.
         requests: What was asked for, as "METHOD path", in order.
+        delay: Seconds before every answer.
         cut_after: A download from the storage breaks off after so many bytes, once.
         commits: The uploaded commits: lists of the JSON lines that were sent.
     """
@@ -30,6 +32,7 @@ class HubServer:
         self.commits: list[list[dict]] = []
         self.uploads: dict[str, bytes] = {}
         self.cut_after: int | None = None
+        self.delay = 0.0
         handler = type("Handler", (_Handler,), {"hub": self})
         self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
         names = ("127.0.0.1", "localhost")  # the storage is another host: some clients follow redirects within a host
@@ -174,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def note(self) -> None:
+        time.sleep(self.hub.delay)
         self.hub.requests.append(f"{self.command} {self.path}")
 
     def log_message(self, *_: object) -> None:

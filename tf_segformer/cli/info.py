@@ -11,6 +11,7 @@ import click
 from tf_segformer.cli.loading import LoadedModel, load_model
 from tf_segformer.cli.options import read_numbers
 from tf_segformer.configuration import VARIANTS, SegformerConfig
+from tf_segformer.hub import origin_of
 from tf_segformer.modeling.macs import classification_macs, encoder_macs, segmentation_macs
 
 
@@ -56,6 +57,7 @@ def describe_model(loaded: LoadedModel, size: tuple[int, int]) -> dict[str, Any]
     trainable = sum(prod(variable.shape) for variable in loaded.model.trainable_variables)
     return {
         "loaded_from": str(loaded.weights),
+        **_origin(loaded),
         "file_megabytes": round(loaded.weights.stat().st_size / 1e6, 1),
         "tensor_names": loaded.family,
         "task": loaded.task,
@@ -70,6 +72,16 @@ def describe_model(loaded: LoadedModel, size: tuple[int, int]) -> dict[str, Any]
         **{name: round(macs / 1e9, 2) for name, macs in _costs(config, loaded.task, size).items()},
         "labels": {str(index): name for index, name in config.id2label.items()},
     }
+
+
+def _origin(loaded: LoadedModel) -> dict[str, str]:
+    """The Hub's repository and commit, of the file itself or of the model that it was made from."""
+    here = origin_of(loaded.weights)
+    if here is not None:
+        return {"repository": here[0], "commit": here[1]}
+    extra = loaded.model.config.extra
+    names = {"made_from_repository": "_name_or_path", "made_from_commit": "_commit_hash"}
+    return {name: str(extra[field]) for name, field in names.items() if "_commit_hash" in extra and field in extra}
 
 
 def _costs(config: SegformerConfig, task: str, size: tuple[int, int]) -> dict[str, int]:
