@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import shutil
 import socket
 import sys
 import time
@@ -272,10 +274,38 @@ def test_files_are_found_in_a_folder_in_the_order_of_preference(tmp_path):
     assert hub.find_file(tmp_path / "tf_model.h5", ["config.json"]) is None
 
 
+def write_checksums(folder):
+    files = sorted(path for path in folder.glob("*/*") if path.is_file())
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files
+    ]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_an_embedded_file_that_was_exchanged_is_rejected(tmp_path, monkeypatch, name):
+    shutil.copytree(hub.EMBEDDED_FOLDER, tmp_path / "embedded")
+    monkeypatch.setattr(hub, "EMBEDDED_FOLDER", tmp_path / "embedded")
+    hub.resolve_file("camvid-b0", name)
+    path = tmp_path / "embedded" / "camvid-b0" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not the file that the package was released with"):
+        hub.resolve_file("camvid-b0", name)
+
+
+def test_the_checksums_list_every_embedded_file():
+    listed = {line.split()[1] for line in (hub.EMBEDDED_FOLDER / "SHA256SUMS").read_text().splitlines()}
+    files = {path.relative_to(hub.EMBEDDED_FOLDER).as_posix() for path in hub.EMBEDDED_FOLDER.glob("*/*")}
+    assert listed == {name for name in files if not name.endswith("README.md")}
+
+
 def test_an_embedded_model_is_found_by_its_name(tmp_path, monkeypatch, small_config):
     monkeypatch.setattr(hub, "EMBEDDED_FOLDER", tmp_path)
     model = SegformerForSemanticSegmentation(small_config)
     model.save_pretrained(tmp_path / "tiny-b0")
+    write_checksums(tmp_path)
     assert hub.embedded_models() == ["tiny-b0"]
     assert same_weights(SegformerForSemanticSegmentation.from_pretrained("tiny-b0"), model)
     with pytest.raises(CheckpointError, match="tiny-b0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tf_segformer.errors import CheckpointError
-from tf_segformer.io import committed_file, is_plain_name, read_json
+from tf_segformer.io import committed_file, is_plain_name, read_json, read_text
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
@@ -82,7 +83,10 @@ def find_file(
     folder = _local_folder(name_or_path)
     if folder is not None:
         paths = [committed_file(folder / name) for name in file_names]
-        return next((path for path in paths if path.is_file()), None)
+        found = next((path for path in paths if path.is_file()), None)
+        if found is not None and folder.parent == EMBEDDED_FOLDER:
+            _check_embedded(found)
+        return found
     return _find_on_hub(str(name_or_path), file_names, revision, token, cache_dir, local_files_only)
 
 
@@ -210,6 +214,18 @@ def _local_folder(name_or_path: str | Path) -> Path | None:
     if path.is_file():
         return path.parent
     return EMBEDDED_FOLDER / str(name_or_path) if str(name_or_path) in embedded_models() else None
+
+
+def _check_embedded(path: Path) -> None:
+    """Rejects a file of an embedded model that is not the one the package was released with."""
+    listed = dict(reversed(line.split()) for line in read_text(EMBEDDED_FOLDER / "SHA256SUMS").splitlines())
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if listed.get(path.relative_to(EMBEDDED_FOLDER).as_posix()) != checksum:
+        raise CheckpointError(
+            f"{path}: not the file that the package was released with, damaged or exchanged: "
+            "pip install --force-reinstall tf_segformer"
+        )
 
 
 def _find_on_hub(
