@@ -218,7 +218,8 @@ def _local_folder(name_or_path: str | Path) -> Path | None:
 
 def _check_embedded(path: Path) -> None:
     """Rejects a file of an embedded model that is not the one the package was released with."""
-    listed = dict(reversed(line.split()) for line in read_text(EMBEDDED_FOLDER / "SHA256SUMS").splitlines())
+    lines = read_text(EMBEDDED_FOLDER / "SHA256SUMS").splitlines()
+    listed = {name: checksum for checksum, name in map(str.split, lines)}
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if listed.get(path.relative_to(EMBEDDED_FOLDER).as_posix()) != checksum:
