@@ -55,7 +55,10 @@ def open_image(
     """
     image = _decode(source, max_pixels)
     if apply_exif_orientation:
-        image = ImageOps.exif_transpose(image)
+        try:
+            image = ImageOps.exif_transpose(image)
+        except Exception as error:  # Pillow's readers raise a dozen kinds on hostile bytes
+            raise ImageError(f"{_describe(source)}: its EXIF data is damaged ({error}).") from error
     return to_rgb(image)
 
 

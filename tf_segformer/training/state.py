@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +18,10 @@ from tf_segformer.errors import CheckpointError
 from tf_segformer.io import atomic_write
 
 _META = "__meta__"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RecursionError, zipfile.BadZipFile)
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RecursionError, zipfile.BadZipFile),
+    *(SyntaxError, tokenize.TokenError, struct.error),  # of NumPy's header, which is Python's notation of a dictionary
+)
 
 
 def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> None:
