@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import stat
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,9 @@ from typing import Any
 
 MAX_TEXT_BYTES = 4 * 2**20
 """Largest configuration, index or list of names that is read: the largest published ones have less than 1 MB."""
+
+MAX_ZIP_READ = 16 * 2**20
+"""Largest directory of a zip archive: more entries than a hundred times those of the largest model."""
 
 _ABANDONED_SECONDS = 3600  # whose temporary file has not grown for so long was killed
 _COMMITTED = ".committed"  # subfolder of files that are whole, on their way to their places
@@ -137,6 +142,45 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
         True
     """
     return read_bytes(path, max_bytes).decode("utf-8")
+
+
+class _BoundedFile(io.FileIO):
+    """A file that gives no more than `MAX_ZIP_READ` bytes at once."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = MAX_ZIP_READ + 1 if size is None or size < 0 else size
+        data = super().read(min(wanted, MAX_ZIP_READ + 1)) or b""
+        if len(data) > MAX_ZIP_READ:
+            raise zipfile.BadZipFile(f"a directory or an entry of more than {MAX_ZIP_READ} bytes")
+        return data
+
+
+@contextmanager
+def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip archive that nobody has checked: its directory, which becomes objects at once, is bounded.
+
+    Args:
+        path: The archive.
+
+    Yields:
+        The archive. Entries of up to `MAX_ZIP_READ` bytes can be read whole, larger ones in pieces.
+
+    Raises:
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is no archive, or its directory is larger.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "x.zip")
+        ...     with zipfile.ZipFile(path, "w") as archive:
+        ...         archive.writestr("data.pkl", b"x")
+        ...     with open_zip(path) as archive:
+        ...         archive.namelist()
+        ['data.pkl']
+    """
+    with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
 
 
 def is_plain_name(name: Any) -> bool:

@@ -26,6 +26,7 @@ from tf_segformer.errors import SegformerError
 from tf_segformer.hub import shard_names
 from tf_segformer.imaging.files import open_image, open_label_map
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.io import open_zip
 from tf_segformer.training import state
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -100,8 +101,8 @@ def tfrecord(data: bytes) -> None:
 def training_state(data: bytes) -> None:
     """What a resumed run reads."""
     path = file_of("state.npz", data)
-    with suppress(*state._DAMAGE), zipfile.ZipFile(path) as archive:
-        for name in state._shapes(archive):
+    with suppress(*state._DAMAGE), open_zip(path) as archive:
+        for name in state._shapes(archive, len(data)):
             state._read_array(archive, name)
 
 

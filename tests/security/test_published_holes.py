@@ -13,6 +13,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -336,6 +337,21 @@ def test_a_training_state_is_checked_before_it_is_read(trace, content, compressi
     content = {**content, "__meta__": npy(np.array("{}"))}
     with pytest.raises(CheckpointError, match=message):
         state.load_state(npz(content, compression), NoModel())
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.keras"])
+def test_the_directory_of_an_archive_is_bounded(trace, name):
+    """Millions of empty entries: a directory of some bytes each becomes an object each."""
+    directory = (b"PK\x01\x02" + bytes(42)) * 1_000_000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(directory), 4, 0)
+    Path(name).write_bytes(b"PK\x03\x04" + directory + end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError):
+            read_checkpoint(name)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_safetensors_header_is_checked(trace):

@@ -14,6 +14,7 @@ from tf_segformer.checkpoints.formats.torch import STREAM_MAGIC, read_torch_stre
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import shard_names
+from tf_segformer.io import open_zip
 
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
@@ -74,7 +75,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _is_keras_archive(path: Path) -> bool:
     """Whether a zip archive has the two entries of a `.keras` file."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return {"config.json", "model.weights.h5"} <= set(archive.namelist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: a damaged zip archive: {error}") from error

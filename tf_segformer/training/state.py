@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import tokenize
 import zipfile
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 
 from tf_segformer.errors import CheckpointError
-from tf_segformer.io import atomic_write
+from tf_segformer.io import atomic_write, open_zip
 
 _META = "__meta__"
 _DAMAGE = (
@@ -67,8 +66,8 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
         raise CheckpointError(f"{path}: there is no training state to resume from")
     variables = _named_variables(model)
     try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = _differences(_shapes(archive), variables)
+        with open_zip(path) as archive:
+            wrong = _differences(_shapes(archive, path.stat().st_size), variables)
             stored = {} if wrong else {name: _read_array(archive, name) for name in variables}
             meta = {} if wrong else json.loads(str(_read_array(archive, _META)))
     except _DAMAGE as error:
@@ -89,7 +88,7 @@ def _differences(shapes: dict[str, tuple[int, ...]], variables: dict[str, Any]) 
     return wrong + [name for name, each in variables.items() if name in shapes and shapes[name] != tuple(each.shape)]
 
 
-def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
+def _shapes(archive: zipfile.ZipFile, size: int) -> dict[str, tuple[int, ...]]:
     """Shape of every array by name, from the headers alone: what a file claims is checked before memory is given."""
     shapes = {}
     for entry in archive.infolist():
@@ -100,7 +99,7 @@ def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
             if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
                 raise ValueError(f"{entry.filename[:100]!r} claims another size than it has")
         shapes[entry.filename.removesuffix(".npy")] = shape
-    if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(str(archive.filename)):
+    if sum(entry.file_size for entry in archive.infolist()) > size:
         raise ValueError("its arrays claim more bytes than the file has")
     return shapes
 

@@ -16,6 +16,7 @@ from tf_segformer.checkpoints.formats.zip_entries import Window, start_of_entry
 from tf_segformer.checkpoints.schema import TASK_CLASSES
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import open_zip
 
 if TYPE_CHECKING:
     import h5py
@@ -66,7 +67,7 @@ def read_keras_archive(path: Path) -> Checkpoint:
         CheckpointError: For a damaged archive or one of another model.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             described = archive.getinfo("config.json")
             weights = archive.getinfo(WEIGHTS_IN_ARCHIVE)
             if described.file_size > MAX_CONFIG_BYTES:

@@ -18,6 +18,7 @@ from tf_segformer.checkpoints.formats.pickle import Placeholder, Rebuild, read_p
 from tf_segformer.checkpoints.formats.zip_entries import start_of_entry
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
+from tf_segformer.io import open_zip
 
 MAX_PICKLE_BYTES = 16 * 2**20  # the pickle describes the tensors, it does not hold them: a B5's has 0.2 MB
 STREAM_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # a pickle of the number that opens the old format
@@ -62,7 +63,7 @@ def read_torch_zip(path: Path) -> Checkpoint:
         CheckpointError: For anything that is not plain tensors: damaged, compressed, executable, absurd sizes.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
             if len(pickles) != 1:
