@@ -70,6 +70,8 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
             wrong = _differences(_shapes(archive, path.stat().st_size), variables)
             stored = {} if wrong else {name: _read_array(archive, name) for name in variables}
             meta = {} if wrong else json.loads(str(_read_array(archive, _META)))
+        if not isinstance(meta, dict):
+            raise ValueError("its meta data is no dictionary")
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a readable training state ({error})") from error
     if wrong:
