@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -13,6 +14,9 @@ from tf_segformer.errors import CheckpointError
 from tf_segformer.io import committed_file, read_json, write_json
 
 CONFIG_NAME = "config.json"
+
+MAX_COUNT = 2**16
+"""Largest number of layers, channels or classes: a file that says more is damaged, and would cost memory."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 DECODE_HEADS = ("segformer", "mmseg")
 
@@ -130,7 +134,7 @@ class SegformerConfig:
         """Rejects single numbers out of range and names that no table knows."""
         for name in _COUNT_FIELDS:
             if not _is_count(getattr(self, name)):
-                raise _reject(name, getattr(self, name), "must be a whole number of at least 1")
+                raise _reject(name, getattr(self, name), f"must be a whole number from 1 to {MAX_COUNT}")
         for name in _PROBABILITY_FIELDS:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise _reject(name, getattr(self, name), "must be at least 0 and below 1")
@@ -153,7 +157,7 @@ class SegformerConfig:
                 if not all(_is_number(entry) and entry > 0 for entry in value):
                     raise _reject(name, value, "must be numbers above 0")
             elif not all(_is_count(entry) for entry in value):
-                raise _reject(name, value, "must be whole numbers of at least 1")
+                raise _reject(name, value, f"must be whole numbers from 1 to {MAX_COUNT}")
         for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
             if size % heads:
                 raise _reject("hidden_sizes", self.hidden_sizes, f"has {size}, not divisible by its {heads} heads")
@@ -161,7 +165,7 @@ class SegformerConfig:
     def _resolve_labels(self) -> None:
         """Makes num_labels, id2label and label2id agree, or says which of them does not."""
         if self.num_labels is not None and not _is_count(self.num_labels):
-            raise _reject("num_labels", self.num_labels, "must be a whole number of at least 1")
+            raise _reject("num_labels", self.num_labels, f"must be a whole number from 1 to {MAX_COUNT}")
         if self.id2label is None:
             count = 2 if self.num_labels is None else self.num_labels  # transformers' default is two labels
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
@@ -169,6 +173,9 @@ class SegformerConfig:
             self.id2label = {int(index): str(name) for index, name in self.id2label.items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise _reject("id2label", self.id2label, "must map indices to names") from error
+        control = next((name for name in self.id2label.values() if _CONTROL_CHARACTER.search(name)), None)
+        if control is not None:  # names are printed: an escape sequence would reach the terminal
+            raise _reject("id2label", control, "must have no control characters in its names")
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise _reject("id2label", self.id2label, "must have the indices 0, 1, 2, ... without a gap")
         if self.num_labels is None:
@@ -321,12 +328,15 @@ class SegformerConfig:
 _OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "decode_head_type")
 
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 def _reject(name: str, value: Any, reason: str) -> ValueError:

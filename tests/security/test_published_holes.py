@@ -377,3 +377,16 @@ def test_an_image_that_unpacks_to_gigabytes_is_rejected_by_its_header(trace):
     )
     with pytest.raises(ImageError, match="before decoding"):
         open_image(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+@pytest.mark.parametrize("name", ["num_labels", "decoder_hidden_size", "num_channels", "num_encoder_blocks"])
+def test_a_number_of_a_configuration_costs_no_memory(trace, name):
+    Path("config.json").write_text(json.dumps({name: 10**12}))
+    with pytest.raises(CheckpointError, match=name):
+        SegformerConfig.from_pretrained(".")
+
+
+def test_a_class_name_sends_nothing_to_the_terminal(trace):
+    Path("config.json").write_text(json.dumps({"id2label": {"0": "road\x1b]0;title\x07"}}))
+    with pytest.raises(CheckpointError, match="control characters"):
+        SegformerConfig.from_pretrained(".")
