@@ -253,7 +253,7 @@ def _find_on_hub(
     )
 
     # Where the Hub is out of reach, all names are looked up in the cache without another wait.
-    unreachable = None if local_files_only else _hub_failure(hf_hub_url(hub_id, file_names[0], revision=revision))
+    unreachable = None if local_files_only else hub_failure(hf_hub_url(hub_id, file_names[0], revision=revision))
     for name in file_names:
         offline = local_files_only or unreachable is not None
         try:
@@ -292,11 +292,17 @@ def _find_on_hub(
 _failures: dict[str, tuple[float, Exception]] = {}  # host -> when it was out of reach, and how
 
 
-def _hub_failure(url: str) -> Exception | None:
-    """Asks for a file's properties once, without its token; returns what failed unless a server answered, whatever.
+def hub_failure(url: str) -> Exception | None:
+    """Asks the Hub for a file's properties once, to know within seconds whether it can be reached.
 
-    The question goes through huggingface_hub's own session, so its proxies and certificates hold. It runs in a thread
-    because looking up a host's name cannot be given a time limit.
+    The question goes through huggingface_hub's own session, so its proxies and certificates hold, without a token. It
+    runs in a thread because looking up a host's name cannot be given a time limit.
+
+    Args:
+        url: Address of any file on the Hub, as huggingface_hub's `hf_hub_url` gives it.
+
+    Returns:
+        What failed; None where a server answered, whatever it answered.
     """
     from huggingface_hub import get_session
 

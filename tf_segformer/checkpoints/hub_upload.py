@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.errors import CheckpointError
-from tf_segformer.hub import hub_errors, short_message
+from tf_segformer.hub import hub_errors, hub_failure, short_message
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +71,7 @@ def push_to_hub(
         ValueError: For metrics without a data set.
         CheckpointError: Where the Hub rejects the upload or cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_url
 
     from tf_segformer.checkpoints.pretrained import save_pretrained
 
@@ -82,6 +82,9 @@ def push_to_hub(
             processor.save_pretrained(folder)
         Path(folder, CARD_NAME).write_text(card, encoding="utf-8")
         try:
+            failure = hub_failure(hf_hub_url(repo_id, CARD_NAME))
+            if failure is not None:
+                raise failure
             hub = HfApi(token=token)
             hub.create_repo(repo_id, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
