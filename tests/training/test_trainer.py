@@ -365,3 +365,9 @@ def test_recipe_of_a_file_is_read_and_a_wrong_one_named(tmp_path):
         load_recipe(path)
     with pytest.raises(SegformerError, match="no recipe 'unknown'"):
         load_recipe("unknown")
+
+
+def test_a_run_whose_recipe_is_no_text_is_not_resumed(tmp_path):
+    (tmp_path / "recipe.json").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        trainer._start(None, RECIPE, tmp_path, resume=True)

@@ -23,6 +23,7 @@ from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.evaluation.metrics import MeanIoU
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.io import read_text
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer
 from tf_segformer.training.recipes import Phase, Recipe
@@ -300,7 +301,7 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     state, settings = output / STATE_NAME, output / RECIPE_NAME
     wanted = json.dumps(recipe.to_dict(), indent=2, sort_keys=True)
     if resume:
-        if settings.is_file() and settings.read_text() != wanted:
+        if settings.is_file() and not _says(settings, wanted):
             raise CheckpointError(f"{settings}: the run was started with another recipe; resume with the same options")
         meta = load_state(state, model)
         return meta["step"], meta["rows"]
@@ -309,6 +310,14 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     output.mkdir(parents=True, exist_ok=True)
     settings.write_text(wanted)
     return 0, []
+
+
+def _says(settings: Path, wanted: str) -> bool:
+    """Whether a file of a run holds a text; one that is too large or not text does not."""
+    try:
+        return read_text(settings) == wanted
+    except (OSError, ValueError):
+        return False
 
 
 def _next_stretch(recipe: Recipe, step: int) -> tuple[Phase, int]:
