@@ -16,7 +16,12 @@ from tf_segformer.io import committed_file, read_json, write_json
 CONFIG_NAME = "config.json"
 
 MAX_COUNT = 2**16
-"""Largest number of layers, channels or classes: a file that says more is damaged, and would cost memory."""
+"""Largest number of channels or classes: a file that says more is damaged, and would cost memory."""
+MAX_BLOCKS = 1000
+"""Largest number of transformer blocks of all stages: B5 has 52."""
+MAX_PARAMETERS = 2**31
+"""Largest number of parameters of an encoder: B5 has 81 million."""
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 DECODE_HEADS = ("segformer", "mmseg")
 
@@ -161,6 +166,21 @@ class SegformerConfig:
         for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
             if size % heads:
                 raise _reject("hidden_sizes", self.hidden_sizes, f"has {size}, not divisible by its {heads} heads")
+
+        blocks = [
+            depth * size * size * (4 + 2 * ratio)
+            for depth, size, ratio in zip(self.depths, self.hidden_sizes, self.mlp_ratios, strict=True)
+        ]
+        patches = [
+            size * channels * patch * patch
+            for size, channels, patch in zip(
+                self.hidden_sizes, (self.num_channels, *self.hidden_sizes), self.patch_sizes, strict=False
+            )
+        ]
+        if sum(self.depths) > MAX_BLOCKS:
+            raise _reject("depths", self.depths, f"has more than {MAX_BLOCKS} blocks")
+        if sum(blocks) + sum(patches) > MAX_PARAMETERS:
+            raise _reject("hidden_sizes", self.hidden_sizes, f"makes more than {MAX_PARAMETERS} parameters")
 
     def _resolve_labels(self) -> None:
         """Makes num_labels, id2label and label2id agree, or says which of them does not."""

@@ -379,9 +379,20 @@ def test_an_image_that_unpacks_to_gigabytes_is_rejected_by_its_header(trace):
         open_image(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
-@pytest.mark.parametrize("name", ["num_labels", "decoder_hidden_size", "num_channels", "num_encoder_blocks"])
-def test_a_number_of_a_configuration_costs_no_memory(trace, name):
-    Path("config.json").write_text(json.dumps({name: 10**12}))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_labels", 10**12),
+        ("decoder_hidden_size", 10**12),
+        ("num_channels", 10**12),
+        ("num_encoder_blocks", 10**12),
+        ("depths", [2, 2, 10_000, 2]),
+        ("hidden_sizes", [32, 64, 160, 2**16]),
+        ("hidden_sizes", [32, 64, 160, 10**12]),
+    ],
+)
+def test_a_number_of_a_configuration_costs_no_memory(trace, name, value):
+    Path("config.json").write_text(json.dumps({name: value}))
     with pytest.raises(CheckpointError, match=name):
         SegformerConfig.from_pretrained(".")
 
