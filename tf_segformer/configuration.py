@@ -20,7 +20,7 @@ MAX_COUNT = 2**16
 MAX_BLOCKS = 1000
 """Largest number of transformer blocks of all stages: B5 has 52."""
 MAX_PARAMETERS = 2**31
-"""Largest number of parameters of an encoder: B5 has 81 million."""
+"""Largest number of parameters of an encoder, or of a decode head: B5 has 85 million."""
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 DECODE_HEADS = ("segformer", "mmseg")
@@ -181,6 +181,9 @@ class SegformerConfig:
             raise _reject("depths", self.depths, f"has more than {MAX_BLOCKS} blocks")
         if sum(blocks) + sum(patches) > MAX_PARAMETERS:
             raise _reject("hidden_sizes", self.hidden_sizes, f"makes more than {MAX_PARAMETERS} parameters")
+        width = self.decoder_hidden_size
+        if width * (width + sum(self.hidden_sizes)) * self.num_encoder_blocks > MAX_PARAMETERS:
+            raise _reject("decoder_hidden_size", width, f"makes more than {MAX_PARAMETERS} parameters")
 
     def _resolve_labels(self) -> None:
         """Makes num_labels, id2label and label2id agree, or says which of them does not."""

@@ -384,6 +384,7 @@ def test_an_image_that_unpacks_to_gigabytes_is_rejected_by_its_header(trace):
     [
         ("num_labels", 10**12),
         ("decoder_hidden_size", 10**12),
+        ("decoder_hidden_size", 2**16),
         ("num_channels", 10**12),
         ("num_encoder_blocks", 10**12),
         ("depths", [2, 2, 10_000, 2]),
