@@ -112,6 +112,13 @@ def test_an_answer_of_another_form_is_a_server_error(answer):
         Client(url).segment([b"x"])
 
 
+def test_a_class_name_of_a_server_sends_nothing_to_the_terminal():
+    outputs = {"status": ["OK"], "labels": [["road\x1b]0;title\x07"]], "probabilities": [[1.0]]}
+    with rest_server(partial(send, body=json.dumps({"outputs": outputs}).encode())) as url:
+        (answer,) = Client(url).classify([b"x"])
+    assert all(name.isprintable() for name in answer.probabilities)
+
+
 def test_nested_json_is_no_recursion_error():
     with (
         rest_server(lambda handler: send(handler, b"[" * 100_000)) as url,

@@ -11,7 +11,9 @@ from click.core import ParameterSource
 from tf_segformer.cli.loading import import_keras
 from tf_segformer.deploy.tf_serving.client import OK, Client
 from tf_segformer.errors import ImageError
+from tf_segformer.imaging.files import MAX_FILE_BYTES
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
+from tf_segformer.io import read_bytes
 
 _LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size", "bfloat16")
 
@@ -42,9 +44,10 @@ class RemotePredictor:
     def _results(self, images: Sequence[Path], failures: list[Failure]) -> Iterator[SegmentationResult]:
         for index, path in enumerate(images):
             try:
-                encoded = path.read_bytes()
-            except OSError as error:
-                failures.append(Failure(index, str(path), ImageError(f"{path}: {error.strerror}")))
+                encoded = read_bytes(path, MAX_FILE_BYTES)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                failures.append(Failure(index, str(path), ImageError(f"{path}: {reason}")))
                 continue
             (answer,) = self._client.segment([encoded])
             if answer.status != OK or answer.class_map is None:

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -387,7 +388,9 @@ def _too_large(limit: int) -> ServerError:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """Text from a server, without what would reach a terminal as a command."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _read_png(encoded: bytes) -> np.ndarray | None:
