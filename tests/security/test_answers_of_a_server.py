@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent import futures
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
