@@ -133,7 +133,7 @@ def test_a_wrong_peer_stops_the_comparison(spoil, message):
         check_agreement({"right": _logits(), "wrong": spoil(_logits())}, reference="right")
 
 
-def test_a_reference_of_one_class_is_rejectd():
+def test_a_reference_of_one_class_is_rejected():
     with pytest.raises(Disagreement, match="one class"):
         check_agreement({"one": np.zeros((1, 4, 6, 3), "float32")}, reference="one")
 

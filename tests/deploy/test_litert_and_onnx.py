@@ -74,7 +74,7 @@ def test_graphs_drawn_after_an_export_are_made_for_tensorflow_again(exported, tm
         ({"precision": "int8"}, "fixed size and calibration"),
     ],
 )
-def test_litert_options_that_make_no_sense_are_rejectd(small_config, tmp_path, options, message):
+def test_litert_options_that_make_no_sense_are_rejected(small_config, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_litert(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
     assert not list(tmp_path.iterdir())
@@ -163,12 +163,12 @@ def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, back
     ("options", "message"),
     [({"opset": 9}, "opset=9: choose one of 17, 18"), ({"data_format": "NCHW"}, "choose one of channels_last")],
 )
-def test_onnx_options_that_make_no_sense_are_rejectd(exported, tmp_path, options, message):
+def test_onnx_options_that_make_no_sense_are_rejected(exported, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_onnx(exported().model, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_onnx_of_an_encoder_is_rejectd(small_config, tmp_path):
+def test_onnx_of_an_encoder_is_rejected(small_config, tmp_path):
     with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
         export_onnx(SegformerModel(small_config), tmp_path)

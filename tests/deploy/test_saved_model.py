@@ -43,12 +43,12 @@ def check_segmentation(exported: Exported, images: list[bytes]) -> None:
         assert answer["status"].numpy().tolist() == [b"OK"] * len(images)
         for encoded, expected in zip(answer["class_map_bytes"].numpy(), class_maps, strict=True):
             np.testing.assert_array_equal(read_png(encoded), expected)
-        shares = [np.bincount(one.ravel(), minlength=num_labels) / one.size for one in class_maps]
-        np.testing.assert_allclose(answer["class_fractions"], shares, rtol=0, atol=1e-6)
+        fractions = [np.bincount(one.ravel(), minlength=num_labels) / one.size for one in class_maps]
+        np.testing.assert_allclose(answer["class_fractions"], fractions, rtol=0, atol=1e-6)
 
-    scores = loaded["scores"](image_bytes=tf.constant(images))
-    np.testing.assert_allclose(scores["logits"], logits, **LOGITS)
-    assert scores["sizes"].numpy().tolist() == [list(one.shape) for one in class_maps]
+    raw = loaded["logits"](image_bytes=tf.constant(images))
+    np.testing.assert_allclose(raw["logits"], logits, **LOGITS)
+    assert raw["sizes"].numpy().tolist() == [list(one.shape) for one in class_maps]
     decoded = np.stack([np.asarray(open_image(one)) for one in images[:1] * 2])
     answer = loaded["class_map"](images=tf.constant(decoded))["class_map"]
     assert answer.dtype == tf.int32
@@ -75,7 +75,7 @@ def check_classification(exported: Exported, images: list[bytes]) -> None:
         )
         names = [[exported.model.config.id2label[index] for index in row] for row in order]
         assert [[one.decode() for one in row] for row in answer["labels"].numpy()] == names
-    np.testing.assert_allclose(loaded["scores"](image_bytes=tf.constant(images))["logits"], logits, **LOGITS)
+    np.testing.assert_allclose(loaded["logits"](image_bytes=tf.constant(images))["logits"], logits, **LOGITS)
     check_tensor(exported, loaded["tensor"], (2, 97, 66, 3))
 
 
@@ -213,12 +213,12 @@ def test_an_existing_version_is_kept(exported):
         ({"processor": SegformerImageProcessor(apply_exif_orientation=True)}, "apply_exif_orientation"),
     ],
 )
-def test_what_cannot_be_exported_is_rejectd_before_anything_is_written(small_config, tmp_path, options, message):
+def test_what_cannot_be_exported_is_rejected_before_anything_is_written(small_config, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_encoder_alone_is_rejectd(small_config, tmp_path):
+def test_an_encoder_alone_is_rejected(small_config, tmp_path):
     with pytest.raises(ValueError, match="SegformerModel cannot be exported"):
         export_saved_model(SegformerModel(small_config), tmp_path)

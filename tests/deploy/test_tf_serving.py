@@ -41,7 +41,7 @@ def server(exported):
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
-def test_a_client_gets_class_maps_shares_labels_and_colors(exported, server, way):
+def test_a_client_gets_class_maps_fractions_labels_and_colors(exported, server, way):
     answers = Client(server.url(way)).segment([JPEG, b"text", PNG])
     assert [answer.status[:16] for answer in answers] == ["OK", "INVALID_ARGUMENT", "OK"]
     for answer, encoded in ((answers[0], JPEG), (answers[2], PNG)):
@@ -121,7 +121,7 @@ def test_health(server, way):
 
 
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://host:1", "http://"])
-def test_an_address_of_another_form_is_rejectd(url):
+def test_an_address_of_another_form_is_rejected(url):
     with pytest.raises(ValueError, match="write http://HOST:8501"):
         Client(url)
 
@@ -182,7 +182,7 @@ def test_configuration_files_and_commands(exported, tmp_path):
     (served / "10" / "assets.extra" / "tf_serving_warmup_requests").unlink()
 
 
-def test_a_folder_without_a_model_is_rejectd(tmp_path):
+def test_a_folder_without_a_model_is_rejected(tmp_path):
     with pytest.raises(SegformerError, match="no SavedModel in it"):
         newest_version(tmp_path)
 
@@ -204,7 +204,7 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
         try:
             grpc_port, rest_port = process.stdout.readline().split()
             urls = [f"grpc://127.0.0.1:{grpc_port}", f"http://127.0.0.1:{rest_port}"]
-            memory, wrong, answered = [], [], {"good": 0, "rejectd": 0}
+            memory, wrong, answered = [], [], {"good": 0, "rejected": 0}
 
             def ask(client_index, count):
                 client = Client(urls[client_index % 2], timeout=60)
@@ -215,7 +215,7 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
                             with pytest.raises(ServerError) as raised:
                                 client.segment([file], strict=True)
                             assert raised.value.code == "INVALID_ARGUMENT" and reason in str(raised.value)
-                            answered["rejectd"] += 1
+                            answered["rejected"] += 1
                         else:
                             which = index % len(images)
                             (answer,) = client.segment([images[which]], strict=True)
@@ -237,5 +237,5 @@ def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exporte
             process.wait(30)
     print("MB after each 500 requests:", [round(each) for each in memory])
     assert not wrong, wrong[:3]
-    assert answered == {"good": 1800, "rejectd": 200}
+    assert answered == {"good": 1800, "rejected": 200}
     assert memory[3] - memory[1] < 20, memory  # MB over the last 1,000 requests; the first 1,000 fill caches

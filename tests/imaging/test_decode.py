@@ -32,9 +32,9 @@ def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
     broken, reason = BROKEN[name]
     served = signatures(exported().version)["serving_default"]
     answer = served(image_bytes=tf.constant([JPEG, broken, PNG]))
-    good, rejectd, also_good = (one.decode() for one in answer["status"].numpy())
+    good, rejected, also_good = (one.decode() for one in answer["status"].numpy())
     assert (good, also_good) == ("OK", "OK")
-    assert rejectd.startswith("INVALID_ARGUMENT: ") and reason in rejectd
+    assert rejected.startswith("INVALID_ARGUMENT: ") and reason in rejected
     for index, encoded in ((0, JPEG), (2, PNG)):
         class_map = read_png(answer["class_map_bytes"].numpy()[index])
         np.testing.assert_array_equal(class_map, exported().class_map(encoded))
@@ -45,7 +45,7 @@ def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
 def test_a_batch_of_broken_images_only_and_one_of_none(exported):
     for task in ("segmentation", "classification"):
         loaded = signatures(exported(task).version)
-        for signature in ("serving_default", "scores"):
+        for signature in ("serving_default", "logits"):
             answer = loaded[signature](image_bytes=tf.constant([b"x", b""]))
             assert all(one.startswith(b"INVALID_ARGUMENT") for one in answer["status"].numpy())
             assert loaded[signature](image_bytes=tf.zeros([0], tf.string))["status"].shape == (0,)

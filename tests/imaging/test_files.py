@@ -49,7 +49,7 @@ PHOTO = encode(Image.effect_noise((200, 150), 80).convert("RGB"), "JPEG")
     ],
     ids=["empty", "text", "half a JPEG", "half a PNG", "EPS", "bomb beyond Pillow's limit", "bomb beyond ours"],
 )
-def test_bad_file_is_rejectd_by_name_and_cheaply(tmp_path: Path, content: bytes, message: str):
+def test_bad_file_is_rejected_by_name_and_cheaply(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     tracemalloc.start()
@@ -60,7 +60,7 @@ def test_bad_file_is_rejectd_by_name_and_cheaply(tmp_path: Path, content: bytes,
     assert "photo.jpg" in str(caught.value)
 
 
-def test_missing_file_and_folder_are_rejectd(tmp_path: Path):
+def test_missing_file_and_folder_are_rejected(tmp_path: Path):
     with pytest.raises(ImageError, match="no such file"):
         open_image(tmp_path / "none.png")
     with pytest.raises(ImageError, match="folder"):
@@ -96,6 +96,6 @@ def test_label_map_keeps_palette_indices_and_sixteen_bits(tmp_path: Path):
     assert open_label_map(encode(palette, "PNG")).dtype == np.int32
 
 
-def test_label_map_with_colors_is_rejectd():
+def test_label_map_with_colors_is_rejected():
     with pytest.raises(ImageError, match="one channel"):
         open_label_map(PHOTO)

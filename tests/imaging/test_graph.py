@@ -114,7 +114,7 @@ def test_decoded_image_equals_pillow(name: str, encoded: bytes):
     ],
     ids=["empty", "signature only", "BMP", "GIF", "half a JPEG", "bomb", "no height", "no pixels"],
 )
-def test_bad_bytes_are_rejectd_when_the_graph_runs(encoded: bytes, message: str):
+def test_bad_bytes_are_rejected_when_the_graph_runs(encoded: bytes, message: str):
     decode = tf.function(processing.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(encoded)
@@ -175,7 +175,7 @@ def test_colors_equal_those_of_the_images():
     np.testing.assert_array_equal(processing.colorize(tf.constant(class_map), palette), colorize(class_map, palette))
 
 
-def test_what_the_graph_cannot_do_is_rejectd_when_it_is_built():
+def test_what_the_graph_cannot_do_is_rejected_when_it_is_built():
     with pytest.raises(ValueError, match="apply_exif_orientation"):
         processing.preprocess(tf.zeros((4, 4, 3), tf.uint8), SegformerImageProcessor(apply_exif_orientation=True))
     with pytest.raises(ValueError, match="uint8"):

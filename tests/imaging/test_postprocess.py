@@ -93,12 +93,12 @@ def test_half_precision_logits_are_taken():
 
 
 @pytest.mark.parametrize(("shape", "target"), [((4, 4), (8, 8)), ((0, 4, 3), (8, 8)), ((4, 4, 3), (0, 8))])
-def test_wrong_shapes_are_rejectd(shape: tuple, target: tuple):
+def test_wrong_shapes_are_rejected(shape: tuple, target: tuple):
     with pytest.raises(ValueError, match="must be"):
         class_map_from_logits(np.zeros(shape, np.float32), target)
 
 
-def test_shares_sum_to_one_without_the_ignored_pixels():
+def test_fractions_sum_to_one_without_the_ignored_pixels():
     class_map = np.array([[0, 0, 2, 255]])
     assert class_fractions(class_map, 3, ignore_index=255).tolist() == [2 / 3, 0, 1 / 3]
     assert class_fractions(class_map, 3).tolist() == [0.5, 0, 0.25]

@@ -175,7 +175,7 @@ def test_tensors_of_each_framework_go_in_and_come_out(framework: str):
         ({"image_std": [0.2, 0, 0.2]}, "image_std"),
     ],
 )
-def test_wrong_options_are_rejectd_by_name(options: dict, message: str):
+def test_wrong_options_are_rejected_by_name(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         SegformerImageProcessor(**options)
 
@@ -192,7 +192,7 @@ def test_wrong_options_are_rejectd_by_name(options: dict, message: str):
         (Image.new("F", (4, 4)), "mode F"),
     ],
 )
-def test_what_is_no_image_is_rejectd_with_the_remedy(images: object, message: str):
+def test_what_is_no_image_is_rejected_with_the_remedy(images: object, message: str):
     with pytest.raises(ValueError, match=message):
         SegformerImageProcessor(size=8)(images)
 
@@ -233,7 +233,7 @@ def test_transformers_reads_the_saved_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"size": -1}'])
-def test_unusable_file_is_rejectd_by_its_path(tmp_path: Path, text: str):
+def test_unusable_file_is_rejected_by_its_path(tmp_path: Path, text: str):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
         SegformerImageProcessor.from_pretrained(tmp_path)

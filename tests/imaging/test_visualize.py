@@ -124,7 +124,7 @@ def test_confusion_matrix_with_a_row_without_pixels_has_no_division_by_zero():
         draw_confusion_matrix(np.zeros((3, 3)), ["a", "b", "a name that is much longer than all the others"])
 
 
-def test_sizes_that_differ_are_rejectd():
+def test_sizes_that_differ_are_rejected():
     with pytest.raises(ValueError, match="height, width"):
         draw_overlay(Image.new("RGB", (4, 5)), np.zeros((4, 5), int), NAMES)
     with pytest.raises(ValueError, match="alpha"):

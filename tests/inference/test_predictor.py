@@ -120,12 +120,12 @@ def _slide_logits(model, processor, image, window, stride):
 def test_slide_mode_averages_the_logits_of_overlapping_windows(model, processor, size, window, stride, batch_size):
     image = _image(*size)
     predictor = SegmentationPredictor(
-        model, processor, "slide", window=window, stride=stride, batch_size=batch_size, return_scores=True
+        model, processor, "slide", window=window, stride=stride, batch_size=batch_size, return_confidence=True
     )
     result = _only(predictor(image))
     logits = _slide_logits(model, processor, image, window, stride)
     _assert_same_but_for_ties(result.class_map, logits)
-    np.testing.assert_allclose(result.scores, _softmax(logits).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, _softmax(logits).max(-1), atol=1e-5)
 
 
 def test_windows_default_to_the_processors_size_and_three_quarters_of_it(model, processor):
@@ -137,7 +137,7 @@ def test_windows_default_to_the_processors_size_and_three_quarters_of_it(model, 
 def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
     image = _image(75, 110)
     predictor = SegmentationPredictor(
-        model, processor, "multiscale", scales=(0.5, 1.0, 1.75), flip=flip, return_scores=True
+        model, processor, "multiscale", scales=(0.5, 1.0, 1.75), flip=flip, return_confidence=True
     )
     result = _only(predictor(image))
     probabilities = []
@@ -148,7 +148,7 @@ def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
             flipped = resized(_logits(model, processor, image[:, ::-1], view_size), (75, 110))
             probabilities.append(_softmax(flipped)[:, ::-1])
     _assert_same_but_for_ties(result.class_map, np.mean(probabilities, axis=0))
-    np.testing.assert_allclose(result.scores, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
 
 
 def test_flip_is_on_in_multiscale_only(model, processor):
@@ -159,21 +159,21 @@ def test_flip_is_on_in_multiscale_only(model, processor):
 def test_multiscale_through_windows_slides_at_each_scale(model, processor):
     image = _image(64, 96)
     predictor = SegmentationPredictor(
-        model, processor, "multiscale", scales=(1.0, 2.0), window=48, stride=32, flip=False, return_scores=True
+        model, processor, "multiscale", scales=(1.0, 2.0), window=48, stride=32, flip=False, return_confidence=True
     )
     result = _only(predictor(image))
     enlarged = np.asarray(Image.fromarray(image).resize((192, 128), Image.Resampling.BILINEAR))
     views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (image, enlarged)]
     expected = np.mean([_softmax(resized(each, (64, 96))) for each in views], axis=0)
     _assert_same_but_for_ties(result.class_map, expected)
-    np.testing.assert_allclose(result.scores, expected.max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, expected.max(-1), atol=1e-5)
 
 
-def test_scores_are_the_probability_of_the_predicted_class(model, processor):
+def test_confidence_is_the_probability_of_the_predicted_class(model, processor):
     image = _image(75, 110)
-    result = _only(SegmentationPredictor(model, processor, return_scores=True)(image))
+    result = _only(SegmentationPredictor(model, processor, return_confidence=True)(image))
     logits = _logits(model, processor, image, size=(64, 96))
-    np.testing.assert_allclose(result.scores, _softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, _softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
 
 
 def test_every_kind_of_image_gives_the_same_map(model, processor, tmp_path):
@@ -255,14 +255,14 @@ def test_error_of_the_callers_generator_is_not_swallowed(model, processor):
         list(SegmentationPredictor(model, processor)(images(), on_error="skip"))
 
 
-def test_shares_are_named_sorted_and_sum_to_one(model, processor):
+def test_fractions_are_named_sorted_and_sum_to_one(model, processor):
     labels = {index: f"thing {index}" for index in range(CLASSES)}
     result = _only(SegmentationPredictor(model, processor, labels=labels)(_image(50, 70)))
-    shares = result.class_fractions
-    assert sum(shares.values()) == pytest.approx(1)
-    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    fractions = result.class_fractions
+    assert sum(fractions.values()) == pytest.approx(1)
+    assert list(fractions.values()) == sorted(fractions.values(), reverse=True)
     for index, name in labels.items():
-        assert shares.get(name, 0) == pytest.approx(np.mean(result.class_map == index))
+        assert fractions.get(name, 0) == pytest.approx(np.mean(result.class_map == index))
 
 
 def test_dictionary_of_a_model_with_more_outputs_is_understood(model, processor):
@@ -274,7 +274,7 @@ def test_dictionary_of_a_model_with_more_outputs_is_understood(model, processor)
     )
 
 
-def test_classifier_is_rejectd(processor):
+def test_classifier_is_rejected(processor):
     inputs = keras.Input((None, None, 3))
     classifier = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
     with pytest.raises(ValueError, match="not logits"):
@@ -296,7 +296,7 @@ def test_classifier_is_rejectd(processor):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_rejectd(model, processor, options, message):
+def test_options_that_make_no_sense_are_rejected(model, processor, options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationPredictor(model, processor, **options)
 

@@ -38,7 +38,7 @@ _CALIBRATION_IMAGES = 100
 )
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
-    help="saved_model: larger images are rejectd by their header.",
+    help="saved_model: larger images are rejected by their header.",
 )  # fmt: skip
 @click.option(
     "--size", metavar="H[,W]|any", default=None,

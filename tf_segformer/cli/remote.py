@@ -29,7 +29,7 @@ class RemotePredictor:
         self._client = client
 
     def __call__(self, images: Sequence[Path], on_error: str = "skip") -> SegmentationResults:
-        """Segments image files; one that cannot be read or is rejectd becomes a failure.
+        """Segments image files; one that cannot be read or is rejected becomes a failure.
 
         Args:
             images: Paths of JPEG or PNG files.

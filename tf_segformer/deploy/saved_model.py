@@ -40,10 +40,10 @@ def export_saved_model(
     Signatures of a segmentation model (B images, K classes):
 
     - `serving_default`: `image_bytes` (B,), JPEG or PNG files of any sizes, to `class_map_bytes` (B,), PNG files of the
-      images' own sizes whose values are the classes; `shares` (B, K), how much of the image each class covers;
+      images' own sizes whose values are the classes; `class_fractions` (B, K), how much of the image each class covers;
       `status` (B,); `labels` (B, K), the class names; `colors` (B, K, 3) uint8.
     - `serving_strict`: the same, but one bad image fails the whole call with INVALID_ARGUMENT.
-    - `scores`: `image_bytes` (B,) to `logits` (B, h/4, w/4, K), `sizes` (B, 2) and `status` (B,).
+    - `logits`: `image_bytes` (B,) to `logits` (B, h/4, w/4, K), `sizes` (B, 2) and `status` (B,).
     - `class_map`: `images` (B, H, W, 3) uint8 to `class_map` (B, H, W) int32.
     - `tensor`: `pixel_values` (B, H, W, C) float32 to `logits` (B, ceil(H/4), ceil(W/4), K).
 
@@ -51,7 +51,7 @@ def export_saved_model(
 
     - `serving_default`, also named `classify`: `image_bytes` (B,) to the most probable classes: `labels`, `indices`,
       `probabilities` (B, top_k) and `status` (B,); `serving_strict` likewise.
-    - `scores` and `tensor`: as above, with `logits` (B, K).
+    - `logits` and `tensor`: as above, with `logits` (B, K).
 
     `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not disturb the
     others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
@@ -65,7 +65,7 @@ def export_saved_model(
             `serving_default` too.
         version: Number of the version, at least 1; a server takes the largest.
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
-        max_pixels: Images of more pixels are rejectd by their header, before they are decoded.
+        max_pixels: Images of more pixels are rejected by their header, before they are decoded.
         top_k: How many classes a classification model tells.
 
     Returns:
@@ -80,7 +80,7 @@ def export_saved_model(
         >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(tf.saved_model.load(export_saved_model(model, folder)).signatures)
-        ['class_map', 'scores', 'serving_default', 'serving_strict', 'tensor']
+        ['class_map', 'logits', 'serving_default', 'serving_strict', 'tensor']
     """
     for name, value in (("version", version), ("max_pixels", max_pixels), ("top_k", top_k)):
         if int(value) != value or value < 1:

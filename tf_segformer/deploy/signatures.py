@@ -42,13 +42,13 @@ class Pipeline:
         return size["height"], size["width"]
 
     def logits_of(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes, prepares and runs a batch; images that are rejectd cost no inference.
+        """Decodes, prepares and runs a batch; images that are rejected cost no inference.
 
         Args:
             image_bytes: (B,) strings.
 
         Returns:
-            Logits (B, ...), zero where an image is rejectd; sizes (B, 2) int32; statuses (B,) strings.
+            Logits (B, ...), zero where an image is rejected; sizes (B, 2) int32; statuses (B,) strings.
         """
         height, width = self.input_size
 
@@ -96,7 +96,7 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
 
     def segment(image_bytes: tf.Tensor) -> Outputs:
         logits, sizes, statuses = logits_of(image_bytes)
-        class_maps, shares = tf.map_fn(
+        class_maps, fractions = tf.map_fn(
             lambda one: _encoded_class_map(*one),
             (logits, sizes, statuses),
             fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([len(pipeline.labels)], tf.float32)),
@@ -105,7 +105,7 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
         batch = tf.shape(image_bytes)  # every output has one row an image, so that servers can merge and part batches
         return {
             "class_map_bytes": class_maps,
-            "class_fractions": shares,
+            "class_fractions": fractions,
             "status": statuses,
             "labels": tf.broadcast_to(labels, tf.concat([batch, tf.shape(labels)], axis=0)),
             "colors": tf.broadcast_to(colors, tf.concat([batch, tf.shape(colors)], axis=0)),
@@ -194,21 +194,21 @@ def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signatu
         with tf.control_dependencies([all_good]):
             return {name: tf.identity(output) for name, output in outputs.items()}
 
-    def scores(image_bytes: tf.Tensor) -> Outputs:
+    def raw(image_bytes: tf.Tensor) -> Outputs:
         logits, sizes, statuses = logits_of(image_bytes)
         return {"logits": logits, "sizes": sizes, "status": statuses}
 
-    return {"serving_default": default, "serving_strict": _of_bytes(answer_or_fail), "scores": _of_bytes(scores)}
+    return {"serving_default": default, "serving_strict": _of_bytes(answer_or_fail), "logits": _of_bytes(raw)}
 
 
 def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Class map as PNG bytes, and the share of each class; empty and zero for an image that was rejectd."""
+    """Class map as PNG bytes, and the fraction of each class; empty and zero for an image that was rejected."""
     num_labels = logits.shape[-1]
 
     def encode() -> tuple[tf.Tensor, tf.Tensor]:
         class_map = class_map_from_logits(logits, size)
         counts = tf.math.bincount(class_map, minlength=num_labels, maxlength=num_labels)
-        shares = tf.cast(counts / tf.size(class_map), tf.float32)
-        return encode_png(class_map), tf.ensure_shape(shares, [num_labels])
+        fractions = tf.cast(counts / tf.size(class_map), tf.float32)
+        return encode_png(class_map), tf.ensure_shape(fractions, [num_labels])
 
     return tf.cond(status == OK, encode, lambda: (tf.constant(""), tf.zeros([num_labels])))

@@ -38,7 +38,7 @@ def open_image(
 
     Args:
         source: Path, encoded bytes, or an image that Pillow has opened already.
-        max_pixels: Largest height times width; a larger image is rejectd from its header, before any pixel is
+        max_pixels: Largest height times width; a larger image is rejected from its header, before any pixel is
             decoded. Above 178,956,970 Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`) must be raised too.
         apply_exif_orientation: Turn the image as its EXIF tag says. Off by default, as in `transformers`.
 
@@ -125,7 +125,7 @@ def _decode(source: str | PathLike | bytes | Image.Image, max_pixels: int) -> Im
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{_describe(source)}: rejectd before decoding: {error} Raise max_pixels and "
+            f"{_describe(source)}: rejected before decoding: {error} Raise max_pixels and "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
         ) from error
     except UnidentifiedImageError as error:

@@ -64,7 +64,7 @@ class SegmentationPredictor:
         flip: Average the probabilities with those of the flipped image; by default in "multiscale" only.
         batch_size: Neighbouring images of equal size, or windows of one, that go through the model at once.
         labels: Class names by index; by default those of `model.config`, or "class 0", "class 1" and so on.
-        return_scores: Whether results carry the probability of the predicted class.
+        return_confidence: Whether results carry the probability of the predicted class.
         return_logits: Whether results carry the model's logits ("resize" and "whole" without flip).
         progress: Whether to draw a progress bar; by default for several images on a terminal.
 
@@ -93,7 +93,7 @@ class SegmentationPredictor:
         flip: bool | None = None,
         batch_size: int = 1,
         labels: dict[int, str] | None = None,
-        return_scores: bool = False,
+        return_confidence: bool = False,
         return_logits: bool = False,
         progress: bool | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class SegmentationPredictor:
         self.flip = mode == "multiscale" if flip is None else flip
         self.batch_size = batch_size
         self.labels = labels
-        self.return_scores = return_scores
+        self.return_confidence = return_confidence
         self.return_logits = return_logits
         self.progress = progress
         self.scales = _check_scales(scales, mode)
@@ -186,12 +186,12 @@ class SegmentationPredictor:
 
     def _from_logits(self, image: _Image, logits: np.ndarray) -> SegmentationResult:
         """The result of an image that went through the model once."""
-        if self.return_scores:
-            class_map, scores = class_map_and_confidence(logits, image.size)
+        if self.return_confidence:
+            class_map, confidence = class_map_and_confidence(logits, image.size)
         else:
-            class_map, scores = class_map_from_logits(logits, image.size), None
+            class_map, confidence = class_map_from_logits(logits, image.size), None
         kept = logits if self.return_logits else None
-        return self._result(image, class_map, logits.shape[-1], scores, kept)
+        return self._result(image, class_map, logits.shape[-1], confidence, kept)
 
     def _segment_averaged(self, image: _Image) -> SegmentationResult:
         """The result of an image that the model sees in windows, at several scales or flipped."""
@@ -200,8 +200,8 @@ class SegmentationPredictor:
             for size in self._view_sizes(image.size)
             for flipped in ((False, True) if self.flip else (False,))
         ]
-        class_map, scores = class_map_from_rows(views, self.return_scores)
-        return self._result(image, class_map, views[0][0].num_classes, scores)
+        class_map, confidence = class_map_from_rows(views, self.return_confidence)
+        return self._result(image, class_map, views[0][0].num_classes, confidence)
 
     def _rows(self, pixels: np.ndarray, size: _Size, flipped: bool) -> RowSource:
         """The logits of one view of an image: of the whole, or averaged over windows."""
@@ -250,7 +250,7 @@ class SegmentationPredictor:
         image: _Image,
         class_map: np.ndarray,
         num_classes: int,
-        scores: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
         logits: np.ndarray | None = None,
     ) -> SegmentationResult:
         """Names the classes and where the image came from."""
@@ -258,7 +258,7 @@ class SegmentationPredictor:
         labels = dict(labels or {index: f"class {index}" for index in range(num_classes)})
         if len(labels) != num_classes:
             raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
-        return SegmentationResult(image.index, image.source, class_map, labels, scores, logits)
+        return SegmentationResult(image.index, image.source, class_map, labels, confidence, logits)
 
 
 def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ class SegmentationResult:
         source: Path of the image as it was given, or None where it did not come from a file.
         class_map: (H, W) int32, the class of each pixel of the image.
         labels: Class names by index.
-        scores: (H, W) float32, the probability of the predicted class, where it was asked for.
+        confidence: (H, W) float32, the probability of the predicted class, where it was asked for.
         logits: (h, w, K) float32 as the model gave them, where they were asked for.
     """
 
@@ -25,12 +25,12 @@ class SegmentationResult:
     source: str | None
     class_map: np.ndarray
     labels: dict[int, str]
-    scores: np.ndarray | None = None
+    confidence: np.ndarray | None = None
     logits: np.ndarray | None = None
 
     @property
     def class_fractions(self) -> dict[str, float]:
-        """Share of the image by class name, the largest first; classes that do not occur are left out."""
+        """Fraction of the image by class name, the largest first; classes that do not occur are left out."""
         counts = np.zeros(len(self.labels), np.int64)
         for row in self.class_map:  # by rows: bincount copies what it counts to 64 bits
             counts += np.bincount(row, minlength=len(self.labels))

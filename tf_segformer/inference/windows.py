@@ -156,7 +156,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def class_map_from_rows(
-    views: Sequence[tuple[RowSource, bool]], return_scores: bool = False
+    views: Sequence[tuple[RowSource, bool]], return_confidence: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Takes the most probable class of each pixel, strip by strip, averaged over several views of one image.
 
@@ -164,21 +164,21 @@ def class_map_from_rows(
 
     Args:
         views: Sources of equal size, each with whether it saw the image flipped (its rows are flipped back).
-        return_scores: Whether to give the probability of the winning class as well.
+        return_confidence: Whether to give the probability of the winning class as well.
 
     Returns:
-        (H, W) int32 class map, and (H, W) float32 scores in (0, 1] or None.
+        (H, W) int32 class map, and (H, W) float32 confidence in (0, 1] or None.
     """
     source = views[0][0]
     height, width = source.size
     class_map = np.empty((height, width), np.int32)
-    scores = np.empty((height, width), np.float32) if return_scores else None
+    confidence = np.empty((height, width), np.float32) if return_confidence else None
     for first, last in strips(height, width, source.num_classes):
-        values = _combine(views, first, last, probabilities=return_scores or len(views) > 1)
+        values = _combine(views, first, last, probabilities=return_confidence or len(views) > 1)
         class_map[first:last] = values.argmax(axis=-1)
-        if scores is not None:
-            scores[first:last] = values.max(axis=-1)
-    return class_map, scores
+        if confidence is not None:
+            confidence[first:last] = values.max(axis=-1)
+    return class_map, confidence
 
 
 def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int]]:

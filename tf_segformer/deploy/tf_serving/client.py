@@ -36,7 +36,7 @@ ImageFile = bytes | str | os.PathLike
 
 
 class ServerError(SegformerError):
-    """A server rejectd a request, or did not answer.
+    """A server rejected a request, or did not answer.
 
     Attributes:
         code: gRPC's name of the reason, such as "INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE".
@@ -52,8 +52,8 @@ class SegmentationResponse:
     """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejectd.
-        class_map: (H, W) int32, or None where the image was rejectd.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejected.
+        class_map: (H, W) int32, or None where the image was rejected.
         class_fractions: How much of the image each class covers, (K,) float32.
         labels: Class names.
         colors: (K, 3) uint8.
@@ -71,8 +71,8 @@ class ClassificationResponse:
     """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejectd.
-        probabilities: Probability by class name, the largest first; empty where the image was rejectd.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejected.
+        probabilities: Probability by class name, the largest first; empty where the image was rejected.
     """
 
     status: str
@@ -127,13 +127,13 @@ class Client:
 
         Args:
             images: Bytes or paths of JPEG or PNG files, of any sizes.
-            strict: Whether one image that is rejectd is an error; otherwise it is told in its `status`.
+            strict: Whether one image that is rejected is an error; otherwise it is told in its `status`.
 
         Returns:
             One answer an image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` an image that was rejectd.
+            ServerError: No answer, or with `strict` an image that was rejected.
         """
         outputs = self._ask(images, "class_map_bytes", strict)
         with _answers_understood():
@@ -159,7 +159,7 @@ class Client:
             One answer an image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` an image that was rejectd.
+            ServerError: No answer, or with `strict` an image that was rejected.
         """
         outputs = self._ask(images, "probabilities", strict)
         answers = []

@@ -25,7 +25,7 @@ def safe_decode_image(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple
         max_pixels: Largest height times width.
 
     Returns:
-        The image (H, W, 3) uint8, (0, 0, 3) where it is rejectd; and its status: "OK", or "INVALID_ARGUMENT: " and
+        The image (H, W, 3) uint8, (0, 0, 3) where it is rejected; and its status: "OK", or "INVALID_ARGUMENT: " and
         the reason.
 
     Example:

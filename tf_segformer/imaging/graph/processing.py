@@ -56,7 +56,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = MAX_PIXELS) -> tf.Tens
         (H, W, 3) uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it runs, for what is rejectd.
+        tf.errors.InvalidArgumentError: When it runs, for what is rejected.
 
     Example:
         >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
