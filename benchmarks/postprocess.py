@@ -52,7 +52,7 @@ def _numpy_in_chunks() -> Method:
 def _graph_by_blocks() -> Method:
     import tensorflow as tf
 
-    from tf_segformer.imaging.graph.processing import class_map_from_logits
+    from tf_segformer.imaging.graph.class_map import class_map_from_logits
 
     signature = [tf.TensorSpec([None, None, None], tf.float32), tf.TensorSpec([2], tf.int32)]
     function = tf.function(class_map_from_logits, input_signature=signature)

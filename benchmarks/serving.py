@@ -60,7 +60,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     """Loads the SavedModel and times a request and its parts."""
     import tensorflow as tf
 
-    from tf_segformer.imaging.graph.processing import class_map_from_logits, decode_image, encode_png, preprocess
+    from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
+    from tf_segformer.imaging.graph.decode import decode_image
+    from tf_segformer.imaging.graph.preprocess import preprocess
     from tf_segformer.imaging.processor import SegformerImageProcessor
 
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)

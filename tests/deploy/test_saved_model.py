@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.deploy.conftest import LABELS, Exported, signatures
-from tests.deploy.images import encoded_image, read_png
+from tests.deploy.images import BROKEN, JPEG, PNG, encoded_image, read_png
 from tf_segformer import (
     SegformerConfig,
     SegformerForImageClassification,
@@ -85,6 +85,43 @@ def test_segmentation_signatures_equal_the_python_path(exported):
 
 def test_classification_signatures_equal_the_python_path(exported):
     check_classification(exported("classification"), IMAGES)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
+    broken, reason = BROKEN[name]
+    served = signatures(exported().version)["serving_default"]
+    answer = served(image_bytes=tf.constant([JPEG, broken, PNG]))
+    good, rejected, also_good = (one.decode() for one in answer["status"].numpy())
+    assert (good, also_good) == ("OK", "OK")
+    assert rejected.startswith("INVALID_ARGUMENT: ") and reason in rejected
+    for index, encoded in ((0, JPEG), (2, PNG)):
+        class_map = read_png(answer["class_map_bytes"].numpy()[index])
+        np.testing.assert_array_equal(class_map, exported().class_map(encoded))
+    assert answer["class_map_bytes"].numpy()[1] == b""
+    assert not np.any(answer["class_fractions"][1])
+
+
+def test_a_batch_of_broken_images_only_and_one_of_none(exported):
+    for task in ("segmentation", "classification"):
+        loaded = signatures(exported(task).version)
+        for signature in ("serving_default", "logits"):
+            answer = loaded[signature](image_bytes=tf.constant([b"x", b""]))
+            assert all(one.startswith(b"INVALID_ARGUMENT") for one in answer["status"].numpy())
+            assert loaded[signature](image_bytes=tf.zeros([0], tf.string))["status"].shape == (0,)
+
+
+def test_strict_fails_with_the_reason(exported):
+    strict = signatures(exported().version)["serving_strict"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
+        strict(image_bytes=tf.constant([JPEG, b"text"]))
+
+
+def test_a_classifier_names_no_class_of_a_broken_image(exported):
+    served = signatures(exported("classification").version)["serving_default"]
+    answer = served(image_bytes=tf.constant([JPEG, b"text"]))
+    assert set(answer["labels"].numpy()[1]) == {b""}
+    assert not np.any(answer["probabilities"][1]) and np.all(answer["indices"][1] == -1)
 
 
 @pytest.mark.slow

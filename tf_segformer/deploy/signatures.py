@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
 from tf_segformer.imaging.graph.decode import MAX_PIXELS, OK, safe_decode_image
-from tf_segformer.imaging.graph.processing import class_map_from_logits, encode_png, preprocess
+from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 

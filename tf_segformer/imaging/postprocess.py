@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-_CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk: they stay in the processor's cache
-_BLOCK = 16  # most pixels of a block along one side
-_PIXELS_AT_ONCE = 2**22  # that are counted
-_THREADS = 2  # NumPy lets go of the interpreter lock in the products and the argmax
+from tf_segformer.half_pixel import source_positions
+
+_CHUNK_BYTES = 4 * 2**20  # interpolated logits of one chunk of tiles: they stay in the processor's cache
+_TILE = 16  # most pixels of a tile along one side
+_COUNTED_PIXELS = 2**22  # at once
+_THREADS = 2  # NumPy releases the interpreter lock in the products and the argmax
 
 
 def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -38,24 +40,24 @@ def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | Non
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
     logits, size = _checked(logits, target_size)
-    winners = np.argmax(logits, axis=-1).astype(np.int32)  # (h, w)
-    if size == winners.shape:
-        return winners
-    rows, columns = _Axis(winners.shape[0], size[0]), _Axis(winners.shape[1], size[1])
-    class_map = winners[rows.low[:, None], columns.low]  # one winner for each block
+    argmax = np.argmax(logits, axis=-1).astype(np.int32)  # (h, w)
+    if size == argmax.shape:
+        return argmax
+    rows, columns = _Axis(argmax.shape[0], size[0]), _Axis(argmax.shape[1], size[1])
+    class_map = argmax[rows.low[:, None], columns.low]  # one class for each tile
     class_map = np.repeat(np.repeat(class_map, rows.count, axis=0), columns.count, axis=1)  # (H, W)
 
-    def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
+    def resolve(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
         class_map[place] = np.argmax(values, axis=-1)
 
-    _visit(logits, rows, columns, _is_mixed(winners)[rows.low[:, None], columns.low], settle)
+    _map_chunks(resolve, logits, rows, columns, _boundary_cells(argmax)[rows.low[:, None], columns.low])
     return class_map
 
 
 def class_map_and_confidence(
     logits: np.ndarray, target_size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class map as in `class_map_from_logits`, with the softmax probability of the winning class.
+    """Class map as in `class_map_from_logits`, with the softmax probability of each pixel's class.
 
     Args:
         logits: (h, w, num_labels), any floating type.
@@ -75,18 +77,18 @@ def class_map_and_confidence(
     class_map = np.empty(size, np.int32)
     confidence = np.empty(size, np.float32)
 
-    def settle(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
+    def resolve(values: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> None:
         class_map[place] = np.argmax(values, axis=-1)
         values -= values.max(axis=-1, keepdims=True)
         confidence[place] = 1 / np.exp(values, out=values).sum(axis=-1)
 
     rows, columns = _Axis(logits.shape[0], size[0]), _Axis(logits.shape[1], size[1])
-    _visit(logits, rows, columns, np.ones((len(rows.low), len(columns.low)), bool), settle)
+    _map_chunks(resolve, logits, rows, columns, np.ones((len(rows.low), len(columns.low)), bool))
     return class_map, confidence
 
 
 def class_fractions(class_map: np.ndarray, num_labels: int, ignore_index: int | None = None) -> np.ndarray:
-    """Share of the image that each class covers.
+    """Fraction of the image that each class covers.
 
     Args:
         class_map: Class indices (H, W).
@@ -94,7 +96,7 @@ def class_fractions(class_map: np.ndarray, num_labels: int, ignore_index: int | 
         ignore_index: Pixels with this value are left out, from the whole too.
 
     Returns:
-        Shares (num_labels,), float64; they sum to 1, or to 0 where every pixel is left out. Pixels of an index that
+        Fractions (num_labels,), float64; they sum to 1, or to 0 where every pixel is left out. Pixels of an index that
         is no class count in the whole only.
 
     Example:
@@ -103,26 +105,61 @@ def class_fractions(class_map: np.ndarray, num_labels: int, ignore_index: int | 
     """
     values = np.asarray(class_map).ravel()
     counts, total = np.zeros(num_labels, np.int64), 0
-    for start in range(0, values.size, _PIXELS_AT_ONCE):
-        part = values[start : start + _PIXELS_AT_ONCE]
+    for start in range(0, values.size, _COUNTED_PIXELS):
+        part = values[start : start + _COUNTED_PIXELS]
         part = part if ignore_index is None else part[part != ignore_index]
         counts += np.bincount(part[(part >= 0) & (part < num_labels)], minlength=num_labels)
         total += part.size
     return counts / max(total, 1)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis.
+
+    Args:
+        logits: (..., K), floating.
+
+    Returns:
+        Array of the same shape and type; the last axis sums to 1.
+
+    Example:
+        >>> softmax(np.zeros((1, 4))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials
+
+
+def bilinear_neighbours(size: int, target: int, dtype: type[np.floating]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two source pixels that each pixel of a bilinearly resized axis mixes.
+
+    Args:
+        size: Length of the source in pixels.
+        target: Length of the result.
+        dtype: `np.float32` for torch's positions to the last bit, `np.float64` for those of the definition.
+
+    Returns:
+        The lower and the upper neighbour (target,) intp, and the weight of the upper one (target,) float32.
+
+    Example:
+        >>> [each.tolist() for each in bilinear_neighbours(2, 4, np.float32)]
+        [[0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.0]]
+    """
+    position = source_positions(np.arange(target, dtype=dtype), dtype(size), dtype(target))
+    position = np.clip(position, 0, size - 1)
+    low = position.astype(np.intp)
+    return low, np.minimum(low + 1, size - 1), (position - low.astype(dtype)).astype(np.float32)
+
+
 class _Axis:
-    """How the pixels of one axis lie between the logits, in blocks that mix the same two logits, low and low + 1."""
+    """How the pixels of one axis lie between the logits, in tiles that mix the same two logits, low and high."""
 
     def __init__(self, size: int, target: int) -> None:
-        pixels = np.arange(target)
-        scale = np.float32(size) / np.float32(target)  # single precision: torch's positions, to the last bit
-        position = np.clip((pixels.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0, size - 1)
-        low = position.astype(np.intp)
-        self.weight = position - low.astype(np.float32)  # of logit low + 1, for each pixel
-        self.first = np.flatnonzero(np.diff(low, prepend=-1) | (pixels % _BLOCK == 0))  # pixel of each block
-        self.count = np.diff(self.first, append=target)  # pixels of each block
-        self.low = low[self.first]
+        low, high, self.weight = bilinear_neighbours(size, target, np.float32)  # of the high logit, for each pixel
+        self.first = np.flatnonzero(np.diff(low, prepend=-1) | (np.arange(target) % _TILE == 0))  # pixel of each tile
+        self.count = np.diff(self.first, append=target)  # pixels of each tile
+        self.low, self.high = low[self.first], high[self.first]
 
 
 def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -136,49 +173,45 @@ def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[n
     return logits, (size[0], size[1])
 
 
-def _is_mixed(winners: np.ndarray) -> np.ndarray:
-    """Marks the cells (h, w) whose four logits have different winners; cell (i, j) reaches to (i + 1, j + 1)."""
-    down = np.concatenate([winners[1:], winners[-1:]])
-    right, diagonal = (np.concatenate([one[:, 1:], one[:, -1:]], axis=1) for one in (winners, down))
-    return (winners != down) | (winners != right) | (winners != diagonal)
+def _boundary_cells(argmax: np.ndarray) -> np.ndarray:
+    """Marks the cells (h, w) whose four logits have different classes; cell (i, j) reaches to (i + 1, j + 1)."""
+    down = np.concatenate([argmax[1:], argmax[-1:]])
+    right, diagonal = (np.concatenate([one[:, 1:], one[:, -1:]], axis=1) for one in (argmax, down))
+    return (argmax != down) | (argmax != right) | (argmax != diagonal)
 
 
-def _visit(
+def _map_chunks(
+    resolve: Callable[[np.ndarray, tuple[np.ndarray, np.ndarray]], None],
     logits: np.ndarray,
     rows: _Axis,
     columns: _Axis,
-    blocks: np.ndarray,
-    settle: Callable[[np.ndarray, tuple[np.ndarray, np.ndarray]], None],
+    tiles: np.ndarray,
 ) -> None:
-    """Interpolates the marked blocks chunk by chunk; `settle` gets values (n, P, Q, K) and their pixels' indices."""
+    """Interpolates the marked tiles chunk by chunk; `resolve` gets values (n, P, Q, K) and their pixels' indices."""
 
     def interpolate(chunk: tuple[np.ndarray, np.ndarray]) -> None:
         row, column = chunk
-        i, j = rows.low[row], columns.low[column]
-        below, right = np.minimum(i + 1, logits.shape[0] - 1), np.minimum(j + 1, logits.shape[1] - 1)
-        corners = np.stack(
-            [logits[i, j], logits[i, right], logits[below, j], logits[below, right]], axis=1
-        )  # (n, 4, K)
+        top, bottom, left, right = rows.low[row], rows.high[row], columns.low[column], columns.high[column]
+        places = ((top, left), (top, right), (bottom, left), (bottom, right))
+        corners = np.stack([logits[place] for place in places], axis=1)  # (n, 4, K)
         y = rows.first[row][:, None] + np.arange(rows.count[row[0]])  # (n, P)
         x = columns.first[column][:, None] + np.arange(columns.count[column[0]])  # (n, Q)
         down, across = rows.weight[y][:, :, None], columns.weight[x][:, None, :]
         products = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
-        weights = np.stack(products, axis=-1).reshape(len(i), -1, 4)  # (n, P*Q, 4)
+        weights = np.stack(products, axis=-1).reshape(len(row), -1, 4)  # (n, P*Q, 4)
         values = (weights @ corners).reshape(*y.shape, x.shape[1], -1)  # (n, P, Q, K)
-        settle(values, (y[:, :, None], x[:, None, :]))
+        resolve(values, (y[:, :, None], x[:, None, :]))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(interpolate, _chunks(rows, columns, blocks, logits.shape[-1])):
+        for _ in pool.map(interpolate, _chunks(rows, columns, tiles, logits.shape[-1])):
             pass
 
 
-def _chunks(
-    rows: _Axis, columns: _Axis, blocks: np.ndarray, num_labels: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the rows and columns of marked blocks of equal size, as many as fit in a chunk."""
+def _chunks(rows: _Axis, columns: _Axis, tiles: np.ndarray, num_labels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the rows and columns of marked tiles of equal size, as many as fit in a chunk."""
     for height in np.unique(rows.count):
         for width in np.unique(columns.count):
-            row, column = np.nonzero(blocks & (rows.count == height)[:, None] & (columns.count == width))
+            row, column = np.nonzero(tiles & (rows.count == height)[:, None] & (columns.count == width))
             step = max(1, _CHUNK_BYTES // int(4 * height * width * num_labels))
             for start in range(0, len(row), step):
                 yield row[start : start + step], column[start : start + step]

@@ -1,14 +1,74 @@
+"""Every kind of JPEG and PNG is decoded as by Pillow, and whatever else comes gives an error or a status."""
+
+from __future__ import annotations
+
+import io
 import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from tests.deploy.conftest import signatures
-from tests.deploy.images import BROKEN, JPEG, PNG, encoded_image, read_png
+from tests.deploy.images import encoded_image
+from tests.imaging.golden_cases import make_image
+from tests.imaging.test_files import PHOTO, encode, png_header
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.files import open_image
-from tf_segformer.imaging.graph.decode import safe_decode_image
+from tf_segformer.imaging.graph.decode import decode_image, encoded_image_size, safe_decode_image
+
+
+def encoded_images() -> dict[str, bytes]:
+    """A file of every kind that the graph decodes."""
+    files = {}
+    for height, width in ((37, 53), (16, 16), (1, 1), (1, 9)):
+        rgb = Image.fromarray(make_image((height, width, 3), "uint8"))
+        for name, options in {
+            "444": {"subsampling": 0},
+            "422": {"subsampling": 1},
+            "420": {"subsampling": 2},
+            "progressive": {"progressive": True},
+        }.items():
+            stream = io.BytesIO()
+            rgb.save(stream, "JPEG", quality=70, **options)
+            files[f"jpeg {name} {height}x{width}"] = stream.getvalue()
+        for mode in ("L", "CMYK"):
+            files[f"jpeg {mode} {height}x{width}"] = encode(rgb.convert(mode), "JPEG")
+        for mode in ("RGB", "RGBA", "L", "LA", "P", "1"):
+            files[f"png {mode} {height}x{width}"] = encode(rgb.convert(mode), "PNG")
+        for bits in (3, 13):
+            files[f"png {bits} colors {height}x{width}"] = encode(rgb.quantize(bits), "PNG")
+        for channels in (1, 2, 3, 4):
+            values = make_image((height, width, channels), "int64") * 251 % 65536
+            files[f"png 16 bit {channels} {height}x{width}"] = tf.io.encode_png(values.astype(np.uint16)).numpy()
+    return files
+
+
+@pytest.mark.parametrize(("name", "encoded"), encoded_images().items(), ids=encoded_images())
+def test_decoded_image_equals_pillow(name: str, encoded: bytes):
+    expected = np.asarray(open_image(encoded))
+    np.testing.assert_array_equal(decode_image(encoded), expected)
+    np.testing.assert_array_equal(encoded_image_size(encoded), expected.shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [
+        (b"", "neither a JPEG nor a PNG"),
+        (b"\x89PNG", "neither a JPEG nor a PNG"),
+        (encode(Image.new("RGB", (4, 4)), "BMP"), "neither a JPEG nor a PNG"),
+        (encode(Image.new("P", (4, 4)), "GIF"), "neither a JPEG nor a PNG"),
+        (PHOTO[: len(PHOTO) // 2], "Invalid JPEG"),
+        (png_header(50_000, 50_000), "max_pixels"),
+        (png_header(0, 7), "empty"),
+        (png_header(40, 40), "Invalid PNG"),
+    ],
+    ids=["empty", "signature only", "BMP", "GIF", "half a JPEG", "bomb", "no height", "no pixels"],
+)
+def test_bad_bytes_are_rejected_when_the_graph_runs(encoded: bytes, message: str):
+    decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        decode(encoded)
 
 
 @pytest.fixture(scope="module")
@@ -25,43 +85,6 @@ def decode():
         return tf.map_fn(one, files, fn_output_signature=kinds)
 
     return lambda files: [each.numpy() for each in run(tf.constant(files))]
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
-    broken, reason = BROKEN[name]
-    served = signatures(exported().version)["serving_default"]
-    answer = served(image_bytes=tf.constant([JPEG, broken, PNG]))
-    good, rejected, also_good = (one.decode() for one in answer["status"].numpy())
-    assert (good, also_good) == ("OK", "OK")
-    assert rejected.startswith("INVALID_ARGUMENT: ") and reason in rejected
-    for index, encoded in ((0, JPEG), (2, PNG)):
-        class_map = read_png(answer["class_map_bytes"].numpy()[index])
-        np.testing.assert_array_equal(class_map, exported().class_map(encoded))
-    assert answer["class_map_bytes"].numpy()[1] == b""
-    assert not np.any(answer["class_fractions"][1])
-
-
-def test_a_batch_of_broken_images_only_and_one_of_none(exported):
-    for task in ("segmentation", "classification"):
-        loaded = signatures(exported(task).version)
-        for signature in ("serving_default", "logits"):
-            answer = loaded[signature](image_bytes=tf.constant([b"x", b""]))
-            assert all(one.startswith(b"INVALID_ARGUMENT") for one in answer["status"].numpy())
-            assert loaded[signature](image_bytes=tf.zeros([0], tf.string))["status"].shape == (0,)
-
-
-def test_strict_fails_with_the_reason(exported):
-    strict = signatures(exported().version)["serving_strict"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
-        strict(image_bytes=tf.constant([JPEG, b"text"]))
-
-
-def test_a_classifier_names_no_class_of_a_broken_image(exported):
-    served = signatures(exported("classification").version)["serving_default"]
-    answer = served(image_bytes=tf.constant([JPEG, b"text"]))
-    assert set(answer["labels"].numpy()[1]) == {b""}
-    assert not np.any(answer["probabilities"][1]) and np.all(answer["indices"][1] == -1)
 
 
 def test_the_largest_image_is_decoded_and_one_row_more_is_not(decode):
