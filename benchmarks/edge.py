@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
-from tf_segformer.deploy.litert import PRECISIONS, export_litert, export_onnx
+from tf_segformer.deploy.formats import PRECISIONS
+from tf_segformer.deploy.litert import export_litert
+from tf_segformer.deploy.onnx.export import export_onnx
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.inference.forward import forward_function
@@ -67,7 +69,7 @@ def _formats(
 ) -> Iterator[tuple[str, Path, Run]]:
     """Exports one format after another: its name, its file, and a function that runs it."""
     size = processor.size["height"], processor.size["width"]
-    for precision in PRECISIONS:
+    for precision in PRECISIONS["litert"]:
         calibration = None
         if precision == "int8":
             photos = _spread(arguments.calibration, _CALIBRATION_FRAMES)

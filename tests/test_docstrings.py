@@ -27,7 +27,7 @@ MODULES = ["tf_segformer"] + [
     if not module.name.endswith("__main__")
 ]
 EXTRAS = {
-    "tf_segformer.deploy.litert": "onnx",
+    "tf_segformer.deploy.onnx.export": "onnx",
     "tf_segformer.deploy.onnx.graph": "onnx",
     "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
 }

@@ -64,7 +64,7 @@ def _hugging_face_onnx(case: Case) -> None:
 def _onnx(case: Case) -> None:
     """This project's ONNX export."""
     from tf_segformer import SegformerForSemanticSegmentation
-    from tf_segformer.deploy.litert import export_onnx
+    from tf_segformer.deploy.onnx.export import export_onnx
 
     folder = case.export("onnx-folder")
     model = SegformerForSemanticSegmentation.from_pretrained(case.weights)

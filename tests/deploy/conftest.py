@@ -41,24 +41,40 @@ class Exported(NamedTuple):
         return self.processor.post_process_semantic_segmentation(self.logits(encoded)[None], [size])[0]
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """Gives an exported model of one task; it stays for the session."""
-    made: dict[str, Exported] = {}
+class Segformer(NamedTuple):
+    """A small model and its processor."""
 
+    model: keras.Model
+    processor: SegformerImageProcessor
+
+
+@pytest.fixture(scope="session")
+def segformers():
+    """Gives a small model of one task; it stays for the session."""
+
+    @cache
+    def make(task: str = "segmentation") -> Segformer:
+        keras.utils.set_random_seed(1)
+        config = SegformerConfig(
+            depths=(1, 1, 1, 1),
+            hidden_sizes=(8, 16, 20, 32),
+            decoder_hidden_size=16,
+            id2label=LABELS,
+            initializer_range=0.2,
+        )
+        return Segformer(CLASSES[task](config), SegformerImageProcessor(size=64))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(segformers, tmp_path_factory):
+    """Gives an exported model of one task; it stays for the session."""
+
+    @cache
     def make(task: str = "segmentation") -> Exported:
-        if task not in made:
-            keras.utils.set_random_seed(1)
-            config = SegformerConfig(
-                depths=(1, 1, 1, 1),
-                hidden_sizes=(8, 16, 20, 32),
-                decoder_hidden_size=16,
-                id2label=LABELS,
-                initializer_range=0.2,
-            )
-            model, processor = CLASSES[task](config), SegformerImageProcessor(size=64)
-            made[task] = Exported(model, processor, export_saved_model(model, tmp_path_factory.mktemp(task), processor))
-        return made[task]
+        model, processor = segformers(task)
+        return Exported(model, processor, export_saved_model(model, tmp_path_factory.mktemp(task), processor))
 
     return make
 

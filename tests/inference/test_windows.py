@@ -1,12 +1,21 @@
-"""Rows of logits: resizing and window averages read in strips equal their direct statement on whole arrays."""
+"""Rows of logits: resizing and window averages read in chunks equal their direct statement on whole arrays."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from tests.inference.definitions import resized
-from tf_segformer.inference.windows import STRIP_BYTES, LogitRows, ResizedRows, WindowRows, strips, window_starts
+from tf_segformer.inference.windows import (
+    CHUNK_BYTES,
+    ArrayLogits,
+    ResizedLogits,
+    SlidingWindowLogits,
+    row_chunks,
+    window_starts,
+)
 
 
 def _read(source, step: int) -> np.ndarray:
@@ -18,7 +27,7 @@ def _read(source, step: int) -> np.ndarray:
 @pytest.mark.parametrize("step", [1, 7, 64])
 def test_resized_rows_equal_the_whole_resize(size, step):
     logits = np.random.default_rng(0).normal(size=(9, 13, 3)).astype("float32")
-    rows = _read(ResizedRows(LogitRows(logits), size), step)
+    rows = _read(ResizedLogits(ArrayLogits(logits), size), step)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, resized(logits, size), atol=2e-6)
 
@@ -61,7 +70,7 @@ def test_window_rows_equal_the_rule_of_mmsegmentation(size, window, stride, step
             logits = _window_logits((top, left, *window_size))
             total[top:bottom, left:right] += resized(logits, window_size)
             count[top:bottom, left:right] += 1
-    source = WindowRows(size, window, stride, lambda boxes: [_window_logits(box) for box in boxes])
+    source = SlidingWindowLogits(size, window, stride, lambda boxes: [_window_logits(box) for box in boxes])
     np.testing.assert_allclose(_read(source, step), total / count, atol=3e-6)
 
 
@@ -72,7 +81,7 @@ def test_windows_are_computed_once_and_dropped_when_passed():
         computed.append(boxes[0][0])
         return [_window_logits(box) for box in boxes]
 
-    source = WindowRows((100, 20), (20, 20), (10, 20), predict)
+    source = SlidingWindowLogits((100, 20), (20, 20), (10, 20), predict)
     held = []
     for first in range(0, 100, 5):
         source.rows(first, first + 5)
@@ -81,15 +90,43 @@ def test_windows_are_computed_once_and_dropped_when_passed():
     assert max(held) <= 2
 
 
-def test_window_rows_can_be_resized_in_turn():
-    source = WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes])
-    whole = _read(WindowRows((24, 40), (16, 16), (8, 8), lambda boxes: [_window_logits(box) for box in boxes]), 24)
-    np.testing.assert_allclose(_read(ResizedRows(source, (31, 57)), 4), resized(whole, (31, 57)), atol=3e-6)
+def test_the_average_of_windows_can_be_resized():
+    def predict(boxes):
+        return [_window_logits(box) for box in boxes]
+
+    source = SlidingWindowLogits((24, 40), (16, 16), (8, 8), predict)
+    whole = _read(SlidingWindowLogits((24, 40), (16, 16), (8, 8), predict), 24)
+    np.testing.assert_allclose(_read(ResizedLogits(source, (31, 57)), 4), resized(whole, (31, 57)), atol=3e-6)
 
 
-def test_strips_cover_every_row_within_the_budget():
-    pairs = list(strips(10_000, 10_000, 150))
+def test_rows_that_were_read_are_freed():
+    tracemalloc.start()
+    source = ArrayLogits(np.zeros((1000, 100, 10), np.float32))
+    whole = tracemalloc.get_traced_memory()[0]
+    source.free_before(900)
+    assert tracemalloc.get_traced_memory()[0] < 0.15 * whole
+    tracemalloc.stop()
+    assert source.rows(900, 1000).shape == (100, 100, 10)
+
+
+def test_windows_above_are_half_freed_before_the_next_ones_are_computed():
+    """Windows overlap by half: at any time one row of windows is held whole, and half of the one above."""
+
+    def predict(boxes):
+        return [np.zeros((height, width, 50), np.float32) for _, _, height, width in boxes]
+
+    tracemalloc.start()
+    source = SlidingWindowLogits((256, 512), (64, 64), (32, 64), predict)
+    row_of_windows = tracemalloc.get_traced_memory()[0]
+    for first in range(0, 256, 2):
+        source.rows(first, first + 2)
+    assert tracemalloc.get_traced_memory()[1] < 1.8 * row_of_windows
+    tracemalloc.stop()
+
+
+def test_chunks_cover_every_row_within_the_budget():
+    pairs = list(row_chunks(10_000, 10_000, 150))
     assert [first for first, _ in pairs] == [0] + [last for _, last in pairs[:-1]]
     assert pairs[-1][1] == 10_000
-    assert max(last - first for first, last in pairs) * 10_000 * 150 * 4 <= STRIP_BYTES
-    assert list(strips(2, 10**9, 150)) == [(0, 1), (1, 2)]
+    assert max(last - first for first, last in pairs) * 10_000 * 150 * 4 <= CHUNK_BYTES
+    assert list(row_chunks(2, 10**9, 150)) == [(0, 1), (1, 2)]

@@ -12,32 +12,26 @@ import click
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
 from tf_segformer.cli.options import read_numbers
+from tf_segformer.deploy.formats import DATA_FORMATS, MAX_SERVED_PIXELS, PRECISIONS
 from tf_segformer.errors import CheckpointError, SegformerError
 
-FORMATS = ("saved_model", "litert", "onnx")
-PRECISIONS = ("float32", "float16", "bfloat16", "dynamic-int8", "int8")  # which of them, each format says
-_OF_FORMAT = {
-    "saved_model": ("float32", "float16", "bfloat16"),
-    "litert": ("float32", "float16", "dynamic-int8", "int8"),
-    "onnx": ("float32",),
-}
-DATA_FORMATS = ("channels_last", "channels_first")
+_ANY_PRECISION = tuple(dict.fromkeys(each for choices in PRECISIONS.values() for each in choices))
 _CALIBRATION_IMAGES = 100
 
 
 @click.command(short_help="Write a SavedModel, LiteRT or ONNX file.")
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--format", "format_name", type=click.Choice(FORMATS), default="saved_model", show_default=True)
+@click.option("--format", "format_name", type=click.Choice(list(PRECISIONS)), default="saved_model", show_default=True)
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+    "--precision", type=click.Choice(_ANY_PRECISION), default="float32", show_default=True,
     help="saved_model: float32, or weights in float16 or bfloat16; litert: float32, float16, dynamic-int8, int8.",
 )  # fmt: skip
 @click.option(
     "--version", type=click.IntRange(1), default=1, show_default=True, help="saved_model: number of the version."
 )
 @click.option(
-    "--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
+    "--max-pixels", type=click.IntRange(1), default=MAX_SERVED_PIXELS, show_default=True,
     help="saved_model: larger images are rejected by their header.",
 )  # fmt: skip
 @click.option(
@@ -72,8 +66,8 @@ def export(
 
     Example: tf-segformer export camvid-b0 served
     """
-    if precision not in _OF_FORMAT[format_name]:
-        raise click.UsageError(f"--precision of {format_name} is one of {', '.join(_OF_FORMAT[format_name])}")
+    if precision not in PRECISIONS[format_name]:
+        raise click.UsageError(f"--precision of {format_name} is one of {', '.join(PRECISIONS[format_name])}")
     if (size or calibration) and format_name != "litert":
         raise click.UsageError("--size and --calibration are for --format litert")
     if data_format != DATA_FORMATS[0] and format_name != "onnx":
@@ -113,14 +107,16 @@ def _write(
         from tf_segformer.deploy.saved_model import export_saved_model
 
         return export_saved_model(model, folder, processor, version, weights_dtype=precision, max_pixels=max_pixels)
-    from tf_segformer.deploy.litert import export_litert, export_onnx
-
     if format_name == "onnx":
+        from tf_segformer.deploy.onnx.export import export_onnx
+
         return export_onnx(model, folder, processor, data_format=data_format)
     sides = _read_size(size, processor)
     if sides is not None:
         processor = replace(processor, size=sides)
     photos = _calibration(calibration, processor) if calibration else None
+    from tf_segformer.deploy.litert import export_litert
+
     return export_litert(model, folder, processor, precision=precision, size=sides, calibration=photos)
 
 

@@ -1,4 +1,4 @@
-"""Exports a model to LiteRT and ONNX: pixel values in, logits out, with the class names beside it."""
+"""Exports a model to LiteRT: pixel values in, logits out, with the class names next to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.deploy.network import InferenceNetwork, check_task
+from tf_segformer.deploy.formats import PRECISIONS, write_model_file
+from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.io import atomic_write
 from tf_segformer.ops.portability import export_mode
-
-LABELS_NAME = "labels.txt"
-PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
-ONNX_OPSETS = (17, 18)
-DATA_FORMATS = ("channels_last", "channels_first")
 
 
 def export_litert(
@@ -56,8 +51,8 @@ def export_litert(
         ...     export_litert(model, place, size=(64, 64)).name
         'model.tflite'
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS["litert"]:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS['litert'])}")
     if precision == "int8" and (size is None or calibration is None):
         raise ValueError('precision="int8" needs a fixed size and calibration images')
     images = () if calibration is None else calibration
@@ -74,71 +69,12 @@ def export_litert(
         converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     content = converter.convert()
-    return _write(Path(folder), "model.tflite", content, model, processor)
-
-
-def export_onnx(
-    model: Any,
-    folder: str | os.PathLike,
-    processor: SegformerImageProcessor | None = None,
-    *,
-    opset: int = ONNX_OPSETS[-1],
-    data_format: str = "channels_last",
-) -> Path:
-    """Writes `model.onnx`, from `pixel_values` of any size to `logits`, and `labels.txt`.
-
-    Needs the extra "onnx". Runs on every backend of Keras. Both layouts take the same time.
-
-    Args:
-        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
-        folder: Where to write; made where it is missing, files of the same names are replaced.
-        processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
-        opset: Version of the operators, 17 or 18.
-        data_format: "channels_last": pixel values (B, H, W, C) and logits (B, h, w, K), as everywhere in this project;
-            "channels_first": (B, C, H, W) and (B, K, h, w), as Hugging Face's export has them, for which such a file
-            can stand in.
-
-    Returns:
-        Path of the model.
-
-    Raises:
-        ValueError: A model that cannot be exported, another version of the operators, or another layout.
-        ImportError: onnx is not installed.
-
-    Example:
-        >>> import tempfile
-        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
-        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     export_onnx(model, place).name
-        'model.onnx'
-    """
-    for name, value, choices in (("opset", opset, ONNX_OPSETS), ("data_format", data_format, DATA_FORMATS)):
-        if value not in choices:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
-    check_task(model)
-    try:
-        from tf_segformer.deploy.onnx.model import draw_onnx
-    except ImportError as error:
-        raise ImportError("export to ONNX needs onnx: pip install tf_segformer[onnx]") from error
-    content = draw_onnx(model, opset, data_format).SerializeToString()
-    return _write(Path(folder), "model.onnx", content, model, processor)
+    return write_model_file(Path(folder), "model.tflite", content, model, processor)
 
 
 def _named_function(module: InferenceNetwork, shape: Any) -> Any:
-    """The network with its input and output named, for one shape, not traced yet."""
+    """The network with its input and output named, for one shape; not traced yet."""
     return tf.function(
-        lambda pixel_values: {"logits": module.draw(pixel_values)},
+        lambda pixel_values: {"logits": module.trace(pixel_values)},
         input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
     )
-
-
-def _write(folder: Path, name: str, content: bytes, model: Any, processor: SegformerImageProcessor | None) -> Path:
-    """Writes the model and what belongs to it."""
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    for file_name, data in ((name, content), (LABELS_NAME, ("\n".join(labels) + "\n").encode())):
-        with atomic_write(folder / file_name) as partial:
-            partial.write_bytes(data)
-    if processor is not None:
-        processor.save_pretrained(folder)
-    return folder / name

@@ -9,25 +9,24 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_segformer.deploy.formats import PRECISIONS
 from tf_segformer.modeling.decode_head import SegformerDecodeHead
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
 from tf_segformer.ops.chunked_head import classify_maps
 from tf_segformer.ops.tracing import share_traces
 
-WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
-
 
 class InferenceNetwork(tf.Module):
     """Pixel values to logits, with copies of a model's weights and nothing else of it.
 
-    Keras' own export tracks the model beside the functions traced from it, and so stores the weights twice. Here the
-    Keras layers only draw the graph: they read variables of this module in place of their own, and no trace of them
-    is saved. The decode head's linear maps and batch norm are multiplied out when the module is made.
+    Keras' own export tracks the model next to the functions traced from it, and so stores the weights twice. Here the
+    Keras layers are only traced: they read variables of this module in place of their own, and nothing of them is
+    saved. The decode head's linear maps and batch norm are multiplied out when the module is made.
 
     Args:
         model: A semantic segmentation or image classification model.
-        weights_dtype: Type in which weights are stored, one of `WEIGHT_DTYPES`; they are computed with in the
-            model's own type.
+        weights_dtype: Type in which weights are stored: "float32", "float16" or "bfloat16"; they are computed with in
+            the model's own type.
 
     Raises:
         ValueError: Another kind of model, an unknown type, or a Keras backend other than TensorFlow.
@@ -42,8 +41,8 @@ class InferenceNetwork(tf.Module):
     def __init__(self, model: keras.Model, weights_dtype: str = "float32") -> None:
         super().__init__(name="network")
         check_exportable(model)
-        if weights_dtype not in WEIGHT_DTYPES:
-            raise ValueError(f"weights_dtype={weights_dtype!r}: choose one of {', '.join(WEIGHT_DTYPES)}")
+        if weights_dtype not in PRECISIONS["saved_model"]:
+            raise ValueError(f"weights_dtype={weights_dtype!r}: choose one of {', '.join(PRECISIONS['saved_model'])}")
         self.stored: list[tf.Variable] = []
         self._weights_dtype = weights_dtype
         encoder = self._with_stored_weights(
@@ -55,10 +54,10 @@ class InferenceNetwork(tf.Module):
             pool, classifier = model.get_layer("pool"), model.get_layer("classifier")
             head = self._with_stored_weights(classifier, lambda last: classifier(pool(last)))
             taken = "last_hidden_state"
-        self._draw = lambda pixel_values: head(encoder(pixel_values)[taken])
+        self._run = lambda pixel_values: head(encoder(pixel_values)[taken])
         shape = (None, None, None, model.config.num_channels)
         self.call = tf.function(
-            lambda pixel_values: tf.identity(self.draw(pixel_values), name="logits"),
+            lambda pixel_values: tf.identity(self.trace(pixel_values), name="logits"),
             input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")],
             autograph=False,
         )
@@ -66,14 +65,14 @@ class InferenceNetwork(tf.Module):
     def __call__(self, pixel_values: tf.Tensor) -> tf.Tensor:
         """(B, H, W, C) float32 -> float32 logits: (B, ceil(H/4), ceil(W/4), K), or (B, K) for classification.
 
-        All callers share one graph with open sizes; `draw` draws the same into the caller's own graph, for its sizes.
+        All callers share one graph with open sizes; `trace` adds the same to the caller's own graph, for its sizes.
         """
         return self.call(pixel_values)
 
-    def draw(self, pixel_values: tf.Tensor) -> tf.Tensor:
-        """Draws the network into the graph that is being made."""
+    def trace(self, pixel_values: tf.Tensor) -> tf.Tensor:
+        """Traces the network into the graph that is being made."""
         with share_traces(len(self.stored)):
-            return self._draw(pixel_values)
+            return self._run(pixel_values)
 
     def _store(self, value: Any, trainable: bool = True) -> tf.Variable:
         """Keeps a weight as a variable of this module."""

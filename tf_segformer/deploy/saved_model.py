@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_segformer.deploy.formats import MAX_SERVED_PIXELS
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.deploy.signatures import (
     Pipeline,
@@ -18,7 +19,6 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
-from tf_segformer.imaging.graph.decode import MAX_PIXELS
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
@@ -32,7 +32,7 @@ def export_saved_model(
     version: int = 1,
     *,
     weights_dtype: str = "float32",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = MAX_SERVED_PIXELS,
     top_k: int = 5,
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel, in a folder as TensorFlow Serving wants it.
@@ -53,7 +53,7 @@ def export_saved_model(
       `probabilities` (B, top_k) and `status` (B,); `serving_strict` likewise.
     - `logits` and `tensor`: as above, with `logits` (B, K).
 
-    `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not disturb the
+    `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not affect the
     others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
     head is folded. Class names and colors are in `assets/labels.json`.
 
@@ -65,8 +65,8 @@ def export_saved_model(
             `serving_default` too.
         version: Number of the version, at least 1; a server takes the largest.
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
-        max_pixels: Images of more pixels are rejected by their header, before they are decoded.
-        top_k: How many classes a classification model tells.
+        max_pixels: Images of more pixels are invalid by their header, before they are decoded.
+        top_k: How many classes a classification model gives.
 
     Returns:
         The folder of the version.

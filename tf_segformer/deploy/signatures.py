@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_segformer.deploy.formats import MAX_SERVED_PIXELS
 from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
-from tf_segformer.imaging.graph.decode import MAX_PIXELS, OK, safe_decode_image
+from tf_segformer.imaging.graph.decode import OK, safe_decode_image
 from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -34,7 +35,7 @@ class Pipeline:
     network: Callable[[tf.Tensor], tf.Tensor]
     processor: SegformerImageProcessor
     labels: tuple[str, ...]
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = MAX_SERVED_PIXELS
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -43,13 +44,13 @@ class Pipeline:
         return size["height"], size["width"]
 
     def logits_of(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes, prepares and runs a batch; images that are rejected cost no inference.
+        """Decodes, prepares and runs a batch; invalid images cost no inference.
 
         Args:
             image_bytes: (B,) strings.
 
         Returns:
-            Logits (B, ...), zero where an image is rejected; sizes (B, 2) int32; statuses (B,) strings.
+            Logits (B, ...), zero where an image is invalid; sizes (B, 2) int32; statuses (B,) strings.
         """
         height, width = self.input_size
 
@@ -103,7 +104,7 @@ def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
             fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([len(pipeline.labels)], tf.float32)),
             parallel_iterations=_PARALLEL_IMAGES,
         )
-        batch = tf.shape(image_bytes)  # every output has one row an image, so that servers can merge and part batches
+        batch = tf.shape(image_bytes)  # every output has one row per image, so that servers can merge and split batches
         return {
             "class_map_bytes": class_maps,
             "class_fractions": fractions,
@@ -136,7 +137,7 @@ def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, Signa
 
     Args:
         pipeline: The network and what surrounds it.
-        top_k: How many classes are told, the most probable first; at most all.
+        top_k: How many classes are given, the most probable first; at most all.
 
     Returns:
         Functions by signature name, the first argument's name being the input's.
@@ -179,7 +180,7 @@ def _of_bytes(function: Callable[[tf.Tensor], Any]) -> Signature:
 
 
 def _graph(function: Callable[[tf.Tensor], Any], argument: tf.TensorSpec) -> Signature:
-    """A graph of one argument, drawn once however many others call it."""
+    """A graph of one argument, traced once however many others call it."""
     return tf.function(function, input_signature=[argument], autograph=False)
 
 
@@ -203,7 +204,7 @@ def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signatu
 
 
 def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Class map as PNG bytes, and the fraction of each class; empty and zero for an image that was rejected."""
+    """Class map as PNG bytes, and the fraction of each class; empty and zero for an invalid image."""
     num_labels = logits.shape[-1]
 
     def encode() -> tuple[tf.Tensor, tf.Tensor]:

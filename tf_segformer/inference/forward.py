@@ -38,8 +38,8 @@ def _tensorflow_graph(model: Any) -> Callable[[np.ndarray], Any]:
 
     from tf_segformer.ops.tracing import share_traces
 
-    def draw(pixel_values: Any) -> Any:
+    def infer(pixel_values: Any) -> Any:
         with share_traces(len(model.weights)):
             return model(pixel_values, training=False)
 
-    return tf.function(draw, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)], autograph=False)
+    return tf.function(infer, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)], autograph=False)

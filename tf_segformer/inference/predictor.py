@@ -19,7 +19,13 @@ from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
-from tf_segformer.inference.windows import LogitRows, ResizedRows, RowSource, WindowRows, class_map_from_rows
+from tf_segformer.inference.windows import (
+    ArrayLogits,
+    LogitSource,
+    ResizedLogits,
+    SlidingWindowLogits,
+    class_map_from_views,
+)
 
 MODES = ("resize", "whole", "slide", "multiscale")
 DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
@@ -52,7 +58,7 @@ class SegmentationPredictor:
             resized to the window, then averaged where windows overlap.
         "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
             seen through windows as in "slide".
-    Logits are resized bilinearly (half-pixel centres), a strip at a time: memory stays bounded for any image.
+    Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
 
     Args:
         model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits".
@@ -66,7 +72,7 @@ class SegmentationPredictor:
         labels: Class names by index; by default those of `model.config`, or "class 0", "class 1" and so on.
         return_confidence: Whether results carry the probability of the predicted class.
         return_logits: Whether results carry the model's logits ("resize" and "whole" without flip).
-        progress: Whether to draw a progress bar; by default for several images on a terminal.
+        progress: Whether to show a progress bar; by default for several images on a terminal.
 
     Raises:
         ValueError: For an unknown mode, or an option out of range or of another mode.
@@ -196,18 +202,18 @@ class SegmentationPredictor:
     def _segment_averaged(self, image: _Image) -> SegmentationResult:
         """The result of an image that the model sees in windows, at several scales or flipped."""
         views = [
-            (ResizedRows(self._rows(image.pixels, size, flipped), image.size), flipped)
+            (ResizedLogits(self._view_logits(image.pixels, size, flipped), image.size), flipped)
             for size in self._view_sizes(image.size)
             for flipped in ((False, True) if self.flip else (False,))
         ]
-        class_map, confidence = class_map_from_rows(views, self.return_confidence)
+        class_map, confidence = class_map_from_views(views, self.return_confidence)
         return self._result(image, class_map, views[0][0].num_classes, confidence)
 
-    def _rows(self, pixels: np.ndarray, size: _Size, flipped: bool) -> RowSource:
+    def _view_logits(self, pixels: np.ndarray, size: _Size, flipped: bool) -> LogitSource:
         """The logits of one view of an image: of the whole, or averaged over windows."""
         pixels = pixels[:, ::-1] if flipped else pixels
         if self.window is None or self.stride is None:
-            return LogitRows(self._logits([pixels], size)[0])
+            return ArrayLogits(self._logits([pixels], size)[0])
         if size != pixels.shape[:2]:
             pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)
 
@@ -219,7 +225,7 @@ class SegmentationPredictor:
                 ]
                 yield from self._logits(crops, crops[0].shape[:2])
 
-        return WindowRows(size, self.window, self.stride, predict)
+        return SlidingWindowLogits(size, self.window, self.stride, predict)
 
     def _logits(self, images: Sequence[np.ndarray], size: _Size) -> np.ndarray:
         """Prepares images of one kind at a size and runs the model: (B, h, w, K) float32."""
@@ -313,7 +319,7 @@ def _is_one_image(images: Any) -> bool:
 def _with_progress_bar(
     results: Iterator[SegmentationResult], total: int | None, failures: list[Failure]
 ) -> Iterator[SegmentationResult]:
-    """Passes the results on and draws how many images are done, on stderr."""
+    """Passes the results on and shows how many images are done, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

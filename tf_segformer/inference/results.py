@@ -1,4 +1,4 @@
-"""What the predictor gives: one result an image, and the images that could not be read."""
+"""What the predictor gives: one result per image, and the images that could not be read."""
 
 from __future__ import annotations
 

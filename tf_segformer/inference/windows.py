@@ -1,4 +1,4 @@
-"""Logits a few rows at a time: resized, averaged over windows, never held at full size."""
+"""Logits a few rows at a time: resized, averaged over sliding windows, never held at the image's full size."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
-STRIP_BYTES = 32 * 2**20  # float32 logits of one strip; a strip and its few temporaries stay near 150 MB
+from tf_segformer.imaging.postprocess import bilinear_neighbours, softmax
+
+CHUNK_BYTES = 32 * 2**20  # float32 logits of one chunk of rows; a chunk and its few temporaries stay near 150 MB
 
 
-class RowSource(Protocol):
-    """Something that yields the logits of an image by rows, from top to bottom."""
+class LogitSource(Protocol):
+    """Something that gives the logits of an image by rows, from top to bottom."""
 
     size: tuple[int, int]
     num_classes: int
@@ -19,12 +21,12 @@ class RowSource(Protocol):
     def rows(self, first: int, last: int) -> np.ndarray:
         """The (last - first, width, num_classes) float32 logits of rows first to last - 1."""
 
-    def drop_before(self, row: int) -> None:
+    def free_before(self, row: int) -> None:
         """Frees what only the rows above need; they must not be read again."""
 
 
-class LogitRows:
-    """Rows of one array of logits.
+class ArrayLogits:
+    """Logits that are an array.
 
     Args:
         logits: (h, w, K) float32.
@@ -34,32 +36,32 @@ class LogitRows:
         self.size = (logits.shape[0], logits.shape[1])
         self.num_classes = logits.shape[2]
         self._logits = logits
-        self._dropped = 0
+        self._freed = 0
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """A view of the rows asked for."""
-        return self._logits[first - self._dropped : last - self._dropped]
+        return self._logits[first - self._freed : last - self._freed]
 
-    def drop_before(self, row: int) -> None:
+    def free_before(self, row: int) -> None:
         """Frees the rows above, which must not be read again."""
-        self._logits = self._logits[row - self._dropped :].copy()
-        self._dropped = row
+        self._logits = self._logits[row - self._freed :].copy()
+        self._freed = row
 
 
-class ResizedRows:
-    """Rows of another source, resized bilinearly with half-pixel centres (torch's align_corners=False).
+class ResizedLogits:
+    """Another source's logits, resized bilinearly with half-pixel centres (torch's align_corners=False).
 
     Args:
         source: What to resize.
         size: (H, W) to resize to.
     """
 
-    def __init__(self, source: RowSource, size: tuple[int, int]) -> None:
+    def __init__(self, source: LogitSource, size: tuple[int, int]) -> None:
         self.size = size
         self.num_classes = source.num_classes
         self._source = source
-        self._vertical = _interpolation(source.size[0], size[0])
-        self._horizontal = _interpolation(source.size[1], size[1])
+        self._vertical = bilinear_neighbours(source.size[0], size[0], np.float64)
+        self._horizontal = bilinear_neighbours(source.size[1], size[1], np.float64)
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """Reads only the source rows that these rows need."""
@@ -71,16 +73,16 @@ class ResizedRows:
         widened = _blend(needed, *self._horizontal, axis=1)  # (few, W, K): across first, while the rows are few
         return _blend(widened, lower - start, upper - start, weight, axis=0)  # (last - first, W, K)
 
-    def drop_before(self, row: int) -> None:
+    def free_before(self, row: int) -> None:
         """Frees the source rows that only rows above need."""
-        self._source.drop_before(int(self._vertical[0][row]))
+        self._source.free_before(int(self._vertical[0][row]))
 
 
-class WindowRows:
+class SlidingWindowLogits:
     """The average of overlapping windows' logits, each first resized to its window as in mmsegmentation.
 
-    A row of windows is computed when the first of its rows is read and dropped when the last was, so that only the
-    small logits of the windows in touch are held. Rows must therefore be read from top to bottom.
+    A row of windows is computed when the first of its rows is read and freed when the last was, so that only the
+    small logits of the windows under the current rows are held. Rows must therefore be read from top to bottom.
 
     Args:
         size: (H, W) of the image.
@@ -102,7 +104,7 @@ class WindowRows:
         self._tops, self._lefts = (window_starts(*each) for each in zip(size, self._window, stride, strict=True))
         self._windows_over_row = _coverage(size[0], self._window[0], self._tops)
         self._windows_over_column = _coverage(size[1], self._window[1], self._lefts)
-        self._computed: dict[int, list[ResizedRows]] = {}
+        self._computed: dict[int, list[ResizedLogits]] = {}
         self._computed[0] = self._compute(0)
         self.num_classes = self._computed[0][0].num_classes
 
@@ -116,7 +118,7 @@ class WindowRows:
             if begin >= end:
                 continue
             if top not in self._computed:
-                self.drop_before(first)
+                self.free_before(first)
                 self._computed[top] = self._compute(top)
             for left, window in zip(self._lefts, self._computed[top], strict=True):
                 total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top)
@@ -124,16 +126,16 @@ class WindowRows:
         total /= count[..., None]
         return total
 
-    def drop_before(self, row: int) -> None:
+    def free_before(self, row: int) -> None:
         """Frees the upper parts of windows that were read already: at 150 classes they are gigabytes."""
         for top, windows in self._computed.items():
             for window in windows:
-                window.drop_before(max(row - top, 0))
+                window.free_before(max(row - top, 0))
 
-    def _compute(self, top: int) -> list[ResizedRows]:
+    def _compute(self, top: int) -> list[ResizedLogits]:
         """The windows that begin at one row, from left to right."""
         logits = self._predict([(top, left, *self._window) for left in self._lefts])
-        return [ResizedRows(LogitRows(each), self._window) for each in logits]
+        return [ResizedLogits(ArrayLogits(each), self._window) for each in logits]
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -155,16 +157,16 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(index * stride, length - window) for index in range(count)]
 
 
-def class_map_from_rows(
-    views: Sequence[tuple[RowSource, bool]], return_confidence: bool = False
+def class_map_from_views(
+    views: Sequence[tuple[LogitSource, bool]], return_confidence: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Takes the most probable class of each pixel, strip by strip, averaged over several views of one image.
+    """Takes the most probable class of each pixel, chunk by chunk, averaged over several views of one image.
 
     One view is decided by its logits; of several the softmax probabilities are averaged, as in mmsegmentation.
 
     Args:
         views: Sources of equal size, each with whether it saw the image flipped (its rows are flipped back).
-        return_confidence: Whether to give the probability of the winning class as well.
+        return_confidence: Whether to give the probability of the predicted class as well.
 
     Returns:
         (H, W) int32 class map, and (H, W) float32 confidence in (0, 1] or None.
@@ -173,7 +175,7 @@ def class_map_from_rows(
     height, width = source.size
     class_map = np.empty((height, width), np.int32)
     confidence = np.empty((height, width), np.float32) if return_confidence else None
-    for first, last in strips(height, width, source.num_classes):
+    for first, last in row_chunks(height, width, source.num_classes):
         values = _combine(views, first, last, probabilities=return_confidence or len(views) > 1)
         class_map[first:last] = values.argmax(axis=-1)
         if confidence is not None:
@@ -181,40 +183,25 @@ def class_map_from_rows(
     return class_map, confidence
 
 
-def strips(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int]]:
-    """Pairs (first, last) of rows from top to bottom whose logits fill at most STRIP_BYTES (or one row)."""
-    step = max(1, STRIP_BYTES // (width * num_classes * 4))
+def row_chunks(height: int, width: int, num_classes: int) -> Iterator[tuple[int, int]]:
+    """Pairs (first, last) of rows from top to bottom whose logits fill at most CHUNK_BYTES (or one row)."""
+    step = max(1, CHUNK_BYTES // (width * num_classes * 4))
     for first in range(0, height, step):
         yield first, min(first + step, height)
 
 
-def _combine(views: Sequence[tuple[RowSource, bool]], first: int, last: int, probabilities: bool) -> np.ndarray:
+def _combine(views: Sequence[tuple[LogitSource, bool]], first: int, last: int, probabilities: bool) -> np.ndarray:
     """Logits of one view, or the mean probabilities of all, for a few rows."""
 
-    def read(source: RowSource, flipped: bool) -> np.ndarray:
+    def read(source: LogitSource, flipped: bool) -> np.ndarray:
         values = source.rows(first, last)
         values = values[:, ::-1] if flipped else values
-        return _softmax(values) if probabilities else values
+        return softmax(values) if probabilities else values
 
     total = read(*views[0])
     for view in views[1:]:
         total = total + read(*view)
     return total / len(views) if len(views) > 1 else total
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    exponentials /= exponentials.sum(axis=-1, keepdims=True)
-    return exponentials
-
-
-def _interpolation(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each target pixel along a side: its two source pixels and the weight of the second."""
-    position = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
-    position = np.clip(position, 0, source - 1)
-    lower = np.floor(position).astype(np.intp)
-    return lower, np.minimum(lower + 1, source - 1), (position - lower).astype(np.float32)
 
 
 def _blend(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An ONNX graph as it is drawn: nodes, constants, and the few shapes that a SegFormer needs."""
+"""An ONNX graph as it is built: nodes, constants, and the few shapes that a SegFormer needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 
 class OnnxGraph:
-    """Nodes and constants, in the order in which they were drawn; a tensor is the name under which nodes know it.
+    """Nodes and constants, in the order in which they were added; a tensor is the name that nodes refer to it by.
 
     Example:
         >>> graph = OnnxGraph()
@@ -24,7 +24,7 @@ class OnnxGraph:
         self.constants: list[onnx.TensorProto] = []
 
     def __call__(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
-        """Draws one node.
+        """Adds one node.
 
         Args:
             operator: Name of the ONNX operator.

@@ -8,9 +8,6 @@ import tensorflow as tf
 
 from tf_segformer.imaging import files
 
-MAX_PIXELS = 50_000_000
-"""Largest height times width that an exported model decodes by default."""
-
 OK = "OK"
 _INVALID = "INVALID_ARGUMENT: "
 
@@ -77,7 +74,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = files.MAX_PIXELS) -> t
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def safe_decode_image(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+def safe_decode_image(encoded: tf.Tensor, max_pixels: int = files.MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a JPEG or PNG file as `decode_image`, or says why not: an invalid file does not stop its batch.
 
     The size is read from the header first; an image above `max_pixels` is never decoded.

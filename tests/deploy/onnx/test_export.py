@@ -1,3 +1,5 @@
+"""ONNX files give the logits of Keras, of every architecture, at every size, exported on every backend."""
+
 import os
 import subprocess
 import sys
@@ -7,77 +9,11 @@ import pytest
 
 from tests.deploy.conftest import LABELS
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor, SegformerModel
-from tf_segformer.deploy.litert import export_litert, export_onnx
-from tf_segformer.ops.portability import exporting
-
-SIZE = (64, 96)
+from tf_segformer.deploy.onnx.export import export_onnx
 
 
 def random_pixel_values(*shape):
     return np.random.default_rng(0).standard_normal((*shape, 3)).astype("float32")
-
-
-def run_litert(path, pixel_values):
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason='needs the extra "litert"')
-    model = interpreter.Interpreter(str(path))
-    (given,), (wanted,) = model.get_input_details(), model.get_output_details()
-    model.resize_tensor_input(given["index"], pixel_values.shape)
-    model.allocate_tensors()
-    model.set_tensor(given["index"], pixel_values)
-    model.invoke()
-    assert model.get_signature_list()["serving_default"] == {"inputs": ["pixel_values"], "outputs": ["logits"]}
-    return model.get_tensor(wanted["index"])
-
-
-@pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_litert_float32_equals_keras(exported, task, tmp_path):
-    model, processor, _ = exported(task)
-    path = export_litert(model, tmp_path, processor, size=SIZE)
-    pixel_values = random_pixel_values(1, *SIZE)
-    np.testing.assert_allclose(run_litert(path, pixel_values), model(pixel_values), rtol=0, atol=2e-5)
-    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS.values())
-    assert SegformerImageProcessor.from_pretrained(tmp_path) == processor
-
-
-def test_litert_of_open_size_takes_any(exported, tmp_path):
-    model = exported().model
-    path = export_litert(model, tmp_path, size=None)
-    for shape in ((1, 64, 96), (2, 33, 70)):
-        pixel_values = random_pixel_values(*shape)
-        np.testing.assert_allclose(run_litert(path, pixel_values), model(pixel_values), rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("precision", "agreement"), [("float16", 0.995), ("dynamic-int8", 0.9), ("int8", 0.8)]
-)  # of a random network, whose classes lie close together; a trained one keeps more (benchmarks/edge.py)
-def test_litert_of_lower_precision_is_smaller_and_agrees(exported, tmp_path, precision, agreement):
-    model = exported().model
-    calibration = [random_pixel_values(1, *SIZE) + shift for shift in (-0.5, 0, 0.5)] if precision == "int8" else None
-    full = export_litert(model, tmp_path / "full", size=SIZE).stat().st_size
-    path = export_litert(model, tmp_path, precision=precision, size=SIZE, calibration=calibration)
-    assert path.stat().st_size < 0.8 * full
-    pixel_values = random_pixel_values(1, *SIZE)
-    ours, expected = run_litert(path, pixel_values), np.asarray(model(pixel_values))
-    assert (ours.argmax(-1) == expected.argmax(-1)).mean() >= agreement
-
-
-def test_graphs_drawn_after_an_export_are_made_for_tensorflow_again(exported, tmp_path):
-    export_litert(exported().model, tmp_path, size=SIZE)
-    assert not exporting()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"precision": "int4"}, "choose one of float32, float16"),
-        ({"precision": "int8", "size": None, "calibration": []}, "fixed size and calibration"),
-        ({"precision": "int8"}, "fixed size and calibration"),
-    ],
-)
-def test_litert_options_that_make_no_sense_are_rejected(small_config, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        export_litert(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -97,8 +33,8 @@ def assert_same_logits(logits, expected):
 
 
 @pytest.mark.parametrize(("task", "opset"), [("segmentation", 17), ("segmentation", 18), ("classification", 18)])
-def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_path):
-    model, processor, _ = exported(task)
+def test_onnx_equals_keras_at_any_size(segformers, onnxruntime, task, opset, tmp_path):
+    model, processor = segformers(task)
     path = export_onnx(model, tmp_path, processor, opset=opset)
     # of an image of 9x20 the first map is smaller than its sequence reduction
     for shape in ((1, 64, 96), (2, 65, 97), (3, 32, 31), (1, 100, 47), (2, 9, 20)):
@@ -109,8 +45,8 @@ def test_onnx_equals_keras_at_any_size(exported, onnxruntime, task, opset, tmp_p
     assert SegformerImageProcessor.from_pretrained(tmp_path) == processor
 
 
-def test_onnx_channels_first_is_the_same_transposed(exported, onnxruntime, tmp_path):
-    model = exported().model
+def test_onnx_channels_first_is_the_same_transposed(segformers, onnxruntime, tmp_path):
+    model = segformers().model
     path = export_onnx(model, tmp_path, data_format="channels_first")
     pixel_values = random_pixel_values(2, 40, 64)
     logits = run_onnx(onnxruntime, path, pixel_values.transpose(0, 3, 1, 2))
@@ -139,14 +75,15 @@ def test_onnx_of_any_architecture_equals_keras(small_config, onnxruntime, tmp_pa
     assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, backend):
+def test_onnx_is_exported_on_every_backend(segformers, onnxruntime, tmp_path, backend):
     pytest.importorskip(backend)
-    model = exported().model
+    model = segformers().model
     model.save_pretrained(tmp_path / "weights")
     program = (
         "import sys; from tf_segformer import SegformerForSemanticSegmentation as Model\n"
-        "from tf_segformer.deploy.litert import export_onnx\n"
+        "from tf_segformer.deploy.onnx.export import export_onnx\n"
         "export_onnx(Model.from_pretrained(sys.argv[1]), sys.argv[2])"
     )
     subprocess.run(
@@ -154,7 +91,7 @@ def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, back
         env={**os.environ, "KERAS_BACKEND": backend},
         check=True,
     )
-    pixel_values = random_pixel_values(1, *SIZE)
+    pixel_values = random_pixel_values(1, 64, 96)
     logits = run_onnx(onnxruntime, tmp_path / "file" / "model.onnx", pixel_values)
     assert_same_logits(logits, model(pixel_values))
 
@@ -163,9 +100,9 @@ def test_onnx_is_exported_on_every_backend(exported, onnxruntime, tmp_path, back
     ("options", "message"),
     [({"opset": 9}, "opset=9: choose one of 17, 18"), ({"data_format": "NCHW"}, "choose one of channels_last")],
 )
-def test_onnx_options_that_make_no_sense_are_rejected(exported, tmp_path, options, message):
+def test_onnx_options_that_make_no_sense_are_rejected(segformers, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        export_onnx(exported().model, tmp_path, **options)
+        export_onnx(segformers().model, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,8 +1,8 @@
-"""Draws a SegFormer in ONNX operators, in the layout that engines run fastest.
+"""Builds a SegFormer of ONNX operators, in the layout that engines run fastest.
 
 Convolutions are channels first, the only layout that ONNX has for them. Dense layers before and after a convolution
 are convolutions too, of one pixel, so that the wide maps of the feed-forward networks and of the decode head are never
-transposed. All else runs on tokens (B, H*W, C), whose channels lie together. A transpose stands right beside its
+transposed. All else runs on tokens (B, H*W, C), whose channels lie together. A transpose stands right next to its
 convolution and acts on four axes: onnxruntime and OpenVINO merge such a pair.
 """
 
@@ -30,8 +30,8 @@ class FeatureMap(NamedTuple):
     size: str
 
 
-def draw_onnx(model: Any, opset: int, data_format: str) -> onnx.ModelProto:
-    """The inference pass of a model: `pixel_values` in, `logits` out, every size but that of the channels open.
+def build_onnx(model: Any, opset: int, data_format: str) -> onnx.ModelProto:
+    """Builds the inference pass of a model: `pixel_values` in, `logits` out, every size but that of the channels open.
 
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
@@ -51,17 +51,17 @@ def draw_onnx(model: Any, opset: int, data_format: str) -> onnx.ModelProto:
             graph("Transpose", logits, perm=_TO_CHANNELS_LAST, output="logits")
         else:
             graph("Identity", logits, output="logits")
-        output_shape = _map_shape("logits_height", "logits_width", config.num_labels, channels_last)
+        output_shape = _shape("logits_height", "logits_width", config.num_labels, channels_last)
     else:
         pooled = graph.reshape(graph("GlobalAveragePool", maps[-1].x), 0, -1)  # (B, C)
         classifier = model.get_layer("classifier")
         graph("Gemm", pooled, classifier.kernel, classifier.bias, output="logits")
         output_shape = ["batch", config.num_labels]
-    input_shape = _map_shape("height", "width", config.num_channels, channels_last)
+    input_shape = _shape("height", "width", config.num_channels, channels_last)
     return graph.model({"pixel_values": input_shape}, {"logits": output_shape}, opset)
 
 
-def _map_shape(height: str, width: str, channels: int, channels_last: bool) -> list[Any]:
+def _shape(height: str, width: str, channels: int, channels_last: bool) -> list[Any]:
     return ["batch", height, width, channels] if channels_last else ["batch", channels, height, width]
 
 
@@ -73,8 +73,8 @@ def _encoder(graph: OnnxGraph, encoder: Any, x: str) -> list[FeatureMap]:
     maps = []
     for stage, depth in enumerate(encoder.config.depths):
         embedding = encoder.get_layer(f"patch_embedding_{stage}")
-        margin = [embedding.patch_size // 2] * 4
-        x = _convolution(graph, x, embedding.projection, strides=[embedding.stride] * 2, pads=margin)
+        padding = [embedding.patch_size // 2] * 4
+        x = _convolution(graph, x, embedding.projection, strides=[embedding.stride] * 2, pads=padding)
         size = graph.slice(graph("Shape", x), 2, 4)
         tokens = _layer_norm(graph, _tokens(graph, x, embedding.hidden_size), embedding.layer_norm)
         for block in range(depth):

@@ -1,0 +1,77 @@
+"""LiteRT files give the logits of Keras, in every precision as far as it reaches."""
+
+import numpy as np
+import pytest
+
+from tests.deploy.conftest import LABELS
+from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
+from tf_segformer.deploy.litert import export_litert
+from tf_segformer.ops.portability import exporting
+
+SIZE = (64, 96)
+
+
+def random_pixel_values(*shape):
+    return np.random.default_rng(0).standard_normal((*shape, 3)).astype("float32")
+
+
+def run_litert(path, pixel_values):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason='needs the extra "litert"')
+    model = interpreter.Interpreter(str(path))
+    (given,), (wanted,) = model.get_input_details(), model.get_output_details()
+    model.resize_tensor_input(given["index"], pixel_values.shape)
+    model.allocate_tensors()
+    model.set_tensor(given["index"], pixel_values)
+    model.invoke()
+    assert model.get_signature_list()["serving_default"] == {"inputs": ["pixel_values"], "outputs": ["logits"]}
+    return model.get_tensor(wanted["index"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_litert_float32_equals_keras(segformers, task, tmp_path):
+    model, processor = segformers(task)
+    path = export_litert(model, tmp_path, processor, size=SIZE)
+    assert not exporting()  # what is traced later is made for TensorFlow again
+    pixel_values = random_pixel_values(1, *SIZE)
+    np.testing.assert_allclose(run_litert(path, pixel_values), model(pixel_values), rtol=0, atol=2e-5)
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS.values())
+    assert SegformerImageProcessor.from_pretrained(tmp_path) == processor
+
+
+@pytest.mark.slow
+def test_litert_of_open_size_takes_any(segformers, tmp_path):
+    model = segformers().model
+    path = export_litert(model, tmp_path, size=None)
+    for shape in ((1, 64, 96), (2, 33, 70)):
+        pixel_values = random_pixel_values(*shape)
+        np.testing.assert_allclose(run_litert(path, pixel_values), model(pixel_values), rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "agreement"), [("float16", 0.995), ("dynamic-int8", 0.9), ("int8", 0.8)]
+)  # of a random network, whose classes lie close together; a trained one keeps more (benchmarks/edge.py)
+def test_litert_of_lower_precision_is_smaller_and_agrees(segformers, tmp_path, precision, agreement):
+    model = segformers().model
+    calibration = [random_pixel_values(1, *SIZE) + shift for shift in (-0.5, 0, 0.5)] if precision == "int8" else None
+    full = export_litert(model, tmp_path / "full", size=SIZE).stat().st_size
+    path = export_litert(model, tmp_path, precision=precision, size=SIZE, calibration=calibration)
+    assert path.stat().st_size < 0.8 * full
+    pixel_values = random_pixel_values(1, *SIZE)
+    ours, expected = run_litert(path, pixel_values), np.asarray(model(pixel_values))
+    assert (ours.argmax(-1) == expected.argmax(-1)).mean() >= agreement
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "choose one of float32, float16"),
+        ({"precision": "int8", "size": None, "calibration": []}, "fixed size and calibration"),
+        ({"precision": "int8"}, "fixed size and calibration"),
+    ],
+)
+def test_litert_options_that_make_no_sense_are_rejected(small_config, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_litert(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,54 @@
+"""What each export format takes and writes: asked for by the command line before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tf_segformer.io import atomic_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tf_segformer.imaging.processor import SegformerImageProcessor
+
+PRECISIONS = {
+    "saved_model": ("float32", "float16", "bfloat16"),
+    "litert": ("float32", "float16", "dynamic-int8", "int8"),
+    "onnx": ("float32",),
+}
+"""Formats of an exported model, each with the precisions that it can be written in."""
+
+DATA_FORMATS = ("channels_last", "channels_first")
+"""Layouts of pixel values and logits in an ONNX file."""
+
+ONNX_OPSETS = (17, 18)
+"""Versions of ONNX' operators."""
+
+MAX_SERVED_PIXELS = 50_000_000
+"""Largest height times width that a SavedModel decodes by default."""
+
+LABELS_NAME = "labels.txt"
+
+
+def write_model_file(
+    folder: Path, name: str, content: bytes, model: Any, processor: SegformerImageProcessor | None
+) -> Path:
+    """Writes a model of one file, its class names and, where given, its processor.
+
+    Args:
+        folder: Where to write; made where it is missing, files of the same names are replaced.
+        name: Name of the file.
+        content: Its bytes.
+        model: The model that it was made of.
+        processor: How images become its pixel values.
+
+    Returns:
+        Path of the file.
+    """
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    for file_name, data in ((name, content), (LABELS_NAME, ("\n".join(labels) + "\n").encode())):
+        with atomic_write(folder / file_name) as partial:
+            partial.write_bytes(data)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    return folder / name
