@@ -20,7 +20,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tf_segformer.evaluation.metrics import confusion_matrix, scores_from_confusion
+from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 
 PEAK_RATE, WEIGHT_DECAY, HEAD_FACTOR, WARMUP = 6e-5, 0.01, 10.0, 5
 _BIAS_BEFORE_NORM = re.compile(r"decode_head.(linear_c|linear_projections).*bias$")  # transformers 4, 5; Keras
@@ -175,7 +175,7 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
         for side, values in enumerate((logits, torch.tensor(np.array(ours(images))).permute(0, 3, 1, 2))):
             resized = torch.nn.functional.interpolate(values, size=labels.shape[1:], mode="bilinear")
             counts[side] += confusion_matrix(labels, resized.argmax(1).numpy(), val_data.num_labels)
-    scores = [scores_from_confusion(each) for each in counts]
+    scores = [metrics_from_confusion(each) for each in counts]
     print(f"CamVid, B0 from the same random weights, {steps} steps, batch {batch_size}, crops of {crop}, no dropout")
     print(f"{'':<30}{'HF PyTorch':>12}{'this project':>14}")
     rows = {

@@ -1,4 +1,4 @@
-"""`tf-segformer evaluate`: the scores are those of the images, and a bad dataset is rejectd by name."""
+"""`tf-segformer evaluate`: the scores are those of the images, and a bad dataset is rejected by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_segformer.evaluation.metrics import confusion_matrix, scores_from_confusion
+from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_images(run, checkpoint, pairs, tmp_path, option
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     np.testing.assert_array_equal(written["confusion_matrix"], expected)
     assert report["images"] == count
-    scores = scores_from_confusion(expected)
+    scores = metrics_from_confusion(expected)
     for name in ("mIoU", "mAcc", "aAcc", "fwIoU"):
         assert report[name] == pytest.approx(scores[name], abs=1e-6)
     assert [row["name"] for row in report["classes"]] == ["meadow", "sky", "house"]

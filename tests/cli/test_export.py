@@ -79,7 +79,7 @@ def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
         (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),
     ],
 )
-def test_options_that_do_not_fit_the_format_are_rejectd(run, checkpoint, tmp_path, arguments, message):
+def test_options_that_do_not_fit_the_format_are_rejected(run, checkpoint, tmp_path, arguments, message):
     outcome = run("export", checkpoint(), tmp_path / "out", *arguments)
     assert outcome.code == 2 and message in outcome.err
     assert not (tmp_path / "out").exists()

@@ -165,7 +165,7 @@ def test_options_that_make_no_sense_are_usage_errors(run, checkpoint, image, tmp
     assert "Traceback" not in outcome.err
 
 
-def test_output_that_is_a_file_is_rejectd(run, checkpoint, image, tmp_path):
+def test_output_that_is_a_file_is_rejected(run, checkpoint, image, tmp_path):
     photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, "-m", checkpoint(), "-o", photo)
     assert outcome.code == 2
@@ -182,7 +182,7 @@ def test_classification_checkpoint_prints_its_best_classes(run, checkpoint, imag
     assert "missing.png" in outcome.err
 
 
-def test_encoder_is_rejectd(run, checkpoint, image, tmp_path):
+def test_encoder_is_rejected(run, checkpoint, image, tmp_path):
     outcome = run("predict", image(tmp_path / "photo.png"), "-m", checkpoint("encoder"))
     assert outcome.code == 2
     assert "decode head" in outcome.err

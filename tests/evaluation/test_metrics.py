@@ -1,4 +1,4 @@
-"""Scores against a per-pixel oracle; counts that survive size, replicas, XLA, half precision and the other backends."""
+"""Metrics against a per-pixel oracle; counts that survive size, replicas, XLA, half precision and other backends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_segformer.evaluation.metrics import MeanIoU, confusion_matrix, scores_from_confusion
+from tf_segformer.evaluation.metrics import MeanIoU, confusion_matrix, metrics_from_confusion
 
 CLASSES = 7
 IGNORE = 255
@@ -50,22 +50,22 @@ def _oracle(target: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_scores_equal_the_definitions(seed):
+def test_metrics_equal_the_definitions(seed):
     target, prediction = _random_maps(seed)
-    scores = scores_from_confusion(confusion_matrix(target, prediction, CLASSES))
+    metrics = metrics_from_confusion(confusion_matrix(target, prediction, CLASSES))
     for name, expected in _oracle(target, prediction).items():
-        np.testing.assert_allclose(scores[name], expected, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(metrics[name], expected, rtol=1e-12, err_msg=name)
 
 
 def test_class_that_is_nowhere_is_left_out_and_one_only_predicted_counts_as_zero():
     target, prediction = _random_maps(0)
-    scores = scores_from_confusion(confusion_matrix(target, prediction, CLASSES))
-    assert np.isnan(scores["IoU"][3])
-    assert scores["IoU"][4] == 0
-    assert np.isnan(scores["Acc"][4])
+    metrics = metrics_from_confusion(confusion_matrix(target, prediction, CLASSES))
+    assert np.isnan(metrics["IoU"][3])
+    assert metrics["IoU"][4] == 0
+    assert np.isnan(metrics["Acc"][4])
 
 
-def test_metric_over_batches_equals_the_scores_of_all_pixels():
+def test_metric_over_batches_equals_the_metrics_of_all_pixels():
     maps = [_random_maps(seed) for seed in range(4)]
     metric = MeanIoU(CLASSES)
     for target, prediction in maps:
@@ -73,17 +73,17 @@ def test_metric_over_batches_equals_the_scores_of_all_pixels():
     target, prediction = (np.stack(each) for each in zip(*maps, strict=True))
     np.testing.assert_array_equal(metric.confusion_matrix(), confusion_matrix(target, prediction, CLASSES))
     np.testing.assert_allclose(float(metric.result()), _oracle(target, prediction)["mIoU"], rtol=1e-6)
-    assert metric.scores()["mIoU"] == pytest.approx(_oracle(target, prediction)["mIoU"], rel=1e-12)
+    assert metric.metrics()["mIoU"] == pytest.approx(_oracle(target, prediction)["mIoU"], rel=1e-12)
 
 
 @pytest.mark.parametrize("target", [np.full((1, 4, 4), IGNORE), np.zeros((0, 4, 4))], ids=["all-ignored", "no-image"])
-def test_empty_set_is_undefined_in_the_scores_and_zero_in_the_metric(target):
+def test_empty_set_is_undefined_in_the_metrics_and_zero_in_the_result(target):
     metric = MeanIoU(CLASSES)
     metric.update_state(target.astype("int32"), np.zeros(target.shape, "int32"))
     assert float(metric.result()) == 0
     with np.errstate(all="raise"):
-        scores = metric.scores()
-    assert all(np.isnan(scores[name]) for name in ("mIoU", "aAcc", "mAcc", "fwIoU"))
+        metrics = metric.metrics()
+    assert all(np.isnan(metrics[name]) for name in ("mIoU", "aAcc", "mAcc", "fwIoU"))
 
 
 def test_class_of_the_model_can_be_the_ignored_one():
@@ -94,14 +94,14 @@ def test_class_of_the_model_can_be_the_ignored_one():
     np.testing.assert_array_equal(confusion_matrix(target, prediction, 2, ignore_index=0), [[0, 0], [1, 1]])
 
 
-def test_label_out_of_range_is_rejectd_by_name():
+def test_label_out_of_range_is_rejected_by_name():
     with pytest.raises(ValueError, match="target holds class 9"):
         confusion_matrix(np.array([9]), np.array([0]), CLASSES)
     with pytest.raises(ValueError, match="prediction holds class 7"):
         confusion_matrix(np.array([0]), np.array([7]), CLASSES)
 
 
-def test_logits_of_another_number_of_classes_and_sample_weights_are_rejectd():
+def test_logits_of_another_number_of_classes_and_sample_weights_are_rejected():
     metric = MeanIoU(CLASSES)
     with pytest.raises(ValueError, match=r"expected \(batch, height, width, 7\) logits"):
         metric.update_state(np.zeros((1, 4, 4), "int32"), np.zeros((1, 1, 1, 3), "float32"))

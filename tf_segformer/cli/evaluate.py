@@ -177,9 +177,9 @@ def describe_scores(confusion: np.ndarray, class_names: tuple[str, ...]) -> dict
     Returns:
         The four scores of `SUMMARY`, and IoU, accuracy and labelled pixels of each class.
     """
-    from tf_segformer.evaluation.metrics import scores_from_confusion
+    from tf_segformer.evaluation.metrics import metrics_from_confusion
 
-    scores = scores_from_confusion(confusion)
+    scores = metrics_from_confusion(confusion)
     return {
         **{name: _or_null(scores[name]) for name in SUMMARY},
         "classes": [

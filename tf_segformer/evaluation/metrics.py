@@ -1,8 +1,7 @@
-"""MeanIoU and the scores of a confusion matrix, counted exactly however large the dataset is."""
+"""MeanIoU and the other metrics of a confusion matrix, counted exactly however large the dataset is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -48,23 +47,23 @@ def confusion_matrix(
     return np.bincount(target * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
-    """The scores of semantic segmentation as mmsegmentation defines and names them.
+def metrics_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
+    """The metrics of semantic segmentation as mmsegmentation defines and names them.
 
     A class that is neither in the target nor in the prediction has no IoU, and one that is not in the target no
-    accuracy: they are nan and the means leave them out. With nothing counted every score is nan.
+    accuracy: they are nan and the means leave them out. With nothing counted every metric is nan.
 
     Args:
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
 
     Returns:
-        "mIoU", "aAcc" (pixel accuracy), "mAcc" (mean accuracy) and "fwIoU" (IoU weighted by the share of each class in
-        the target) as floats in [0, 1] or nan; "IoU" and "Acc" as (K,) float64 arrays, one entry a class.
+        "mIoU", "aAcc" (pixel accuracy), "mAcc" (mean accuracy) and "fwIoU" (IoU weighted by the fraction of each class
+        in the target) as floats in [0, 1] or nan; "IoU" and "Acc" as (K,) float64 arrays, one entry per class.
 
     Source: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 5; names of mmsegmentation's IoUMetric.
 
     Example:
-        >>> round(scores_from_confusion(np.array([[3, 1], [0, 4]]))["mIoU"], 3)
+        >>> round(metrics_from_confusion(np.array([[3, 1], [0, 4]]))["mIoU"], 3)
         0.775
     """
     counts = np.asarray(confusion, dtype=np.float64)
@@ -87,8 +86,9 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
 class MeanIoU(keras.metrics.Metric):
     """Mean intersection over union of all batches, from logits or class maps.
 
-    The state is the confusion matrix. Each count is kept as two float32 digits, so no pixel is lost up to 1.1e12 a cell
-    (a single float32 stops counting at 1.7e7), on every backend, under XLA and with replicas whose states are summed.
+    The state is the confusion matrix. Each count is kept as two float32 digits, so no pixel is lost up to 1.1e12
+    per cell (a single float32 stops counting at 1.7e7), on every backend, under XLA and with replicas whose states are
+    summed.
 
     Args:
         num_classes: Number of classes K.
@@ -152,9 +152,9 @@ class MeanIoU(keras.metrics.Metric):
         high, low = ops.convert_to_numpy(self._high_digit), ops.convert_to_numpy(self._low_digit)
         return high.astype(np.int64) * _RADIX + low.astype(np.int64)
 
-    def scores(self) -> Mapping[str, Any]:
-        """All scores so far, as `scores_from_confusion` names them."""
-        return scores_from_confusion(self.confusion_matrix())
+    def metrics(self) -> dict[str, Any]:
+        """All metrics so far, as `metrics_from_confusion` names them."""
+        return metrics_from_confusion(self.confusion_matrix())
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

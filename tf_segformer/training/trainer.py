@@ -213,7 +213,7 @@ def make_validation(
         parallel_calls: Images prepared at once; None lets tf.data decide.
 
     Returns:
-        Function without arguments that returns the scores of `metrics.scores_from_confusion`, "loss", and "examples":
+        Function without arguments that returns the scores of `metrics.metrics_from_confusion`, "loss", and "examples":
         (image uint8, class map, target) of the first three images.
 
     Example:
@@ -238,7 +238,7 @@ def make_validation(
             if len(examples) < _EXAMPLES:
                 class_map = class_map_from_logits(logits[0].numpy(), tuple(labels.shape[1:]))
                 examples.append((denormalize(images[0]), class_map, labels[0].numpy()))
-        return {**metric.scores(), "loss": sum(losses) / len(losses), "examples": examples}
+        return {**metric.metrics(), "loss": sum(losses) / len(losses), "examples": examples}
 
     return validate
 
