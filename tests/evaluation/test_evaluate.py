@@ -131,7 +131,8 @@ def test_report_holds_the_metrics_and_the_counts(predictor, dataset, tmp_path):
     assert written["confusion_matrix"] == metrics["confusion_matrix"].tolist()
     assert written["mIoU"] == pytest.approx(metrics["mIoU"], abs=1e-6)
     assert [row["name"] for row in written["classes"]] == list(CLASS_NAMES)
-    assert Image.open(paths[1]).width > 100
+    with Image.open(paths[1]) as plot:
+        assert plot.width > 100
 
 
 def test_undefined_metric_is_null(predictor, dataset):
