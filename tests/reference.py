@@ -52,3 +52,9 @@ def image_file(seed: int, width: int, height: int, kind: str = "JPEG", mode: str
     encoded = io.BytesIO()
     image.save(encoded, kind, **options)
     return encoded.getvalue()
+
+
+def image_size(path) -> tuple[int, int]:
+    """(width, height) of an image file, which is closed again."""
+    with Image.open(path) as image:
+        return image.size

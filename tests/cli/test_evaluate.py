@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.reference import image_size
 from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
@@ -48,7 +49,7 @@ def test_scores_are_those_of_the_images(run, checkpoint, pairs, tmp_path, option
     for name in ("mIoU", "mAcc", "aAcc", "fwIoU"):
         assert report[name] == pytest.approx(scores[name], abs=1e-6)
     assert [row["name"] for row in report["classes"]] == ["meadow", "sky", "house"]
-    assert Image.open(tmp_path / "out" / "confusion_matrix.png").width > 100
+    assert image_size(tmp_path / "out" / "confusion_matrix.png")[0] > 100
 
 
 def test_table_lists_every_class_and_score(run, checkpoint, pairs, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.reference import image_size
 from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 from tf_segformer.data.augmentation import Augmentation
@@ -107,7 +108,7 @@ def test_run_leaves_best_and_last_weights_and_every_log(finished):
     assert [int(row["step"]) for row in rows] == [3, 6, 8]
     assert {"learning_rate", "head_learning_rate", "loss", "val_loss", "mIoU", "IoU sky", "IoU sun"} <= set(rows[0])
     assert best["mIoU"] == pytest.approx(max(float(row["mIoU"]) for row in rows), abs=1e-5)
-    assert Image.open(folder / "curves.png").size > (500, 500)
+    assert image_size(folder / "curves.png") > (500, 500)
     assert SegformerImageProcessor.from_pretrained(folder / "best").do_resize is False
     last = SegformerForSemanticSegmentation.from_pretrained(folder / "last")
     with trainer.ema_weights(model):
