@@ -6,9 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tf_segformer import data as data
     from tf_segformer.configuration import SegformerConfig as SegformerConfig
+    from tf_segformer.deploy.litert import export_litert as export_litert
+    from tf_segformer.deploy.onnx.export import export_onnx as export_onnx
     from tf_segformer.deploy.saved_model import export_saved_model as export_saved_model
+    from tf_segformer.deploy.tf_serving.client import Client as Client
     from tf_segformer.evaluation import metrics as metrics
+    from tf_segformer.evaluation.evaluate import evaluate as evaluate
+    from tf_segformer.imaging import visualize as visualize
     from tf_segformer.imaging.processor import SegformerImageProcessor as SegformerImageProcessor
     from tf_segformer.inference.predictor import SegmentationPredictor as SegmentationPredictor
     from tf_segformer.modeling.decode_head import SegformerDecodeHead as SegformerDecodeHead
@@ -20,7 +26,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY_IMPORTS = {
+_MODULES = {
+    "data": "tf_segformer.data",
+    "losses": "tf_segformer.training.losses",
+    "metrics": "tf_segformer.evaluation.metrics",
+    "optimization": "tf_segformer.training.optimization",
+    "visualize": "tf_segformer.imaging.visualize",
+}
+_OBJECTS = {
     "SegformerConfig": "tf_segformer.configuration",
     "SegformerModel": "tf_segformer.modeling.models",
     "SegformerForImageClassification": "tf_segformer.modeling.models",
@@ -28,24 +41,27 @@ _LAZY_IMPORTS = {
     "SegformerDecodeHead": "tf_segformer.modeling.decode_head",
     "SegformerImageProcessor": "tf_segformer.imaging.processor",
     "SegmentationPredictor": "tf_segformer.inference.predictor",
+    "evaluate": "tf_segformer.evaluation.evaluate",
+    "export_litert": "tf_segformer.deploy.litert",
+    "export_onnx": "tf_segformer.deploy.onnx.export",
     "export_saved_model": "tf_segformer.deploy.saved_model",
-    "losses": "tf_segformer.training.losses",
-    "metrics": "tf_segformer.evaluation.metrics",
-    "optimization": "tf_segformer.training.optimization",
+    "Client": "tf_segformer.deploy.tf_serving.client",
 }
 
-__all__ = sorted(_LAZY_IMPORTS)
+__all__ = sorted({*_MODULES, *_OBJECTS})
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use, so that `import tf_segformer` stays quick and silent."""
-    if name not in _LAZY_IMPORTS:
+    if name in _MODULES:
+        value: Any = import_module(_MODULES[name])
+    elif name in _OBJECTS:
+        value = getattr(import_module(_OBJECTS[name]), name)
+    else:
         raise AttributeError(f"module 'tf_segformer' has no attribute '{name}'")
-    module = import_module(_LAZY_IMPORTS[name])
-    value = module if _LAZY_IMPORTS[name].rpartition(".")[2] == name else getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY_IMPORTS})
+    return sorted({*globals(), *__all__})
