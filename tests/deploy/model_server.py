@@ -1,7 +1,7 @@
 """Stands in for tensorflow_model_server: its gRPC and REST interfaces over a SavedModel, requests merged into batches.
 
 Run as a program, it prints the two ports and serves until its standard input closes. The protos are TensorFlow
-Serving's own; merging and parting follow its BatchingSession: outputs are parted along their first axis.
+Serving's own; merging and splitting follow its BatchingSession: outputs are split along their first axis.
 """
 
 from __future__ import annotations
@@ -17,18 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 MAX_BATCH = 8
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
 
 
-class Rejectd(Exception):
+class Rejected(Exception):
     def __init__(self, code, message):
         super().__init__(message)
         self.code = code
@@ -47,7 +42,7 @@ class Batcher:
 
     def run(self, inputs):
         if set(inputs) != {self.input_name}:
-            raise Rejectd("INVALID_ARGUMENT", f"inputs must be {self.input_name}, but are {', '.join(inputs)}")
+            raise Rejected("INVALID_ARGUMENT", f"inputs must be {self.input_name}, but are {', '.join(inputs)}")
         answer = futures.Future()
         self.waiting.put((inputs[self.input_name], answer))
         return answer.result()
@@ -63,10 +58,10 @@ class Batcher:
                 outputs = self.function(**{self.input_name: merged})
                 sizes = [len(value) for value, _ in tasks]
                 for name, output in outputs.items():
-                    assert output.shape[0] == sum(sizes), f"{name} cannot be parted: {output.shape} for {sum(sizes)}"
-                parted = {name: tf.split(output, sizes, axis=0) for name, output in outputs.items()}
+                    assert output.shape[0] == sum(sizes), f"{name} cannot be split: {output.shape} for {sum(sizes)}"
+                split = {name: tf.split(output, sizes, axis=0) for name, output in outputs.items()}
                 for index, (_, answer) in enumerate(tasks):
-                    answer.set_result({name: parts[index].numpy() for name, parts in parted.items()})
+                    answer.set_result({name: parts[index].numpy() for name, parts in split.items()})
             except Exception as error:
                 for _, answer in tasks:
                     answer.set_exception(error)
@@ -81,22 +76,22 @@ class Model:
 
     def check_name(self, name):
         if name != self.name:
-            raise Rejectd("NOT_FOUND", f"Servable not found for request: Latest({name})")
+            raise Rejected("NOT_FOUND", f"Servable not found for request: Latest({name})")
 
     def predict(self, name, signature, inputs):
         self.check_name(name)
         if self.failures_to_come:
             self.failures_to_come -= 1
-            raise Rejectd("UNAVAILABLE", "no capacity left, try again")
+            raise Rejected("UNAVAILABLE", "no capacity left, try again")
         if signature not in self.batchers:
-            raise Rejectd("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
+            raise Rejected("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
         try:
             return self.batchers[signature].run(inputs)
         except tf.errors.InvalidArgumentError as error:
-            raise Rejectd("INVALID_ARGUMENT", error.message) from error
+            raise Rejected("INVALID_ARGUMENT", error.message) from error
 
 
-class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
+class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, model):
         self.model = model
 
@@ -105,22 +100,12 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         try:
             outputs = self.model.predict(spec.name, spec.signature_name or "serving_default", inputs)
-        except Rejectd as error:
+        except Rejected as error:
             context.abort(grpc.StatusCode[error.code], str(error))
         response = predict_pb2.PredictResponse()
         response.model_spec.CopyFrom(spec)
         for name in request.output_filter or outputs:
             response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
-        return response
-
-    def GetModelStatus(self, request, context):
-        try:
-            self.model.check_name(request.model_spec.name)
-        except Rejectd as error:
-            context.abort(grpc.StatusCode[error.code], str(error))
-        response = get_model_status_pb2.GetModelStatusResponse()
-        version = response.model_version_status.add(version=1)
-        version.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
         return response
 
 
@@ -142,13 +127,6 @@ def make_rest_handler(model):
         def reject(self, error):
             self.answer(HTTP_STATUS[error.code], {"error": str(error)})
 
-        def do_GET(self):
-            try:
-                model.check_name(self.path.rpartition("/")[2])
-                self.answer(200, {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {}}]})
-            except Rejectd as error:
-                self.reject(error)
-
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name = self.path.rpartition("/")[2].removesuffix(":predict")
@@ -157,7 +135,7 @@ def make_rest_handler(model):
                 columns = columns_of(request["instances"]) if by_rows else request["inputs"]
                 inputs = {key: from_json(value) for key, value in columns.items()}
                 outputs = model.predict(name, request.get("signature_name", "serving_default"), inputs)
-            except Rejectd as error:
+            except Rejected as error:
                 self.reject(error)
                 return
             shown = {key: to_json(key, value) for key, value in outputs.items()}
@@ -202,7 +180,6 @@ def start(folder, name):
     server = grpc.server(futures.ThreadPoolExecutor(16), options=limits)
     service = GrpcService(model)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
     grpc_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     rest = ThreadingHTTPServer(("127.0.0.1", 0), make_rest_handler(model))

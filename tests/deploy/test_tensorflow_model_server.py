@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.deploy.images import BROKEN, JPEG, PNG
-from tf_segformer.deploy.tf_serving.client import Client
+from tf_segformer.deploy.tf_serving.client import Client, ServerError
 from tf_segformer.deploy.tf_serving.configuration import write_serving_config
 
 pytestmark = pytest.mark.skipif(
@@ -24,6 +24,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def is_ready(url):
+    try:
+        return Client(url, retries=0).segment([PNG])[0].status == "OK"
+    except ServerError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def urls(exported, tmp_path_factory):
     pytest.importorskip("tensorflow_serving", reason='needs the extra "serving"')
@@ -33,9 +40,8 @@ def urls(exported, tmp_path_factory):
     command = write_serving_config(folder, folder / "config").server
     command = command.replace("--port=8500", f"--port={grpc_port}").replace("=8501", f"={rest_port}")
     with subprocess.Popen(shlex.split(command)) as process:
-        client = Client(f"http://127.0.0.1:{rest_port}", retries=0)
         deadline = time.monotonic() + 120
-        while not client.is_ready():
+        while not is_ready(f"http://127.0.0.1:{rest_port}"):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.5)
         yield [f"http://127.0.0.1:{rest_port}", f"grpc://127.0.0.1:{grpc_port}"]

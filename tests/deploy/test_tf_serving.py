@@ -88,7 +88,7 @@ def test_rest_by_rows_as_with_curl(exported, server):
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
-def test_errors_of_the_server_are_told(server, way):
+def test_errors_of_the_server_are_reported(server, way):
     with pytest.raises(ServerError, match=r"NOT_FOUND: .*nonsense"):
         Client(server.url(way), model="nonsense").segment([JPEG])
     with pytest.raises(ServerError, match=r"INVALID_ARGUMENT: .*signature"):
@@ -108,16 +108,9 @@ def test_a_request_is_sent_again_while_the_server_is_unavailable(server, way):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
-def test_no_server_is_unavailable_and_not_ready(url):
-    assert not Client(url, timeout=2).is_ready()
+def test_no_server_is_unavailable(url):
     with pytest.raises(ServerError, match="UNAVAILABLE"):
         Client(url, retries=0, timeout=2).segment([PNG])
-
-
-@pytest.mark.parametrize("way", ["rest", "grpc"])
-def test_health(server, way):
-    assert Client(server.url(way)).is_ready()
-    assert not Client(server.url(way), model="nonsense").is_ready()
 
 
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://host:1", "http://"])
@@ -193,7 +186,7 @@ def resident_megabytes(process_id):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux tells it")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux reports it")
 def test_two_thousand_requests_from_eight_clients_with_one_in_ten_broken(exported):
     version = exported().version
     command = [sys.executable, model_server.__file__, str(version), "segformer"]

@@ -1,4 +1,4 @@
-"""What the tests of this room compare with, stated plainly in float64."""
+"""What the tests of this folder compare with, stated plainly in float64."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(source)))  # (target, source)
         logits = np.moveaxis(np.tensordot(weights, logits, axes=(1, axis)), 0, axis)
     return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.inference.definitions import resized
+from tests.inference.definitions import resized, softmax
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
@@ -43,11 +43,6 @@ def _image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth colors, so that resizing keeps something."""
     small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def _logits(model, processor, image, size=None) -> np.ndarray:
@@ -125,7 +120,7 @@ def test_slide_mode_averages_the_logits_of_overlapping_windows(model, processor,
     result = _only(predictor(image))
     logits = _slide_logits(model, processor, image, window, stride)
     _assert_same_but_for_ties(result.class_map, logits)
-    np.testing.assert_allclose(result.confidence, _softmax(logits).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, softmax(logits).max(-1), atol=1e-5)
 
 
 def test_windows_default_to_the_processors_size_and_three_quarters_of_it(model, processor):
@@ -143,10 +138,10 @@ def test_multiscale_is_the_mean_of_probabilities(model, processor, flip):
     probabilities = []
     for scale in (0.5, 1.0, 1.75):
         view_size = tuple(int(np.ceil(side * scale / 32)) * 32 for side in (75, 110))
-        probabilities.append(_softmax(resized(_logits(model, processor, image, view_size), (75, 110))))
+        probabilities.append(softmax(resized(_logits(model, processor, image, view_size), (75, 110))))
         if flip:
             flipped = resized(_logits(model, processor, image[:, ::-1], view_size), (75, 110))
-            probabilities.append(_softmax(flipped)[:, ::-1])
+            probabilities.append(softmax(flipped)[:, ::-1])
     _assert_same_but_for_ties(result.class_map, np.mean(probabilities, axis=0))
     np.testing.assert_allclose(result.confidence, np.mean(probabilities, axis=0).max(-1), atol=1e-5)
 
@@ -164,7 +159,7 @@ def test_multiscale_through_windows_slides_at_each_scale(model, processor):
     result = _only(predictor(image))
     enlarged = np.asarray(Image.fromarray(image).resize((192, 128), Image.Resampling.BILINEAR))
     views = [_slide_logits(model, processor, each, (48, 48), (32, 32)) for each in (image, enlarged)]
-    expected = np.mean([_softmax(resized(each, (64, 96))) for each in views], axis=0)
+    expected = np.mean([softmax(resized(each, (64, 96))) for each in views], axis=0)
     _assert_same_but_for_ties(result.class_map, expected)
     np.testing.assert_allclose(result.confidence, expected.max(-1), atol=1e-5)
 
@@ -173,7 +168,7 @@ def test_confidence_is_the_probability_of_the_predicted_class(model, processor):
     image = _image(75, 110)
     result = _only(SegmentationPredictor(model, processor, return_confidence=True)(image))
     logits = _logits(model, processor, image, size=(64, 96))
-    np.testing.assert_allclose(result.confidence, _softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
+    np.testing.assert_allclose(result.confidence, softmax(resized(logits, (75, 110))).max(-1), atol=1e-5)
 
 
 def test_every_kind_of_image_gives_the_same_map(model, processor, tmp_path):

@@ -130,31 +130,21 @@ def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json:
 
 def _classify(model: Any, processor: Any, images: list[Path], as_json: bool) -> tuple[int, int]:
     """Prints the most probable classes of each image; returns how many could be read and how many not."""
-    import numpy as np
+    from tf_segformer.inference.classifier import classify
 
-    from tf_segformer.imaging.files import open_image
-    from tf_segformer.inference.forward import forward_function
-
-    forward = forward_function(model)
-    done = 0
-    for path in images:
-        try:
-            image = open_image(path, apply_exif_orientation=processor.apply_exif_orientation)
-        except (ValueError, OSError) as error:
-            _report_error(error)
-            continue
-        logits = forward(processor(image)["pixel_values"])[0]  # (K,)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES]
-        named = {model.config.id2label[int(index)]: float(probabilities[index]) for index in best}
+    results = classify(model, processor, images, top_k=_TOP_CLASSES, on_error="skip")
+    done = reported = 0
+    for result in results:
+        reported = _report_failures(results.failures, reported)
         if as_json:
-            click.echo(json.dumps({"image": str(path), "probabilities": named}, ensure_ascii=False))
+            line = {"image": result.source, "probabilities": result.probabilities}
+            click.echo(json.dumps(line, ensure_ascii=False))
         else:
-            rows = [(name, _percent(probability)) for name, probability in named.items()]
-            _print_table(str(path), ("class", "probability"), rows)
+            rows = [(name, _percent(probability)) for name, probability in result.probabilities.items()]
+            _print_table(str(result.source), ("class", "probability"), rows)
         done += 1
-    return done, len(images) - done
+    _report_failures(results.failures, reported)
+    return done, len(results.failures)
 
 
 def _print_table(title: str, header: tuple[str, str], rows: list[tuple[str, str]]) -> None:

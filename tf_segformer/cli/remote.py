@@ -12,7 +12,7 @@ from tf_segformer.cli.loading import import_keras
 from tf_segformer.deploy.tf_serving.client import OK, Client
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.files import MAX_FILE_BYTES
-from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
+from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.io import read_bytes
 
 _LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size", "bfloat16")
@@ -28,7 +28,7 @@ class RemotePredictor:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def __call__(self, images: Sequence[Path], on_error: str = "skip") -> SegmentationResults:
+    def __call__(self, images: Sequence[Path], on_error: str = "skip") -> Results[SegmentationResult]:
         """Segments image files; one that cannot be read or is rejected becomes a failure.
 
         Args:
@@ -39,7 +39,7 @@ class RemotePredictor:
             The results in order, each asked for when it is taken.
         """
         failures: list[Failure] = []
-        return SegmentationResults(self._results(images, failures), failures)
+        return Results(self._results(images, failures), failures)
 
     def _results(self, images: Sequence[Path], failures: list[Failure]) -> Iterator[SegmentationResult]:
         for index, path in enumerate(images):

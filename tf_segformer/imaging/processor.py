@@ -390,5 +390,5 @@ def _as_channel_values(name: str, values: Any) -> float | list[float]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tells whether a value is a finite real number."""
+    """Whether a value is a finite real number."""
     return isinstance(value, Real) and math.isfinite(value)

@@ -29,7 +29,7 @@ def to_array(image: Any) -> np.ndarray:
 
 
 def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> str:
-    """Tells where the channels of an (.., .., ..) array are; ambiguous shapes count as channels first, with a warning.
+    """Says where the channels of an (.., .., ..) array are; ambiguous shapes count as channels first, with a warning.
 
     Args:
         array: Image with three axes.
@@ -53,7 +53,7 @@ def infer_layout(array: np.ndarray, channel_counts: Sequence[int] = (1, 3)) -> s
         )
     if not first and not last:
         raise ValueError(
-            f"Cannot tell the channels of an image of shape {array.shape}: neither its first nor its last axis has "
+            f"Cannot infer the channels of an image of shape {array.shape}: neither its first nor its last axis has "
             f"{' or '.join(map(str, channel_counts))} entries. Pass input_data_format, or convert the image to RGB."
         )
     return CHANNELS_FIRST if first else CHANNELS_LAST
@@ -67,7 +67,7 @@ def change_layout(array: np.ndarray, layout: str, target: str) -> np.ndarray:
 
 
 def looks_rescaled(array: np.ndarray) -> bool:
-    """Tells whether the values of an image lie in [0, 1] already (an 8-bit image never counts)."""
+    """Whether the values of an image lie in [0, 1] already (an 8-bit image never counts)."""
     return array.dtype != np.uint8 and bool(array.min() >= 0 and array.max() <= 1)
 
 
@@ -141,7 +141,7 @@ def _per_channel(values: float | Sequence[float], channels: int, name: str, dtyp
 
 
 def _is_fractional(image: np.ndarray) -> bool:
-    """Tells whether an image holds floats in [0, 1] that must be scaled to fit in 8 bits."""
+    """Whether an image holds floats in [0, 1] that must be scaled to fit in 8 bits."""
     if image.dtype == np.uint8:
         return False
     whole = np.allclose(image, image.astype(int))

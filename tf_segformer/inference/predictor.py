@@ -5,20 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from os import PathLike, fspath
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
-from tf_segformer.inference.results import Failure, SegmentationResult, SegmentationResults
+from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_images
+from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.inference.windows import (
     ArrayLogits,
     LogitSource,
@@ -33,19 +30,6 @@ DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
 _TOTAL_STRIDE = 32  # of the encoder: "whole" rounds sides up to it
 
 _Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An image that was read: position, path, and pixels (H, W, C)."""
-
-    index: int
-    source: str | None
-    pixels: np.ndarray
-
-    @property
-    def size(self) -> _Size:
-        return self.pixels.shape[:2]
 
 
 class SegmentationPredictor:
@@ -125,7 +109,7 @@ class SegmentationPredictor:
             raise ValueError("return_logits needs mode 'resize' or 'whole' without flip: others average many logits")
         self._forward = forward_function(model)
 
-    def __call__(self, images: Any, on_error: str = "raise") -> SegmentationResults:
+    def __call__(self, images: Any, on_error: str = "raise") -> Results[SegmentationResult]:
         """Segments one image or many.
 
         Args:
@@ -141,46 +125,19 @@ class SegmentationPredictor:
             ValueError: For an unknown `on_error`; while iterating, for an array that is no image.
             ImageError: While iterating, for a file that cannot be read.
         """
-        if on_error not in ("raise", "skip"):
+        if on_error not in ON_ERROR:
             raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
-        images = [images] if _is_one_image(images) else images
+        images = as_images(images)
         total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        results = self._segment(self._read(images, on_error, failures))
+        turned = self.processor.apply_exif_orientation
+        opened = read_images(images, self.model.input_shape[-1], turned, on_error, failures)
+        results = self._segment(opened)
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
-        return SegmentationResults(results, failures)
+        return Results(results, failures)
 
-    def _read(self, images: Iterable[Any], on_error: str, failures: list[Failure]) -> Iterator[_Image]:
-        """Opens the images one after the other; unreadable ones raise or are noted."""
-        for index, image in enumerate(images):
-            source = fspath(image) if isinstance(image, (str, PathLike)) else None
-            try:
-                pixels = self._pixels(image)
-            except (ValueError, OSError) as error:
-                if on_error == "raise":
-                    raise
-                failures.append(Failure(index, source, error))
-            else:
-                yield _Image(index, source, pixels)
-
-    def _pixels(self, image: Any) -> np.ndarray:
-        """An image of any kind as (H, W, C)."""
-        if isinstance(image, (str, PathLike, bytes, Image.Image)):
-            turned = self.processor.apply_exif_orientation
-            return np.asarray(open_image(image, apply_exif_orientation=turned))
-        array = transforms.to_array(image)
-        if array.size == 0:
-            raise ValueError(f"the image is empty: its shape is {array.shape}")
-        channels = self.model.input_shape[-1]
-        if array.ndim == 2:
-            return np.repeat(array[..., None], channels, axis=-1)
-        layout = transforms.CHANNELS_LAST
-        if array.shape[-1] != channels:
-            layout = transforms.infer_layout(array, (channels,))
-        return transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
-
-    def _segment(self, images: Iterator[_Image]) -> Iterator[SegmentationResult]:
+    def _segment(self, images: Iterator[InputImage]) -> Iterator[SegmentationResult]:
         """The results of images that were read, in order."""
         if self._averages:
             yield from map(self._segment_averaged, images)
@@ -190,7 +147,7 @@ class SegmentationPredictor:
                 logits = self._logits([image.pixels for image in batch], size)
                 yield from (self._from_logits(*each) for each in zip(batch, logits, strict=True))
 
-    def _from_logits(self, image: _Image, logits: np.ndarray) -> SegmentationResult:
+    def _from_logits(self, image: InputImage, logits: np.ndarray) -> SegmentationResult:
         """The result of an image that went through the model once."""
         if self.return_confidence:
             class_map, confidence = class_map_and_confidence(logits, image.size)
@@ -199,7 +156,7 @@ class SegmentationPredictor:
         kept = logits if self.return_logits else None
         return self._result(image, class_map, logits.shape[-1], confidence, kept)
 
-    def _segment_averaged(self, image: _Image) -> SegmentationResult:
+    def _segment_averaged(self, image: InputImage) -> SegmentationResult:
         """The result of an image that the model sees in windows, at several scales or flipped."""
         views = [
             (ResizedLogits(self._view_logits(image.pixels, size, flipped), image.size), flipped)
@@ -253,7 +210,7 @@ class SegmentationPredictor:
 
     def _result(
         self,
-        image: _Image,
+        image: InputImage,
         class_map: np.ndarray,
         num_classes: int,
         confidence: np.ndarray | None = None,
@@ -307,13 +264,6 @@ def _as_pair(name: str, value: Any) -> _Size:
 def _round_up(length: float) -> int:
     """The next multiple of the encoder's stride."""
     return max(1, math.ceil(length / _TOTAL_STRIDE)) * _TOTAL_STRIDE
-
-
-def _is_one_image(images: Any) -> bool:
-    """Whether this is one image and not an iterable of them."""
-    if isinstance(images, (str, PathLike, bytes, Image.Image)):
-        return True
-    return getattr(images, "ndim", None) in (2, 3)
 
 
 def _with_progress_bar(

@@ -1,11 +1,14 @@
-"""What the predictor gives: one result per image, and the images that could not be read."""
+"""What the predictors give: one result per image, and the images that could not be read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,21 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True)
+class ClassificationResult:
+    """The most probable classes of one image.
+
+    Args:
+        index: Position of the image among those given.
+        source: Path of the image as it was given, or None where it did not come from a file.
+        probabilities: Probability by class name, the largest first.
+    """
+
+    index: int
+    source: str | None
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Failure:
     """An image that could not be read.
 
@@ -53,16 +71,16 @@ class Failure:
     error: Exception
 
 
-class SegmentationResults(Iterator[SegmentationResult]):
+class Results(Iterator[Result]):
     """The results in the order of the images, each computed when it is asked for; can be run through once.
 
     Attributes:
         failures: The images skipped so far (with `on_error="skip"`).
     """
 
-    def __init__(self, results: Iterator[SegmentationResult], failures: list[Failure]) -> None:
+    def __init__(self, results: Iterator[Result], failures: list[Failure]) -> None:
         self._results = results
         self.failures = failures
 
-    def __next__(self) -> SegmentationResult:
+    def __next__(self) -> Result:
         return next(self._results)

@@ -52,8 +52,8 @@ class SegmentationResponse:
     """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejected.
-        class_map: (H, W) int32, or None where the image was rejected.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image is invalid.
+        class_map: (H, W) int32, or None where the image is invalid.
         class_fractions: How much of the image each class covers, (K,) float32.
         labels: Class names.
         colors: (K, 3) uint8.
@@ -71,8 +71,8 @@ class ClassificationResponse:
     """What a server answered for one image.
 
     Args:
-        status: "OK", or "INVALID_ARGUMENT: " and why the image was rejected.
-        probabilities: Probability by class name, the largest first; empty where the image was rejected.
+        status: "OK", or "INVALID_ARGUMENT: " and why the image is invalid.
+        probabilities: Probability by class name, the largest first; empty where the image is invalid.
     """
 
     status: str
@@ -127,13 +127,13 @@ class Client:
 
         Args:
             images: Bytes or paths of JPEG or PNG files, of any sizes.
-            strict: Whether one image that is rejected is an error; otherwise it is told in its `status`.
+            strict: Whether one invalid image is an error; otherwise its `status` says so.
 
         Returns:
-            One answer an image, in order.
+            One answer per image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` an image that was rejected.
+            ServerError: No answer, or with `strict` an invalid image.
         """
         outputs = self._ask(images, "class_map_bytes", strict)
         with _answers_understood():
@@ -156,10 +156,10 @@ class Client:
             strict: As in `segment`.
 
         Returns:
-            One answer an image, in order.
+            One answer per image, in order.
 
         Raises:
-            ServerError: No answer, or with `strict` an image that was rejected.
+            ServerError: No answer, or with `strict` an invalid image.
         """
         outputs = self._ask(images, "probabilities", strict)
         answers = []
@@ -192,22 +192,6 @@ class Client:
             time.sleep(_FIRST_PAUSE * 2**attempt)
         raise AssertionError("the loop returns or raises")
 
-    def is_ready(self) -> bool:
-        """Tells whether the server answers and has a version of the model available: a health check.
-
-        Returns:
-            False also where there is no server, or no such model on it.
-
-        Raises:
-            ServerError: The server answers with another error.
-        """
-        try:
-            return "AVAILABLE" in self._transport.version_states()
-        except ServerError as error:
-            if error.code in ("UNAVAILABLE", "NOT_FOUND", "DEADLINE_EXCEEDED"):
-                return False
-            raise
-
     def _ask(self, images: Iterable[ImageFile], wanted: str, strict: bool) -> Outputs:
         """Sends images to the default signature, which must have a certain output."""
         encoded = [image if isinstance(image, bytes) else read_bytes(image, MAX_FILE_BYTES) for image in images]
@@ -227,8 +211,6 @@ class _Transport(Protocol):
     """One way to a server; errors are `ServerError`."""
 
     def predict(self, inputs: Inputs, signature: str) -> Outputs: ...
-
-    def version_states(self) -> list[str]: ...
 
 
 class _Rest:
@@ -251,24 +233,19 @@ class _Rest:
             "signature_name": signature,
             "inputs": {name: _to_json(value) for name, value in inputs.items()},
         }
-        answer = self._send("POST", f"{self._url}:predict", body)
+        answer = self._send(f"{self._url}:predict", body)
         with _answers_understood():
             outputs = answer["outputs"]
             if not isinstance(outputs, dict):
                 outputs = {_SINGLE_OUTPUTS.get(signature, "output"): outputs}
             return {name: _from_json(value) for name, value in outputs.items()}
 
-    def version_states(self) -> list[str]:
-        answer = self._send("GET", self._url)
-        with _answers_understood():
-            return [version["state"] for version in answer["model_version_status"]]
-
-    def _send(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
+    def _send(self, url: str, body: Any) -> dict[str, Any]:
         """One request; what the server says of an error is kept."""
         # timeout= is for each read from the socket: a server that sends a byte a second is held to the deadline
         deadline = time.monotonic() + self._timeout
         try:
-            with self._session.request(method, url, json=body, timeout=self._timeout, stream=True) as response:
+            with self._session.post(url, json=body, timeout=self._timeout, stream=True) as response:
                 answer = json.loads(self._read(response, deadline))
         except (self._requests.RequestException, self._http_error) as error:
             if isinstance(error, self._requests.Timeout) or time.monotonic() > deadline:
@@ -300,7 +277,7 @@ class _Grpc:
     def __init__(self, url: str, model: str, timeout: float, max_answer_bytes: int) -> None:
         try:
             import grpc
-            from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+            from tensorflow_serving.apis import prediction_service_pb2_grpc
         except ImportError as error:
             raise ImportError(
                 "the gRPC client needs tensorflow-serving-api: pip install tf_segformer[serving]"
@@ -313,7 +290,6 @@ class _Grpc:
         else:
             self._channel = grpc.insecure_channel(host, options)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._model = model
         self._timeout = timeout
         self._max_answer_bytes = max_answer_bytes
@@ -335,14 +311,6 @@ class _Grpc:
                 if count * max(tf.as_dtype(value.dtype).size or 8, 1) > self._max_answer_bytes:
                     raise _too_large(self._max_answer_bytes)
             return {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
-
-    def version_states(self) -> list[str]:
-        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, ModelVersionStatus
-
-        request = GetModelStatusRequest()
-        request.model_spec.name = self._model
-        answer = self._call(self._models.GetModelStatus, request)
-        return [ModelVersionStatus.State.Name(version.state) for version in answer.model_version_status]
 
     def _call(self, method: Any, request: Any) -> Any:
         """One request; gRPC's errors become ours."""

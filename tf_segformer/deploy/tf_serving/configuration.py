@@ -1,4 +1,4 @@
-"""What TensorFlow Serving wants beside a SavedModel: configuration, warm-up requests, the commands to start it."""
+"""What TensorFlow Serving needs next to a SavedModel: configuration, warm-up requests, the commands to start it."""
 
 from __future__ import annotations
 

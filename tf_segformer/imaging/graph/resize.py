@@ -114,7 +114,7 @@ def resize_like_pillow(
 
 
 def _goes_down_first(fewer_rows: tf.Tensor, fewer_columns: tf.Tensor) -> tf.Tensor:
-    """Tells whether the installed Pillow resizes the height before the width."""
+    """Whether the installed Pillow resizes the height before the width."""
     if int(PIL.__version__.split(".")[0]) < 13:
         return tf.constant(False)
     return (fewer_rows > 0) & (fewer_rows > 2 * fewer_columns)
@@ -126,12 +126,12 @@ def _to_height(image: tf.Tensor, height: int | tf.Tensor, kernel: _Filter) -> tf
 
 
 def _to_width(image: tf.Tensor, width: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
-    """Resizes (H, W, C) to (H, width, C); turned over, so that whole rows of memory are added here too."""
+    """Resizes (H, W, C) to (H, width, C); transposed, so that whole rows of memory are added here too."""
 
-    def turned() -> tf.Tensor:
+    def transposed() -> tf.Tensor:
         return tf.transpose(_resample_rows(tf.transpose(image, [1, 0, 2]), width, kernel), [1, 0, 2])
 
-    return tf.cond(tf.equal(tf.shape(image)[1], width), lambda: image, turned)
+    return tf.cond(tf.equal(tf.shape(image)[1], width), lambda: image, transposed)
 
 
 def _resample_rows(image: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
