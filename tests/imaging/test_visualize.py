@@ -1,4 +1,4 @@
-"""The images hold what they promise: sizes, colors, shares, and no text that is cut off."""
+"""The images hold what they promise: sizes, colors, fractions, and no text that is cut off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.imaging.golden_cases import make_image
 from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging import drawing
 from tf_segformer.imaging.labels import LABELS, PALETTES
-from tf_segformer.imaging.visualize import colorize, draw_boundaries, draw_comparison, draw_error_map, draw_overlay
+from tf_segformer.imaging.visualize import _WRONG, colorize, draw_boundaries, draw_comparison, draw_overlay
 
 NAMES = LABELS["camvid"]
 SIZES = [(1, 1), (3, 40), (120, 160), (300, 400), (40, 1500), (900, 20)]
@@ -23,7 +23,7 @@ def image_and_map(size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def written_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every text that is drawn; one that would cross the edge of its canvas fails the test."""
+    """Every text that is painted; one that would cross the edge of its canvas fails the test."""
     texts = []
     draw_text = ImageDraw.ImageDraw.text
 
@@ -48,24 +48,24 @@ def test_colors_are_the_classes_own_and_black_outside_the_palette():
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_overlay_legend_lists_every_class_by_falling_share(size: tuple[int, int], written_texts: list[str]):
+def test_overlay_legend_lists_every_class_by_falling_fraction(size: tuple[int, int], written_texts: list[str]):
     image, class_map = image_and_map(size)
-    drawn = draw_overlay(image, class_map, NAMES)
+    painted = draw_overlay(image, class_map, NAMES)
     names = [text for text in written_texts if text in NAMES]
-    shares = [float(text.strip("<%")) for text in written_texts if text.endswith("%")]
+    fractions = [float(text.strip("<%")) for text in written_texts if text.endswith("%")]
     assert set(names) == {NAMES[index] for index in np.unique(class_map)}
-    assert len(names) == len(shares)
-    assert shares == sorted(shares, reverse=True)
-    assert drawn.width > size[1]
-    assert drawn.height >= size[0]
+    assert len(names) == len(fractions)
+    assert fractions == sorted(fractions, reverse=True)
+    assert painted.width > size[1]
+    assert painted.height >= size[0]
 
 
 @pytest.mark.parametrize("alpha", [0, 0.3, 1])
 def test_overlay_mixes_image_and_colors_by_alpha(alpha: float):
     image, class_map = image_and_map((120, 160))
-    drawn = np.asarray(draw_overlay(image, class_map, NAMES, alpha=alpha, legend=False), np.float64)
+    painted = np.asarray(draw_overlay(image, class_map, NAMES, alpha=alpha, legend=False), np.float64)
     expected = (1 - alpha) * np.asarray(image, np.float64) + alpha * PALETTES["camvid"][class_map]
-    np.testing.assert_allclose(drawn, expected, atol=1)
+    np.testing.assert_allclose(painted, expected, atol=1)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -74,30 +74,33 @@ def test_comparison_and_errors_fit_any_image(size: tuple[int, int], written_text
     prediction = np.roll(target, 7, axis=1)
     target = np.where(np.indices(size)[0] == size[0] - 1, 255, target) if size[0] > 1 else target
     draw_comparison(image, prediction, target, NAMES)
-    draw_error_map(image, prediction, target)
     draw_boundaries(image, target, NAMES)
     assert {"Image", "Prediction", "Target"} <= set(written_texts)
     assert ("unlabelled" in written_texts) == (size[0] > 1)
 
 
-def test_error_map_counts_and_marks_the_wrong_pixels_only(written_texts: list[str]):
+def test_comparison_counts_and_marks_the_wrong_pixels_only(written_texts: list[str]):
     image = Image.new("RGB", (400, 300), "white")
     target = np.zeros((300, 400), int)
     prediction = target.copy()
     prediction[:30] = 1
     target[-30:] = 255
-    drawn = np.asarray(draw_error_map(image, prediction, target))[-300:, :400]
-    assert "Wrong: 11.1 % of labelled pixels" in written_texts
-    assert (drawn[:30] == drawn[0, 0]).all()
-    assert (drawn[30:-30] != drawn[0, 0]).any(axis=-1).all()
-    assert (drawn[-30:] == 0).all()
+    painted = np.asarray(draw_comparison(image, prediction, target, NAMES))
+    assert "Errors (11.1 % of labelled pixels)" in written_texts
+    wrong = (painted == _WRONG).all(axis=-1)
+    assert wrong.sum() == 30 * 400
+    rows, columns = np.nonzero(wrong)
+    errors = painted[rows.min() : rows.min() + 300, columns.min() : columns.min() + 400]
+    assert (errors[:30] == _WRONG).all()
+    assert (errors[30:-30] == 255).all()
+    assert (errors[-30:] == 0).all()
 
 
 def test_boundaries_leave_the_inside_of_segments_alone():
     image, _ = image_and_map((700, 800))
     class_map = np.repeat([[0, 3]], 400, axis=1).repeat(700, axis=0)
-    drawn = np.asarray(draw_boundaries(image, class_map, NAMES))[:, :800]
-    changed = (drawn != np.asarray(image)).any(axis=-1)
+    painted = np.asarray(draw_boundaries(image, class_map, NAMES))[:, :800]
+    changed = (painted != np.asarray(image)).any(axis=-1)
     assert changed[:, 390:410].any(axis=1).all()
     assert not changed[:, :390].any()
     assert not changed[:, 410:].any()

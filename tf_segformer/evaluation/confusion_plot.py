@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tf_segformer.imaging.drawing import FRAME, INK, PAPER, scalable_font, text_size
 
-# From paper to dark blue through steps of equal lightness, as in ColorBrewer's "Blues".
+# From white to dark blue through steps of equal lightness, as in ColorBrewer's "Blues".
 _ANCHORS = np.array([[255, 255, 255], [222, 235, 247], [158, 202, 225], [66, 146, 198], [8, 81, 156], [8, 48, 107]])
 
 
@@ -62,11 +62,11 @@ def draw_confusion_matrix(
     draw.text((pad, pad), title, INK, heading)
     draw.text((pad, top + side + pad), subtitle, INK, font)
     draw.text((left, pad + text_size("", heading)[1] + pad), "Predicted class", INK, font)
-    _paste_upright(canvas, "True class", font, (pad, top))
+    _paste_vertical(canvas, "True class", font, (pad, top))
     for index, name in enumerate(names):
         middle = index * cell + cell // 2
         draw.text((left - pad // 2, top + middle), name, INK, font, anchor="rm")
-        _paste_upright(canvas, name, font, (left + middle - line // 2, top - pad // 2 - text_size(name, font)[0]))
+        _paste_vertical(canvas, name, font, (left + middle - line // 2, top - pad // 2 - text_size(name, font)[0]))
     for row in range(count):
         for col in range(count):
             x, y = left + col * cell, top + row * cell
@@ -80,10 +80,10 @@ def draw_confusion_matrix(
     return canvas
 
 
-def _color(share: float) -> tuple[int, int, int]:
-    """Color of a share in [0, 1]."""
-    position = share * (len(_ANCHORS) - 1)
-    red, green, blue = (round(float(np.interp(position, range(len(_ANCHORS)), one))) for one in _ANCHORS.T)
+def _color(fraction: float) -> tuple[int, int, int]:
+    """Color of a fraction in [0, 1]."""
+    position = fraction * (len(_ANCHORS) - 1)
+    red, green, blue = (round(float(np.interp(position, range(len(_ANCHORS)), channel))) for channel in _ANCHORS.T)
     return red, green, blue
 
 
@@ -92,12 +92,12 @@ def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return INK if color[0] * 0.3 + color[1] * 0.59 + color[2] * 0.11 > 140 else PAPER
 
 
-def _paste_upright(canvas: Image.Image, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int]) -> None:
+def _paste_vertical(canvas: Image.Image, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int]) -> None:
     """Writes a text from bottom to top, its upper left corner at `corner`."""
     width, line = text_size(text, font)
-    strip = Image.new("RGB", (width + 2, line), PAPER)  # some letters lean out to the left
-    ImageDraw.Draw(strip).text((2, 0), text, INK, font)
-    canvas.paste(strip.transpose(Image.Transpose.ROTATE_90), corner)
+    line_image = Image.new("RGB", (width + 2, line), PAPER)  # some letters lean out to the left
+    ImageDraw.Draw(line_image).text((2, 0), text, INK, font)
+    canvas.paste(line_image.transpose(Image.Transpose.ROTATE_90), corner)
 
 
 def _draw_scale(

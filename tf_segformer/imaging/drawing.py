@@ -1,4 +1,4 @@
-"""Text, legends and frames for the images of `visualize`: sizes follow from measured text, so nothing is cut off."""
+"""Text, legends and frames around images: their sizes follow from the text as measured, so nothing is cut off."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def scalable_font(pixels: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(pixels))
 
 
-def font_beside(image: Image.Image) -> ImageFont.FreeTypeFont:
-    """The font in a size that can be read beside an image, however large or oblong it is."""
+def font_for(image: Image.Image) -> ImageFont.FreeTypeFont:
+    """The font in a size that can be read next to an image, however large or oblong it is."""
     return scalable_font(max(13, round((image.width * image.height) ** 0.5 / 32)))
 
 
@@ -31,42 +31,42 @@ def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     return round(font.getlength(text)) + 1, ascent + descent
 
 
-def beside(images: Sequence[Image.Image], gap: int) -> Image.Image:
+def side_by_side(images: Sequence[Image.Image], gap: int) -> Image.Image:
     """Puts images side by side, aligned at the top."""
     canvas = Image.new(
         "RGB",
-        (sum(one.width for one in images) + gap * (len(images) - 1), max(one.height for one in images)),
+        (sum(each.width for each in images) + gap * (len(images) - 1), max(each.height for each in images)),
         PAPER,
     )
     left = 0
-    for one in images:
-        canvas.paste(one, (left, 0))
-        left += one.width + gap
+    for each in images:
+        canvas.paste(each, (left, 0))
+        left += each.width + gap
     return canvas
 
 
-def column(images: Sequence[Image.Image], gap: int) -> Image.Image:
+def stacked(images: Sequence[Image.Image], gap: int) -> Image.Image:
     """Puts images below one another, aligned at the left."""
     canvas = Image.new(
         "RGB",
-        (max(one.width for one in images), sum(one.height for one in images) + gap * (len(images) - 1)),
+        (max(each.width for each in images), sum(each.height for each in images) + gap * (len(images) - 1)),
         PAPER,
     )
     top = 0
-    for one in images:
-        canvas.paste(one, (0, top))
-        top += one.height + gap
+    for each in images:
+        canvas.paste(each, (0, top))
+        top += each.height + gap
     return canvas
 
 
 def framed(image: Image.Image, margin: int) -> Image.Image:
-    """Adds white paper around an image."""
+    """Adds a white margin around an image."""
     canvas = Image.new("RGB", (image.width + 2 * margin, image.height + 2 * margin), PAPER)
     canvas.paste(image, (margin, margin))
     return canvas
 
 
-def label_strip(image: Image.Image, title: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+def titled(image: Image.Image, title: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Adds a heading above an image; a heading wider than the image widens the result."""
     width, line = text_size(title, font)
     pad = max(2, line // 4)
@@ -82,7 +82,7 @@ def legend_panel(entries: Sequence[Entry], font: ImageFont.FreeTypeFont, height:
     pad = line // 2
     rows = max(1, (height - 2 * pad) // line)
     columns = [entries[start : start + rows] for start in range(0, len(entries), rows)] or [[]]
-    return beside([_legend_column(part, font, line, pad, height) for part in columns], gap=0)
+    return side_by_side([_legend_column(part, font, line, pad, height) for part in columns], gap=0)
 
 
 def _legend_column(

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Reads names that are parted by commas."""
+    """Reads names separated by commas."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
@@ -85,15 +85,15 @@ PALETTES: dict[str, np.ndarray] = {
 }
 """Colors (K, 3), uint8, by dataset."""
 
-# Cityscapes labels its files 0 to 33; the 19 classes that are scored have these places among them.
-_CITYSCAPES_SCORED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Cityscapes' files have label ids from 0 to 33; these are the ids of the 19 classes that are evaluated.
+_CITYSCAPES_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_TRAIN_IDS = np.full(256, 255, np.uint8)
 """Training index (0 to 18, 255 to be ignored) of every Cityscapes label id: `CITYSCAPES_TRAIN_IDS[label_ids]`."""
-CITYSCAPES_TRAIN_IDS[list(_CITYSCAPES_SCORED)] = np.arange(19)
+CITYSCAPES_TRAIN_IDS[list(_CITYSCAPES_EVALUATED)] = np.arange(19)
 CITYSCAPES_TRAIN_IDS.flags.writeable = False
 
 IGNORED_COLOR = (0, 0, 0)
-"""Color of pixels that belong to no class."""
+"""Color of pixels without a class."""
 
 
 def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
@@ -126,10 +126,10 @@ def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def generate_palette(count: int) -> np.ndarray:
-    """Colors that stay apart for people with and without color blindness.
+    """Colors that people with and without color blindness can tell apart.
 
-    Okabe and Ito's seven colors come first; each further one is the color of a grid that lies farthest, in CIE Lab,
-    from all before it, in the worst of normal, protanope and deuteranope sight.
+    Okabe and Ito's seven colors come first. Each further color is the one of a grid with the largest distance, in CIE
+    Lab, to all colors before it; the distance is the smallest of normal, protanope and deuteranope vision.
 
     Args:
         count: Number of classes, at least 1.
@@ -151,9 +151,9 @@ def generate_palette(count: int) -> np.ndarray:
     levels = np.linspace(0, 255, 13).round()
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _as_seen(grid)[0, :, 0]
-    grid = grid[(lightness > 38) & (lightness < 94)]  # neither like the black of ignored pixels nor like paper
+    grid = grid[(lightness > 38) & (lightness < 94)]  # unlike the black of ignored pixels and the white of the page
     candidates = np.concatenate([_OKABE_ITO, grid])
-    seen = _as_seen(candidates)  # (sight, candidate, Lab)
+    seen = _as_seen(candidates)  # (vision, candidate, Lab)
     chosen = list(range(min(count, len(_OKABE_ITO))))
     distance = np.full(len(candidates), np.inf)
     for index in chosen:
@@ -169,8 +169,8 @@ def generate_palette(count: int) -> np.ndarray:
 _DISTINCT_COLORS = 1500
 _OKABE_ITO = _colors("0072b2 e69f00 009e73 cc79a7 56b4e9 d55e00 f0e442").astype(np.float64)
 
-# Linear RGB as a protanope and a deuteranope see it (Viénot, Brettel and Mollon 1999), after normal sight.
-_SIGHTS = np.array(
+# Linear RGB as a protanope and a deuteranope see it (Viénot, Brettel and Mollon 1999), after normal vision.
+_VISIONS = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
         [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
@@ -182,13 +182,13 @@ _WHITE = _RGB_TO_XYZ.sum(axis=1)
 
 
 def _as_seen(colors: np.ndarray) -> np.ndarray:
-    """Returns sRGB colors (K, 3) as CIE Lab (3, K, 3), one for each kind of sight."""
+    """Returns sRGB colors (K, 3) as CIE Lab (3, K, 3), one for each kind of vision."""
     linear = np.where(colors <= 10, colors / 255 / 12.92, ((colors / 255 + 0.055) / 1.055) ** 2.4)
-    ratio = np.clip(linear @ _SIGHTS.transpose(0, 2, 1), 0, 1) @ _RGB_TO_XYZ.T / _WHITE
+    ratio = np.clip(linear @ _VISIONS.transpose(0, 2, 1), 0, 1) @ _RGB_TO_XYZ.T / _WHITE
     x, y, z = np.moveaxis(np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116), -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 def _comparable(names: Sequence[str]) -> list[str]:
-    """Class names as they are compared: case and outer spaces do not count."""
+    """Class names without case and outer spaces."""
     return [str(name).strip().lower() for name in names]

@@ -1,4 +1,4 @@
-"""Images of class maps: overlay with legend, comparison with the target, errors, boundaries, confusion matrix."""
+"""Paints class maps: overlay with legend, comparison with the target and its errors, boundaries of segments."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFont
 
-from tf_segformer.imaging.drawing import PAPER, beside, column, font_beside, framed, label_strip, legend_panel
+from tf_segformer.imaging.drawing import PAPER, font_for, framed, legend_panel, side_by_side, stacked, titled
 from tf_segformer.imaging.labels import IGNORED_COLOR, palette_for
 from tf_segformer.imaging.postprocess import class_fractions
 
-_LINES = 256  # painted at once: indices of a whole large image would need gigabytes
+_ROWS = 256  # painted at once: indices of a whole large image would need gigabytes
 _WRONG = (213, 64, 0)
-_SMALLEST_OUTLINED = 640  # the same where outlines are drawn
-_SMALLEST_SIDE = 240  # smaller images are enlarged by a whole factor, so that their pixels can be seen
+_MIN_SIDE = 240  # smaller images are enlarged by a whole factor, so that their pixels can be seen
+_MIN_OUTLINED_SIDE = 640  # the same where outlines are drawn
 
 
 def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
@@ -34,9 +34,9 @@ def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
     class_map = np.asarray(class_map)
     table = np.concatenate([palette, [IGNORED_COLOR]]).astype(np.uint8)
     painted = np.empty((*class_map.shape, 3), np.uint8)
-    for top in range(0, len(class_map), _LINES):
-        part = class_map[top : top + _LINES]
-        painted[top : top + _LINES] = table[np.where((part >= 0) & (part < len(palette)), part, len(palette))]
+    for top in range(0, len(class_map), _ROWS):
+        part = class_map[top : top + _ROWS]
+        painted[top : top + _ROWS] = table[np.where((part >= 0) & (part < len(palette)), part, len(palette))]
     return Image.fromarray(painted)
 
 
@@ -49,18 +49,18 @@ def draw_overlay(
     alpha: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
-    """Lays the class colors over the image, with a legend of the classes and their shares, largest first.
+    """Blends the class colors with the image and adds a legend of the classes, the largest first.
 
     Args:
         image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
-        labels: Class names.
-        palette: Colors (K, 3); None takes `palette_for(labels)`.
+        labels: Names of the K classes.
+        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
         alpha: Weight of the colors, 0 (image only) to 1 (colors only).
-        legend: Draw the legend at the right.
+        legend: Whether to add the legend at the right: the fraction of the image that each class covers.
 
     Returns:
-        RGB image; without the legend of the size of the input (images below 240 pixels are enlarged).
+        RGB image. Without the legend it has the size of the input; with it, images below 240 pixels are enlarged.
 
     Raises:
         ValueError: Sizes that differ, or alpha out of range.
@@ -88,18 +88,18 @@ def draw_comparison(
     palette: np.ndarray | None = None,
     ignore_index: int = 255,
 ) -> Image.Image:
-    """Puts the image, the prediction, the target and the errors side by side, with one legend.
+    """Shows the image, the prediction, the target and the errors next to each other, with one legend.
 
     Args:
         image: The image, RGB, of the size of the maps.
         prediction: Predicted class indices (H, W).
         target: True class indices (H, W).
-        labels: Class names.
-        palette: Colors (K, 3); None takes `palette_for(labels)`.
-        ignore_index: Label of the target that counts neither as right nor as wrong; drawn black.
+        labels: Names of the K classes.
+        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
+        ignore_index: Label of the target that counts neither as right nor as wrong; painted black.
 
     Returns:
-        RGB image; the legend gives the shares in the prediction.
+        RGB image; the legend gives the fractions of the prediction.
 
     Raises:
         ValueError: Sizes that differ.
@@ -116,46 +116,19 @@ def draw_comparison(
         "Image": image,
         "Prediction": colorize(prediction, palette),
         "Target": colorize(target, palette),
-        f"Errors ({_percent(wrong, counted)} of labelled pixels)": _paint_errors(
+        f"Errors ({_percent(wrong / max(counted, 1))} of labelled pixels)": _paint_errors(
             image, prediction, target, ignore_index
         ),
     }
     panels = {title: _enlarged(panel) for title, panel in panels.items()}
     first = panels["Image"]
-    font = font_beside(first)
+    font = font_for(first)
     gap = round(font.size * 0.75)
-    titled = [label_strip(panel, title, font) for title, panel in panels.items()]
+    with_titles = [titled(panel, title, font) for title, panel in panels.items()]
     per_row = 1 if first.width > 2.2 * first.height else 4 if first.height > 1.6 * first.width else 2
-    grid = column([beside(titled[start : start + per_row], gap) for start in range(0, 4, per_row)], gap)
+    rows = [side_by_side(with_titles[start : start + per_row], gap) for start in range(0, 4, per_row)]
+    grid = stacked(rows, gap)
     return framed(_with_legend(grid, [prediction, target], labels, palette, font), gap)
-
-
-def draw_error_map(
-    image: Image.Image | np.ndarray, prediction: np.ndarray, target: np.ndarray, *, ignore_index: int = 255
-) -> Image.Image:
-    """Marks the wrong pixels in orange over a pale image; pixels that are not counted are black.
-
-    Args:
-        image: The image, RGB, of the size of the maps.
-        prediction: Predicted class indices (H, W).
-        target: True class indices (H, W).
-        ignore_index: Label of the target that is not counted.
-
-    Returns:
-        RGB image with the share of wrong pixels in its heading.
-
-    Raises:
-        ValueError: Sizes that differ.
-
-    Example:
-        >>> maps = np.zeros((300, 400), int)
-        >>> draw_error_map(Image.new("RGB", (400, 300)), maps, maps).width
-        400
-    """
-    image, [prediction, target] = _checked(image, prediction, target)
-    painted = _enlarged(_paint_errors(image, prediction, target, ignore_index))
-    title = f"Wrong: {_percent(*_errors(prediction, target, ignore_index))} of labelled pixels"
-    return label_strip(painted, title, font_beside(painted))
 
 
 def draw_boundaries(
@@ -165,16 +138,16 @@ def draw_boundaries(
     *,
     palette: np.ndarray | None = None,
 ) -> Image.Image:
-    """Draws the outlines of the segments in their classes' colors, with a legend, and leaves the image visible.
+    """Draws the outlines of the segments in the colors of their classes, with a legend; the image stays visible.
 
     Args:
         image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
-        labels: Class names.
-        palette: Colors (K, 3); None takes `palette_for(labels)`.
+        labels: Names of the K classes.
+        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
 
     Returns:
-        RGB image with the legend at its right; images below 640 pixels are enlarged by a whole factor.
+        RGB image with the legend at its right. Images below 640 pixels are enlarged by a whole factor.
 
     Raises:
         ValueError: Sizes that differ.
@@ -185,7 +158,7 @@ def draw_boundaries(
     """
     palette = palette_for(labels) if palette is None else palette
     image, [class_map] = _checked(image, class_map)
-    image = _enlarged(image, _SMALLEST_OUTLINED)
+    image = _enlarged(image, _MIN_OUTLINED_SIDE)
     factor = image.height // class_map.shape[0]
     segments = np.repeat(np.repeat(class_map, factor, axis=0), factor, axis=1)
     radius = max(2, round(min(segments.shape) / 250))
@@ -200,16 +173,17 @@ def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[
     """Returns the image in RGB and the maps as arrays, if they have the same size."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image, np.uint8))
-    checked = [np.asarray(one) for one in class_maps]
-    for one in checked:
-        if one.shape != (image.height, image.width):
-            raise ValueError(f"The image is {(image.height, image.width)} (height, width), but a map {one.shape}.")
+    checked = [np.asarray(class_map) for class_map in class_maps]
+    for class_map in checked:
+        if class_map.shape != (image.height, image.width):
+            size = (image.height, image.width)
+            raise ValueError(f"The image is {size} (height, width), but a class map is {class_map.shape}.")
     return image.convert("RGB"), checked
 
 
-def _enlarged(image: Image.Image, smallest: int = _SMALLEST_SIDE) -> Image.Image:
-    """Enlarges an image by a whole factor until its longer side has at least `smallest` pixels."""
-    factor = -(-smallest // max(image.size))
+def _enlarged(image: Image.Image, min_side: int = _MIN_SIDE) -> Image.Image:
+    """Enlarges an image by a whole factor until its longer side has at least `min_side` pixels."""
+    factor = -(-min_side // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -249,14 +223,14 @@ def _with_legend(
     palette: np.ndarray,
     font: ImageFont.FreeTypeFont | None = None,
 ) -> Image.Image:
-    """Adds a legend of the classes in the maps; the shares are those of the first map."""
-    shares = np.stack([class_fractions(one, len(palette)) for one in class_maps])
-    present = np.flatnonzero(shares.any(axis=0))
-    order = sorted(present.tolist(), key=lambda index: (-shares[0, index], index))
-    entries = [(tuple(palette[index].tolist()), _name(labels, index), _share(shares[0, index])) for index in order]
-    if shares.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size:
+    """Adds a legend of the classes in the maps; the fractions are those of the first map."""
+    fractions = np.stack([class_fractions(class_map, len(palette)) for class_map in class_maps])
+    present = np.flatnonzero(fractions.any(axis=0))
+    order = sorted(present.tolist(), key=lambda index: (-fractions[0, index], index))
+    entries = [(tuple(palette[index].tolist()), _name(labels, index), _percent(fractions[0, index])) for index in order]
+    if fractions.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size:
         entries.append((IGNORED_COLOR, "unlabelled", ""))
-    return beside([image, legend_panel(entries, font or font_beside(image), image.height)], gap=0)
+    return side_by_side([image, legend_panel(entries, font or font_for(image), image.height)], gap=0)
 
 
 def _name(labels: Sequence[str], index: int) -> str:
@@ -265,11 +239,6 @@ def _name(labels: Sequence[str], index: int) -> str:
     return name if len(name) <= 40 else name[:39] + "..."
 
 
-def _share(share: float) -> str:
-    """Share of the image as a short percentage."""
-    return "<0.1 %" if 0 < share < 0.001 else f"{share:.1%}".replace("%", " %")
-
-
-def _percent(part: int, whole: int) -> str:
-    """A part of a whole as a percentage."""
-    return _share(part / max(whole, 1))
+def _percent(fraction: float) -> str:
+    """A fraction as a short percentage."""
+    return "<0.1 %" if 0 < fraction < 0.001 else f"{fraction:.1%}".replace("%", " %")
