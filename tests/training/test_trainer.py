@@ -27,6 +27,7 @@ from tf_segformer.data.datasets import find_dataset
 from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.evaluation.metrics import MeanIoU
 from tf_segformer.training import trainer
+from tf_segformer.training.callbacks import ema_weights
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer
 from tf_segformer.training.recipes import Phase, Recipe, known_recipes, load_recipe
@@ -72,7 +73,7 @@ def make_model(recipe=RECIPE, **options):
 
 def run(scenes, output, recipe=RECIPE, model=None, **options):
     model = model or make_model(recipe)
-    best = trainer.train(
+    best = trainer.fit_recipe(
         model,
         recipe,
         *splits(scenes),
@@ -111,9 +112,8 @@ def test_run_leaves_best_and_last_weights_and_every_log(finished):
     assert image_size(folder / "curves.png") > (500, 500)
     assert SegformerImageProcessor.from_pretrained(folder / "best").do_resize is False
     last = SegformerForSemanticSegmentation.from_pretrained(folder / "last")
-    with trainer.ema_weights(model):
-        for ours, saved in zip(model.trainable_variables, last.trainable_variables, strict=True):
-            np.testing.assert_array_equal(ours, saved)
+    for ours, saved in zip(model.trainable_variables, last.trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours, saved)
     assert not list(folder.glob("*.partial"))
 
 
@@ -136,7 +136,7 @@ def test_tensorboard_has_learning_rates_and_example_predictions(finished):
 def test_average_is_kept_beside_the_weights_and_comes_and_goes(finished):
     model = finished[0]
     before = [np.array(variable) for variable in model.trainable_variables]
-    with trainer.ema_weights(model):
+    with ema_weights(model):
         assert any((np.array(v) != b).any() for v, b in zip(model.trainable_variables, before, strict=True))
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
@@ -258,6 +258,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from tests.training import test_trainer as tests
 from tf_segformer.ops import chunked_head
 from tf_segformer.training import trainer
+from tf_segformer.training.callbacks import ema_weights
+from tf_segformer.training.devices import synchronize_batch_norm
 chunked_head.CHANNELS_AT_ONCE = 12  # four blocks, each with moments of both devices
 one = tests.losses_of_fit(tests.make_model(tests.STILL))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -13,15 +13,15 @@ _CHANCE = 0.5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn at random for each training example.
+    """The random changes of each training example.
 
     Args:
         crop_size: (height, width) of the training crop, pixels.
         base_size: (short, long) sides into which the image is fitted before the random ratio, as mmsegmentation's
             `scale=(2048, 512)`; None keeps the image's own size.
         scale_range: Lowest and highest ratio of the random resize.
-        max_class_ratio: A crop in which one class covers more than this share of the labelled pixels is drawn again,
-            up to 10 times; 1.0 takes the first.
+        max_class_ratio: A crop in which one class covers more than this fraction of the labelled pixels is sampled
+            again, up to 10 times; 1.0 takes the first.
         flip: Flip half of the images left to right.
         brightness: Largest shift, levels of 0..255.
         contrast: Contrast is scaled by 1 - contrast .. 1 + contrast.
@@ -47,14 +47,14 @@ class Augmentation:
 
 
 def augment(image: Any, labels: Any, seed: Any, settings: Augmentation, ignore_index: int) -> tuple[Any, Any]:
-    """Resize, crop, flip and distort one example; smaller results are padded by `pad` after normalization.
+    """Resize, crop, flip and distort one example; `pipeline.normalize_and_pad` follows.
 
     Args:
         image: (H, W, 3) uint8 or float32, 0..255.
         labels: (H, W) int32.
         seed: (2,) int32 or int64.
-        settings: What to draw.
-        ignore_index: Label that the crop's class share does not count.
+        settings: The ranges.
+        ignore_index: Label that the largest fraction of a class does not count.
 
     Returns:
         The image (h, w, 3), float32 in 0..255, and its labels (h, w), at most `crop_size`.
@@ -102,13 +102,13 @@ def random_size(
 def random_window(
     labels: Any, seed: Any, crop_size: tuple[int, int], max_class_ratio: float, ignore_index: int
 ) -> tuple[Any, Any]:
-    """Chooses a crop, drawn again up to 10 times while one class covers too much of it.
+    """Samples a crop, again up to 10 times while one class covers too much of it.
 
     Args:
         labels: (H, W) int32.
         seed: (2,) integers.
         crop_size: (height, width); a smaller image keeps its side.
-        max_class_ratio: Largest share of the labelled pixels that one class may have, in (0, 1].
+        max_class_ratio: Largest fraction of the labelled pixels that one class may have, in (0, 1].
         ignore_index: Label that is not counted.
 
     Returns:
@@ -119,19 +119,19 @@ def random_window(
         [4, 5]
     """
     size = tf.minimum(tf.shape(labels), tf.constant(crop_size, tf.int32))
-    room = tf.cast(tf.shape(labels) - size + 1, tf.float32)
-    offsets = tf.cast(tf.random.stateless_uniform((_CROP_TRIES, 2), seed) * room, tf.int32)
+    choices = tf.cast(tf.shape(labels) - size + 1, tf.float32)
+    offsets = tf.cast(tf.random.stateless_uniform((_CROP_TRIES, 2), seed) * choices, tf.int32)
 
-    def is_monotonous(attempt: Any) -> Any:
+    def one_class_dominates(attempt: Any) -> Any:
         window = tf.slice(labels, offsets[attempt], size)
         window = window[window != ignore_index]
         largest = tf.reduce_max(tf.concat([tf.math.bincount(window), [0]], axis=0))
         return tf.cast(largest, tf.float32) > max_class_ratio * tf.cast(tf.size(window), tf.float32)
 
-    def draw_again(attempt: Any) -> Any:
-        return tf.logical_and(attempt < _CROP_TRIES - 1, is_monotonous(attempt))
+    def try_again(attempt: Any) -> Any:
+        return tf.logical_and(attempt < _CROP_TRIES - 1, one_class_dominates(attempt))
 
-    (attempt,) = tf.while_loop(draw_again, lambda attempt: [attempt + 1], [tf.constant(0)])
+    (attempt,) = tf.while_loop(try_again, lambda attempt: [attempt + 1], [tf.constant(0)])
     return offsets[attempt], size
 
 
@@ -176,8 +176,8 @@ def random_flip(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
     Example:
         >>> image, labels = random_flip(tf.zeros((2, 2, 3)), tf.zeros((2, 2), tf.int32), (0, 1))
     """
-    if_flipped = tf.random.stateless_uniform((), seed) < _CHANCE
-    return tf.cond(if_flipped, lambda: (image[:, ::-1], labels[:, ::-1]), lambda: (image, labels))
+    flips = tf.random.stateless_uniform((), seed) < _CHANCE
+    return tf.cond(flips, lambda: (image[:, ::-1], labels[:, ::-1]), lambda: (image, labels))
 
 
 def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any:
@@ -196,12 +196,12 @@ def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any
         TensorShape([2, 2, 3])
     """
     chances = tf.random.stateless_uniform((5,), tf.random.experimental.stateless_fold_in(seed, 0))
-    draws = tf.random.stateless_uniform((4,), tf.random.experimental.stateless_fold_in(seed, 1), -1.0, 1.0)
+    amounts = tf.random.stateless_uniform((4,), tf.random.experimental.stateless_fold_in(seed, 1), -1.0, 1.0)
     used = tf.cast(chances < _CHANCE, tf.float32)
-    shift = used[0] * draws[0] * settings.brightness
-    contrast = 1.0 + used[1] * draws[1] * settings.contrast
-    saturation = 1.0 + used[2] * draws[2] * settings.saturation
-    hue = used[3] * draws[3] * settings.hue / 180.0
+    shift = used[0] * amounts[0] * settings.brightness
+    contrast = 1.0 + used[1] * amounts[1] * settings.contrast
+    saturation = 1.0 + used[2] * amounts[2] * settings.saturation
+    hue = used[3] * amounts[3] * settings.hue / 180.0
     contrast_first = used[4] > 0
 
     image = _levels(image + shift)
@@ -211,38 +211,13 @@ def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any
 
 
 def _shift_colors(image: Any, saturation: Any, hue: Any) -> Any:
-    """Scales the saturation and turns the hue (1 is the full circle) of an image in 0..255."""
+    """Scales the saturation and rotates the hue (1 is the full circle) of an image in 0..255."""
     channels = tf.image.rgb_to_hsv(image / 255.0)
-    turned = tf.math.floormod(channels[..., 0] + hue, 1.0)
+    rotated = tf.math.floormod(channels[..., 0] + hue, 1.0)
     scaled = tf.clip_by_value(channels[..., 1] * saturation, 0.0, 1.0)
-    return tf.image.hsv_to_rgb(tf.stack([turned, scaled, channels[..., 2]], axis=-1)) * 255.0
+    return tf.image.hsv_to_rgb(tf.stack([rotated, scaled, channels[..., 2]], axis=-1)) * 255.0
 
 
 def _levels(image: Any) -> Any:
     """Clips to the levels of an 8-bit image."""
     return tf.clip_by_value(image, 0.0, 255.0)
-
-
-def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int) -> tuple[Any, Any]:
-    """Pads below and to the right: the (normalized) image with 0, the labels with `ignore_index`.
-
-    Args:
-        image: (h, w, 3), at most `size`.
-        labels: (h, w).
-        size: (height, width) wanted.
-        ignore_index: Label of the padding.
-
-    Returns:
-        Image (height, width, 3) and labels (height, width), static shapes.
-
-    Example:
-        >>> pad(tf.ones((1, 1, 3)), tf.ones((1, 1), tf.int32), (2, 2), 255)[1].numpy().tolist()
-        [[1, 255], [255, 255]]
-    """
-    missing = tf.constant(size, tf.int32) - tf.shape(labels)
-    below, right = missing[0], missing[1]
-    image = tf.pad(image, [[0, below], [0, right], [0, 0]])
-    labels = tf.pad(labels, [[0, below], [0, right]], constant_values=ignore_index)
-    image.set_shape((*size, 3))
-    labels.set_shape(size)
-    return image, labels

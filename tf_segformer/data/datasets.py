@@ -1,21 +1,83 @@
-"""Labelled folders: where ADE20K, Cityscapes, Pascal VOC, CamVid and plain pairs of folders keep their files."""
+"""find_dataset: where ADE20K, Cityscapes, Pascal VOC, CamVid and plain pairs of folders keep their files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from tf_segformer.errors import DatasetError, ImageError
-from tf_segformer.imaging.files import open_label_map
+from tf_segformer.imaging.files import open_image, open_label_map
 from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS
 from tf_segformer.io import is_plain_name, read_text
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image and its labels, opened only when they are asked for.
+
+    Args:
+        name: Path of the image, or its name in a shard.
+        labels_name: Path of the labels, or the same name.
+        read_image: Returns the image as RGB; raises `ImageError` where it is damaged.
+        read_labels: Returns the class indices (H, W) int32, `IGNORE_INDEX` where none counts; raises `ImageError`.
+
+    Example:
+        >>> example = next(iter(find_dataset("camvid", "CamVid", "val")))
+        >>> example.read_image().size, example.read_labels().shape
+        ((64, 64), (64, 64))
+    """
+
+    name: str
+    labels_name: str
+    read_image: Callable[[], Image.Image]
+    read_labels: Callable[[], np.ndarray]
+
+
+class LabelledDataset(Protocol):
+    """What training, evaluation and the checks ask of a dataset; iterating gives every `LabelledImage` in order."""
+
+    @property
+    def name(self) -> str:
+        """Kind and split, for messages."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by index."""
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes."""
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        """The examples, in order."""
+
+    def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
+        """The examples as (number int64, *what `decode` takes), still encoded.
+
+        Args:
+            seed: Gives every epoch an order of its own; None keeps the order of the names.
+            first: Number of the first example; epoch e has the numbers from e * size to (e + 1) * size.
+            last: Number of the example after the last; None: endless with a seed, one epoch without.
+        """
+
+    def decode(self, *record: Any) -> tuple[Any, Any]:
+        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record, in TensorFlow operations."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +130,43 @@ class SegmentationDataset:
     def size(self) -> int:
         """The number of examples."""
         return len(self.examples)
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        """The examples, in the order of their names."""
+        for example in self.examples:
+            yield LabelledImage(
+                str(example.image),
+                str(example.labels),
+                partial(open_image, example.image),
+                partial(self.read_labels, example.labels),
+            )
+
+    def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
+        """The examples as (number, path of the image, path of the labels); see `LabelledDataset.records`."""
+        import tensorflow as tf
+
+        image_paths = tf.constant([str(example.image) for example in self.examples])
+        label_paths = tf.constant([str(example.labels) for example in self.examples])
+
+        def paths_of(number: Any) -> tuple[Any, Any, Any]:
+            index = number % self.size
+            if seed is not None:
+                key = tf.stack([tf.constant(seed, tf.int64), number // self.size])
+                index = tf.random.experimental.index_shuffle(index, key, self.size - 1)
+            return number, image_paths[index], label_paths[index]
+
+        if last is None:
+            last = self.size if seed is None else tf.int64.max
+        return tf.data.Dataset.range(first, last).map(paths_of)
+
+    def decode(self, image_path: Any, label_path: Any) -> tuple[Any, Any]:
+        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
+        import tensorflow as tf
+
+        from tf_segformer.imaging.graph.processing import decode_image
+
+        labels = tf.numpy_function(lambda path: self.read_labels(path.decode()), [label_path], tf.int32)
+        return decode_image(tf.io.read_file(image_path)), tf.ensure_shape(labels, (None, None))
 
     def read_labels(self, path: str | Path) -> np.ndarray:
         """Reads one label file as class indices.
@@ -133,11 +232,11 @@ def find_dataset(
         kind: One of `KINDS`: "ade20k", "cityscapes", "voc", "camvid" or "folder".
         root: The dataset's folder.
         split: "train" or "val".
-        class_names: Class names, needed for "folder" and rejectd to disagree in number for the others.
-        palette: Colors of RGB label files, one a class, for "folder".
+        class_names: Class names; needed for "folder", of the same number as the classes for the others.
+        palette: Colors of RGB label files, one per class, for "folder".
 
     Returns:
-        The dataset; its files are not opened yet (see `checks.check_dataset`).
+        The dataset; its files are not opened yet (see `check_dataset`).
 
     Raises:
         DatasetError: The folder does not exist, has another layout, or is empty.
@@ -194,7 +293,7 @@ def _find_ade20k(root: Path, split: str) -> list[Example]:
 
 
 def _find_cityscapes(root: Path, split: str) -> list[Example]:
-    """One folder a city; the two files differ in the last part of their names."""
+    """One folder per city; the two files differ in the last part of their names."""
     images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
     found = sorted(images.glob("*/*_leftImg8bit.png"))
     name = "{}_gtFine_labelIds.png"

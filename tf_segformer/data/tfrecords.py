@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tf_segformer.data.datasets import SegmentationDataset
+from tf_segformer.data.datasets import LabelledImage, SegmentationDataset
 from tf_segformer.errors import DatasetError
+from tf_segformer.imaging.files import open_image, open_label_map
+from tf_segformer.imaging.graph.processing import decode_image
 from tf_segformer.io import is_plain_name, read_json, write_json
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
-_EPOCHS = 2**32  # more than a run has: parts the keys of blocks from those of epochs
+_SHUFFLE_BUFFER = 1024  # records
+_MAX_EPOCHS = 2**32  # more than a run has: keeps the keys of blocks apart from those of epochs
 _FEATURES = {"image": tf.io.FixedLenFeature((), tf.string), "labels": tf.io.FixedLenFeature((), tf.string)}
 
 
@@ -45,6 +50,31 @@ class ShardedDataset:
     def num_labels(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        """The examples, in the order in which they were written."""
+        for record in tf.data.TFRecordDataset([str(path) for path in self.paths]).as_numpy_iterator():
+            features = tf.train.Example.FromString(record).features.feature
+            encoded, image, labels = (features[key].bytes_list.value[0] for key in ("name", "image", "labels"))
+            name = encoded.decode()
+            yield LabelledImage(name, name, partial(open_image, image), partial(open_label_map, labels))
+
+    def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
+        """The examples as (number, serialized record); see `LabelledDataset.records`.
+
+        Every epoch has its own order of the shards and of the examples in a buffer. To begin in the middle of an
+        epoch, its earlier records are read and dropped without being decoded.
+        """
+        if seed is not None:
+            return _shuffled_records(self, seed, first, last)
+        count = (self.size if last is None else last) - first
+        return tf.data.TFRecordDataset([str(path) for path in self.paths]).enumerate().skip(first).take(count)
+
+    def decode(self, record: Any) -> tuple[Any, Any]:
+        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
+        features = tf.io.parse_single_example(record, _FEATURES)
+        labels = tf.io.decode_png(features["labels"], channels=1)[..., 0]
+        return decode_image(features["image"]), tf.cast(labels, tf.int32)
 
 
 def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
@@ -75,6 +105,7 @@ def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_p
         with tf.io.TFRecordWriter(str(folder / name)) as writer:
             for example in dataset.examples[index * examples_per_shard : (index + 1) * examples_per_shard]:
                 features = {
+                    "name": example.image.name.encode(),
                     "image": example.image.read_bytes(),
                     "labels": _as_png(dataset.read_labels(example.labels)),
                 }
@@ -122,63 +153,26 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
     return dataset
 
 
-def indexed_records(dataset: ShardedDataset, seed: int, first: int, last: int, buffer: int = 1024) -> tf.data.Dataset:
-    """The records of examples number `first` to `last`; those of epoch e are n = e * size to (e + 1) * size.
-
-    Every epoch has its own order of the shards and of the examples in a buffer. To begin in the middle of an epoch,
-    its earlier records are read and dropped undecoded.
-
-    Args:
-        dataset: The shards.
-        seed: Decides the order.
-        first: Number of the first example.
-        last: Number of the example after the last.
-        buffer: Records that are shuffled at a time.
-
-    Returns:
-        A dataset of (number int64, serialized record).
-
-    Example:
-        >>> records = indexed_records(open_tfrecords("shards/train"), seed=0, first=0, last=8)
-    """
+def _shuffled_records(dataset: ShardedDataset, seed: int, first: int, last: int | None) -> tf.data.Dataset:
+    """(number, serialized record) of the examples from `first` to `last`, in the order that the seed gives."""
     paths = tf.constant([str(path) for path in dataset.paths])
 
     def epoch(number: Any) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), number])
 
         def shuffle_block(block: Any, records: Any) -> Any:
-            return _permuted(records, key + tf.stack([0, block + 1]) * _EPOCHS)
+            return _permuted(records, key + tf.stack([0, block + 1]) * _MAX_EPOCHS)
 
         records = tf.data.Dataset.from_tensor_slices(_permuted(paths, key)).interleave(
             tf.data.TFRecordDataset, cycle_length=_SHARDS_AT_ONCE
         )
-        return records.batch(buffer).enumerate().map(shuffle_block).unbatch()
+        return records.batch(_SHUFFLE_BUFFER).enumerate().map(shuffle_block).unbatch()
 
     first_epoch = first // dataset.size
-    epochs = tf.data.Dataset.range(first_epoch, -(-last // dataset.size))
     start = first_epoch * dataset.size
-    return epochs.flat_map(epoch).enumerate(start).skip(first - start).take(last - first)
-
-
-def parse_record(record: Any) -> tuple[Any, Any]:
-    """Image and labels of one record.
-
-    Args:
-        record: Scalar string tensor.
-
-    Returns:
-        (H, W, 3) uint8 and (H, W) int32.
-
-    Example:
-        >>> records = tf.data.TFRecordDataset("shards/train/shard-00000-of-00001.tfrecord")
-        >>> image, labels = next(iter(records.map(parse_record)))
-        >>> image.shape[:2] == labels.shape
-        True
-    """
-    features = tf.io.parse_single_example(record, _FEATURES)
-    image = tf.io.decode_jpeg(features["image"], channels=3, dct_method="INTEGER_ACCURATE")  # reads PNG, too
-    labels = tf.io.decode_png(features["labels"], channels=1)[..., 0]
-    return image, tf.cast(labels, tf.int32)
+    last_epoch = _MAX_EPOCHS if last is None else -(-last // dataset.size)
+    records = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch).enumerate(start).skip(first - start)
+    return records if last is None else records.take(last - first)
 
 
 def _permuted(values: Any, key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""SegmentationLoss: cross-entropy, focal, OHEM and Dice on logits that are resized to the labels strip by strip."""
+"""SegmentationLoss: cross-entropy, focal, OHEM and Dice on logits that are resized to the labels, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tf_segformer.errors import DatasetError
 from tf_segformer.ops.sequential import sequential_map
 from tf_segformer.training.row_chunks import map_row_chunks
 
-AVERAGES = ("valid", "all")
+NORMALIZERS = ("valid_pixels", "all_pixels")
 _DICE_SMOOTHING = 1.0
 
 
@@ -47,16 +47,16 @@ class SegmentationLoss(keras.losses.Loss):
     """Sparse pixel-wise loss on logits of any resolution.
 
     The logits are resized bilinearly (half-pixel centres, as `torch.nn.functional.interpolate` with
-    `align_corners=False`) to the labels' size inside the loss, in float32, one band of rows at a time; the gradient of
-    each band is computed beside its value and only its low-resolution projection is kept. Logits with a single channel
+    `align_corners=False`) to the labels' size inside the loss, in float32, one chunk of rows at a time; the gradient of
+    each chunk is computed with its value, and only its low-resolution projection is kept. Logits with a single channel
     are binary: label 1 against label 0 through a sigmoid.
 
     Args:
-        ignore_index: Label that neither counts nor teaches.
-        average: "valid" divides by the summed weights of the pixels that count (Hugging Face, Keras), "all" by the
-            number of all pixels (NVlabs, mmsegmentation).
-        class_weights: One weight a class (two for binary logits), or None for ones.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        ignore_index: Label of pixels that contribute neither to the value nor to the gradient.
+        normalize_by: "valid_pixels" divides by the summed weights of the pixels that count (Hugging Face, Keras),
+            "all_pixels" by the number of all pixels (NVlabs, mmsegmentation).
+        class_weights: One weight per class (two for binary logits), or None for ones.
+        label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         focal_gamma: Exponent of the focal factor `(1 - p)^gamma` (Lin et al. 2017); 0 switches it off.
         ohem_threshold: If given, only pixels whose true class has a lower probability count (Shrivastava et al. 2016).
         ohem_min_kept: With `ohem_threshold`: at least this many of the hardest pixels of the batch count.
@@ -66,7 +66,7 @@ class SegmentationLoss(keras.losses.Loss):
     Raises:
         ValueError: For an argument out of range.
         DatasetError: In eager execution, for a label that is neither a class nor `ignore_index`. Inside a compiled
-            graph such a label makes the loss NaN and teaches nothing.
+            graph such a label makes the loss NaN and the gradient 0.
 
     Example:
         >>> import numpy as np
@@ -79,7 +79,7 @@ class SegmentationLoss(keras.losses.Loss):
     def __init__(
         self,
         ignore_index: int = 255,
-        average: str = "valid",
+        normalize_by: str = "valid_pixels",
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
@@ -89,8 +89,8 @@ class SegmentationLoss(keras.losses.Loss):
         name: str = "segmentation_loss",
     ) -> None:
         super().__init__(name=name, dtype="float32")
-        if average not in AVERAGES:
-            raise ValueError(f"average={average!r} must be one of {', '.join(AVERAGES)}")
+        if normalize_by not in NORMALIZERS:
+            raise ValueError(f"normalize_by={normalize_by!r} must be one of {', '.join(NORMALIZERS)}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing!r} must be at least 0 and below 1")
         if focal_gamma < 0 or dice_weight < 0:
@@ -100,13 +100,33 @@ class SegmentationLoss(keras.losses.Loss):
         if class_weights is not None and min(class_weights) < 0:
             raise ValueError(f"class_weights={class_weights!r} must be at least 0")
         self.ignore_index = ignore_index
-        self.average = average
+        self.normalize_by = normalize_by
         self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
         self.dice_weight = dice_weight
+
+    @classmethod
+    def from_config(cls, config: Any, **options: Any) -> SegmentationLoss:
+        """The loss of a model's configuration, or what `get_config` described.
+
+        Args:
+            config: A `SegformerConfig`, whose `semantic_loss_ignore_index` is the ignored label; or the dictionary of
+                `get_config`.
+            **options: Arguments of the constructor.
+
+        Returns:
+            The loss.
+
+        Example:
+            >>> from tf_segformer import SegformerConfig
+            >>> SegmentationLoss.from_config(SegformerConfig(semantic_loss_ignore_index=7)).ignore_index
+            7
+        """
+        arguments = config if isinstance(config, dict) else {"ignore_index": config.semantic_loss_ignore_index}
+        return cls(**{**arguments, **options})
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> Any:
         """The loss of one batch as a float32 scalar; see `call`."""
@@ -136,8 +156,8 @@ class SegmentationLoss(keras.losses.Loss):
 
         is_class = ops.logical_and(labels >= 0, labels < num_classes)
         counts = ops.logical_and(is_class, labels != self.ignore_index)  # (B, H, W)
-        strange = ops.any(ops.logical_not(ops.logical_or(is_class, labels == self.ignore_index)))
-        if _is_concrete(strange) and bool(strange):
+        invalid = ops.any(ops.logical_not(ops.logical_or(is_class, labels == self.ignore_index)))
+        if _is_concrete(invalid) and bool(invalid):
             found = sorted({int(label) for label in ops.convert_to_numpy(labels).ravel()})
             raise DatasetError(
                 f"labels {found} hold values that are neither a class (0 to {num_classes - 1}) nor "
@@ -145,7 +165,7 @@ class SegmentationLoss(keras.losses.Loss):
             )
         labels = ops.where(counts, labels, 0)
         value = _with_gradient(logits, lambda x: self._value_and_gradient(x, labels, ops.cast(counts, "float32")))
-        return ops.reshape(ops.where(strange, float("nan"), value), (1,))
+        return ops.reshape(ops.where(invalid, float("nan"), value), (1,))
 
     def _value_and_gradient(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any]:
         """The loss and its gradient with respect to the low-resolution logits."""
@@ -154,53 +174,53 @@ class SegmentationLoss(keras.losses.Loss):
             weights = weights * self._hard_pixels(logits, labels, counts)
         if self.class_weights is not None:
             weights = weights * ops.take(ops.convert_to_tensor(self.class_weights, "float32"), labels)
-        total = ops.sum(weights) if self.average == "valid" else ops.sum(ops.ones_like(weights))
+        total = ops.sum(weights) if self.normalize_by == "valid_pixels" else ops.sum(ops.ones_like(weights))
         weights = weights / ops.maximum(_over_replicas(total), 1e-12)  # every pixel ignored: 0 / tiny = 0
-        dice_value, of_overlap, of_prediction = 0.0, None, None
+        dice_value, d_overlap, d_prediction = 0.0, None, None
         if self.dice_weight:
-            dice_value, of_overlap, of_prediction = self._dice(logits, labels, counts)
+            dice_value, d_overlap, d_prediction = self._dice(logits, labels, counts)
 
-        def visit(upsampled: Any, labels: Any, weights: Any, counts: Any) -> tuple[Any, Any]:
+        def of_chunk(upsampled: Any, labels: Any, weights: Any, counts: Any) -> tuple[Any, Any]:
             p, log_total = _softmax(upsampled)
             is_label = ops.one_hot(labels, upsampled.shape[-1], dtype="float32")  # (s, W, K)
             x_label = ops.take_along_axis(upsampled, labels[..., None], axis=-1)
-            pixels, slope = self._cross_entropy(upsampled, x_label, log_total, p, is_label)
-            slope = slope * weights[..., None]
-            if of_overlap is not None:
-                by_p = (of_overlap * is_label + of_prediction) * counts[..., None]
-                slope = slope + p * (by_p - ops.sum(p * by_p, axis=-1, keepdims=True))
-            return ops.sum(pixels[..., 0] * weights), slope
+            pixels, grad = self._cross_entropy(upsampled, x_label, log_total, p, is_label)
+            grad = grad * weights[..., None]
+            if d_overlap is not None:
+                d_p = (d_overlap * is_label + d_prediction) * counts[..., None]
+                grad = grad + p * (d_p - ops.sum(p * d_p, axis=-1, keepdims=True))
+            return ops.sum(pixels[..., 0] * weights), grad
 
         def of_image(logits: Any, *pixels: Any) -> tuple[Any, Any]:
-            values, slopes = map_row_chunks(visit, logits, *pixels, project_last=True)
-            return ops.sum(values), slopes
+            values, grads = map_row_chunks(of_chunk, logits, *pixels, project_last=True)
+            return ops.sum(values), grads
 
         values, gradient = sequential_map(of_image, (logits, labels, weights, counts), ["float32"] * 2)
         return ops.sum(values) + dice_value, ops.reshape(gradient, ops.shape(logits))
 
     def _cross_entropy(self, x: Any, x_label: Any, log_total: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
-        """Each pixel's (focal, smoothed) cross-entropy (..., 1) and its slope by the logits x (..., K)."""
-        value, slope, share = log_total - x_label, p - is_label, self.label_smoothing
-        if share:
-            value = value + share * (x_label - ops.mean(x, axis=-1, keepdims=True))
-            slope = slope + share * (is_label - 1 / is_label.shape[-1])
+        """Each pixel's (focal, smoothed) cross-entropy (..., 1), and its gradient (..., K) by the logits x (..., K)."""
+        value, grad, smoothing = log_total - x_label, p - is_label, self.label_smoothing
+        if smoothing:
+            value = value + smoothing * (x_label - ops.mean(x, axis=-1, keepdims=True))
+            grad = grad + smoothing * (is_label - 1 / is_label.shape[-1])
         if self.focal_gamma:
             p_label = ops.sum(p * is_label, axis=-1, keepdims=True)
-            p_other = ops.maximum(1 - p_label, 1e-7)  # its power has no slope at 0 for exponents below 1
+            p_other = ops.maximum(1 - p_label, 1e-7)  # its power has no derivative at 0 for exponents below 1
             factor = p_other**self.focal_gamma
-            by_p_label = -self.focal_gamma * p_other ** (self.focal_gamma - 1)
-            slope = factor * slope + value * by_p_label * p_label * (is_label - p)
+            d_p_label = -self.focal_gamma * p_other ** (self.focal_gamma - 1)
+            grad = factor * grad + value * d_p_label * p_label * (is_label - p)
             value = factor * value
-        return value, slope
+        return value, grad
 
     def _hard_pixels(self, logits: Any, labels: Any, counts: Any) -> Any:
         """1 where a pixel is among the hard ones of online hard example mining, (B, H, W)."""
 
-        def visit(upsampled: Any, labels: Any) -> tuple[Any]:
+        def of_chunk(upsampled: Any, labels: Any) -> tuple[Any]:
             return (ops.take_along_axis(_softmax(upsampled)[0], labels[..., None], axis=-1)[..., 0],)
 
         def of_image(logits: Any, labels: Any) -> tuple[Any]:
-            (p_label,) = map_row_chunks(visit, logits, labels)  # (strips, s, W)
+            (p_label,) = map_row_chunks(of_chunk, logits, labels)  # (chunks, s, W)
             return (ops.reshape(p_label, (-1, ops.shape(labels)[1]))[: ops.shape(labels)[0]],)
 
         (p_label,) = sequential_map(of_image, (logits, labels), ["float32"])
@@ -211,31 +231,31 @@ class SegmentationLoss(keras.losses.Loss):
         return ops.cast(is_hard, "float32")
 
     def _dice(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any, Any]:
-        """The weighted Dice loss and its slopes by the sums of overlap and of prediction of each class, (K,)."""
+        """The weighted Dice loss; its gradients (K,) by each class's sum of overlap and sum of probabilities."""
         num_classes = logits.shape[-1]
 
-        def visit(upsampled: Any, labels: Any, counts: Any) -> tuple[Any]:
+        def of_chunk(upsampled: Any, labels: Any, counts: Any) -> tuple[Any]:
             mask = counts[..., None]
             is_label = ops.one_hot(labels, num_classes, dtype="float32") * mask
             p = _softmax(upsampled)[0]
             return (ops.stack([ops.sum(each, axis=(0, 1)) for each in (p * is_label, p * mask, is_label)]),)
 
         def of_image(*maps: Any) -> tuple[Any]:
-            return (ops.sum(map_row_chunks(visit, *maps)[0], axis=0),)  # (3, K)
+            return (ops.sum(map_row_chunks(of_chunk, *maps)[0], axis=0),)  # (3, K)
 
         (sums,) = sequential_map(of_image, (logits, labels, counts), ["float32"])
         overlap, predicted, labelled = ops.unstack(ops.reshape(ops.sum(sums, axis=0), (3, num_classes)), 3)
         present = ops.cast(labelled > 0, "float32")
-        share = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)
+        weight = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)
         union = predicted + labelled + _DICE_SMOOTHING
         dice = (2 * overlap + _DICE_SMOOTHING) / union
-        return ops.sum(share * (1 - dice)), -2 * share / union, share * dice / union
+        return ops.sum(weight * (1 - dice)), -2 * weight / union, weight * dice / union
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras' serialization."""
         return {
             "ignore_index": self.ignore_index,
-            "average": self.average,
+            "normalize_by": self.normalize_by,
             "class_weights": self.class_weights,
             "label_smoothing": self.label_smoothing,
             "focal_gamma": self.focal_gamma,
@@ -253,14 +273,14 @@ def _softmax(logits: Any) -> tuple[Any, Any]:
 
 
 def _with_gradient(logits: Any, value_and_gradient: Callable[[Any], tuple[Any, Any]]) -> Any:
-    """The scalar of `value_and_gradient`, whose gradient is the tensor it computes beside it."""
+    """The scalar of `value_and_gradient`, whose gradient is the tensor that it computes as well."""
 
     @ops.custom_gradient
     def scalar(logits: Any) -> tuple[Any, Callable[..., Any]]:
-        value, slope = value_and_gradient(logits)
+        value, grad = value_and_gradient(logits)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:  # each backend of Keras hands it over differently
-            return slope * (args[-1] if upstream is None else upstream)
+            return grad * (args[-1] if upstream is None else upstream)
 
         return value, gradient
 

@@ -26,7 +26,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         peak: The highest learning rate.
         steps: Updates until the rate is zero.
         warmup_steps: Updates of the warm-up.
-        warmup_start_factor: Share of the rate at step 0.
+        warmup_start_factor: Fraction of the rate at step 0.
         power: Exponent of the decay.
         decay_start: Update before which the rate is not decayed.
 
@@ -104,7 +104,7 @@ class GroupedAdamW(keras.optimizers.Adam):
     `learning_rate` to log.
 
     Args:
-        learning_rate: Rate or schedule of a group with factor 1.
+        learning_rate: Rate or schedule of the encoder.
         head_lr_multiplier: Multiple of the rate for the decode head and the classifier.
         weight_decay: Decay of every variable whose path does not contain "norm"; biases are decayed.
         **options: Arguments of `keras.optimizers.Adam`.
@@ -173,7 +173,7 @@ def create_optimizer(
         learning_rate: Highest rate of the encoder.
         steps: Updates until the rate is zero.
         warmup_steps: Updates of the linear warm-up; None takes the paper's 1,500, or a tenth of a run below 15,000.
-        warmup_start_factor: Share of the rate at the first step.
+        warmup_start_factor: Fraction of the rate at the first step.
         power: Exponent of the polynomial decay.
         decay_start: Update before which the rate is not decayed.
         weight_decay: Decoupled weight decay; none for variables whose path contains "norm".
@@ -213,27 +213,29 @@ def create_optimizer(
     )
 
 
-def parameter_groups(optimizer: GroupedAdamW, variables: Sequence[Any]) -> list[ParameterGroup]:
-    """The groups into which the optimizer parts the variables.
+def parameter_groups(
+    variables: Sequence[Any], head_lr_multiplier: float = 10.0, weight_decay: float = 0.01
+) -> list[ParameterGroup]:
+    """The groups of variables that `create_optimizer` treats alike.
 
     Args:
-        optimizer: Made by `create_optimizer`.
         variables: Such as `model.trainable_variables`.
+        head_lr_multiplier: As given to `create_optimizer`.
+        weight_decay: As given to `create_optimizer`.
 
     Returns:
         Four groups at most: encoder and head, decayed and not.
 
     Example:
-        >>> parameter_groups(create_optimizer(), [])
+        >>> parameter_groups([])
         []
     """
     groups = []
-    for part, is_part, factor in (("encoder", False, 1.0), ("head", True, optimizer.head_lr_multiplier)):
+    for part, is_part, multiplier in (("encoder", False, 1.0), ("head", True, head_lr_multiplier)):
         for label, is_norm in (("", False), (", norms", True)):
             paths = tuple(v.path for v in variables if _is_head(v) is is_part and _is_norm(v) is is_norm)
             if paths:
-                decay = 0.0 if is_norm else optimizer.decoupled_weight_decay
-                groups.append(ParameterGroup(f"{part}{label}", factor, decay, paths))
+                groups.append(ParameterGroup(f"{part}{label}", multiplier, 0.0 if is_norm else weight_decay, paths))
     return groups
 
 

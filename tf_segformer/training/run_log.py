@@ -1,4 +1,4 @@
-"""RunLog: what a run tells: progress, log.csv, TensorBoard with example predictions, and an image of the curves."""
+"""RunLog: what a run reports: progress, log.csv, TensorBoard with example predictions, and an image of the curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import tensorflow as tf
 from PIL import Image
 
@@ -49,23 +48,24 @@ class RunLog:
         if not sys.stderr.isatty() or time.monotonic() - self._shown < 0.5:
             return
         self._shown = time.monotonic()
-        click.echo(f"\r[{'=' * (30 * step // steps):<30}] step {step}/{steps}  loss {loss:.4f} ", nl=False, err=True)
+        bar = f"\r[{'=' * (30 * step // steps):<30}] step {step}/{steps}  loss {loss:.4f} "
+        print(bar, end="", file=sys.stderr, flush=True)
 
-    def add(self, step: int, loss: float, rates: dict[str, float], speed: float, scores: dict[str, Any]) -> bool:
+    def add(self, step: int, loss: float, rates: dict[str, float], speed: float, metrics: dict[str, Any]) -> bool:
         """Adds a validation to every log.
 
         Args:
             step: Batches so far.
             loss: Mean training loss since the last validation.
             rates: Learning rates by name.
-            speed: Training images a second.
-            scores: What the function of `make_validation` returned.
+            speed: Training images per second.
+            metrics: What `Validation` returned.
 
         Returns:
             Whether its mIoU is the best so far.
 
         Example:
-            >>> log.add(500, 0.7, {"learning_rate": 6e-5}, 12.0, validate())
+            >>> log.add(500, 0.7, {"learning_rate": 6e-5}, 12.0, metrics)
             step 500: loss 0.7000, ...
             True
         """
@@ -73,21 +73,21 @@ class RunLog:
             "step": step,
             **rates,
             "loss": float(loss),
-            "val_loss": scores["loss"],
-            "mIoU": scores["mIoU"],
-            "aAcc": scores["aAcc"],
+            "val_loss": metrics["loss"],
+            "mIoU": metrics["mIoU"],
+            "aAcc": metrics["aAcc"],
             "images_per_second": speed,
-            **{f"IoU {name}": float(iou) for name, iou in zip(self.class_names, scores["IoU"], strict=True)},
+            **{f"IoU {name}": float(iou) for name, iou in zip(self.class_names, metrics["IoU"], strict=True)},
         }
         is_best = self.best is None or row["mIoU"] > self.best["mIoU"]
         self.rows.append(row)
         self._write_csv()
-        self._write_tensorboard(row, scores["examples"])
+        self._write_tensorboard(row, metrics["examples"])
         self._print(row, is_best)
         return is_best
 
     def finish(self) -> None:
-        """Closes the logs and draws the curves."""
+        """Closes the logs and draws the image of the curves."""
         self._writer.close()
         draw_curves(self.rows, self.class_names, self.folder / CURVES_NAME)
 
@@ -111,15 +111,15 @@ class RunLog:
         self._writer.flush()
 
     def _print(self, row: dict[str, Any], is_best: bool) -> None:
-        click.echo(
+        print(
             f"step {row['step']}: loss {row['loss']:.4f}, val loss {row['val_loss']:.4f}, "
             f"mIoU {100 * row['mIoU']:.2f}{' (best)' if is_best else ''}, {row['images_per_second']:.1f} images/s"
         )
-        click.echo("  " + "  ".join(f"{name} {100 * row[f'IoU {name}']:.1f}" for name in self.class_names))
+        print("  " + "  ".join(f"{name} {100 * row[f'IoU {name}']:.1f}" for name in self.class_names), flush=True)
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path: str | Path) -> None:
-    """Draws losses, mIoU, IoU of each class (up to 20 classes) and learning rate over the steps.
+    """Draws losses, mIoU, IoU of each class (up to 20 classes) and learning rates over the steps; one row is enough.
 
     Args:
         rows: Rows of a `RunLog`.
@@ -133,24 +133,24 @@ def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path
 
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(11, 8), layout="constrained")
-    ((losses, scores), (classes, rates)) = figure.subplots(2, 2)
+    ((losses, metrics), (classes, rates)) = figure.subplots(2, 2)
     for name, label in (("loss", "training"), ("val_loss", "validation")):
         losses.plot(steps, [row[name] for row in rows], label=label, marker=".")
     losses.set(title="Loss", xlabel="step")
     losses.legend()
     for name, label in (("mIoU", "mean IoU"), ("aAcc", "pixel accuracy")):
-        scores.plot(steps, [100 * row[name] for row in rows], label=label, marker=".")
-    scores.set(title="Validation scores", xlabel="step", ylabel="%", ylim=(0, 100))
-    scores.legend(loc="lower right")
+        metrics.plot(steps, [100 * row[name] for row in rows], label=label, marker=".")
+    metrics.set(title="Validation metrics", xlabel="step", ylabel="%", ylim=(0, 100))
+    metrics.legend(loc="lower right")
     shown = class_names if len(class_names) <= 20 else []
     for index, name in enumerate(shown):
         style = "-" if index < 10 else "--"  # matplotlib has ten colors
-        classes.plot(steps, [100 * row[f"IoU {name}"] for row in rows], style, label=name)
+        classes.plot(steps, [100 * row[f"IoU {name}"] for row in rows], style, marker=".", label=name)
     classes.set(title="Validation IoU by class", xlabel="step", ylabel="%", ylim=(0, 100))
     if shown:
         classes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     for name, label in (("learning_rate", "encoder"), ("head_learning_rate", "head")):
-        rates.plot(steps, [row[name] for row in rows], label=label)
+        rates.plot(steps, [row[name] for row in rows], label=label, marker=".")
     rates.set(title="Learning rate", xlabel="step")
     rates.legend()
     figure.savefig(path, dpi=110)

@@ -1,43 +1,152 @@
-"""train: one recipe through `model.fit`, saved so that it can be killed and resumed at any time."""
+"""train: one recipe through one `model.fit`, saved so that it can be killed and resumed at any time."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import re
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
 
-from tf_segformer.data.datasets import SegmentationDataset
-from tf_segformer.data.pipeline import denormalize, training_dataset, validation_dataset
-from tf_segformer.data.tfrecords import ShardedDataset
+from tf_segformer.data.check import check_dataset
+from tf_segformer.data.datasets import LabelledDataset
+from tf_segformer.data.pipeline import training_dataset
+from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import CheckpointError, SegformerError
-from tf_segformer.evaluation.metrics import MeanIoU
-from tf_segformer.imaging.postprocess import class_map_from_logits
-from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.hub import find_file
+from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.io import read_text
+from tf_segformer.training.callbacks import (
+    LAST_NAME,
+    STATE_NAME,
+    StateCallback,
+    StepCounter,
+    ValidationCallback,
+    save_pretrained,
+    stop_on_signal,
+)
+from tf_segformer.training.devices import device_scope, synchronize_batch_norm
 from tf_segformer.training.losses import SegmentationLoss
-from tf_segformer.training.optimization import create_optimizer
-from tf_segformer.training.recipes import Phase, Recipe
+from tf_segformer.training.optimization import create_optimizer, format_groups, parameter_groups
+from tf_segformer.training.recipes import Recipe, load_recipe
 from tf_segformer.training.run_log import RunLog
-from tf_segformer.training.state import load_state, save_state
+from tf_segformer.training.state import load_state
+from tf_segformer.training.validation import Validation
 
-STATE_NAME, RECIPE_NAME = "state.npz", "recipe.json"
-BEST_NAME, LAST_NAME = "best", "last"
-_BLOCK = re.compile(r"block_\d+_\d+")
-_EXAMPLES = 3  # validation images that TensorBoard shows
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PRECISIONS = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
+"""Keras' dtype policy for each precision; the weights stay float32."""
+
+RECIPE_NAME = "recipe.json"
 
 
 class Interrupted(SegformerError):
     """A run was stopped by SIGTERM or SIGINT after its state was saved."""
+
+
+def train(
+    recipe: Recipe | str | Path,
+    data: str | Path | tuple[LabelledDataset, LabelledDataset],
+    output: str | Path | None = None,
+    *,
+    model: keras.Model | str | Path | None = None,
+    processor: SegformerImageProcessor | None = None,
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    precision: str = "float32",
+    jit_compile: bool | str = "auto",
+    rematerialize: bool = False,
+    devices: int | None = None,
+    check: bool = True,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    parallel_calls: int | None = None,
+) -> dict[str, Any]:
+    """Trains a model by a recipe: what `tf-segformer train` does.
+
+    Args:
+        recipe: A recipe, its name such as "finetune-b0", or a .py file that defines `RECIPE`.
+        data: The dataset's folder, of the recipe's kind or with TFRecord shards; or (training, validation) datasets.
+        output: Folder of the run; by default runs/ and the recipe's name. It gets `best/` and `last/` (as
+            `save_pretrained` writes them), `state.npz`, `log.csv`, `recipe.json`, `curves.png` and `tensorboard/`.
+        model: A model, or the checkpoint to start from ("random" for none); by default the recipe's.
+        processor: Prepares the images; by default that of the checkpoint, or ImageNet's mean and std, without resizing.
+        class_names: Class names of a folder of kind "folder".
+        palette: Colors of the classes where the labels are RGB images, one per class.
+        epochs: Passes over the training images, instead of the recipe's steps.
+        steps: Batches, instead of the recipe's.
+        batch_size: Images per batch over all devices, instead of the recipe's.
+        learning_rate: Highest rate of the encoder, instead of the recipe's.
+        seed: Decides initial weights, data order, augmentation and dropout, instead of the recipe's.
+        precision: "float32", or "float16" or "bfloat16" for the computation; the weights stay float32.
+        jit_compile: Whether XLA compiles the step; "auto" as Keras decides.
+        rematerialize: Whether the backward pass computes activations anew: less memory, more time.
+        devices: Number of GPUs; None for all.
+        check: Whether to open every file before the first step.
+        resume: Continue the run in `output`: same data order and schedule, so that the weights become those of a run
+            that was never interrupted.
+        callbacks: Keras callbacks of your own; an epoch reaches from one validation to the next, and its logs hold
+            "val_mIoU", "val_aAcc" and "val_loss".
+        parallel_calls: Images prepared at once; None lets tf.data decide.
+
+    Returns:
+        The row of the log with the best validation mIoU.
+
+    Raises:
+        CheckpointError: The folder holds a run and `resume` is off, or it holds none (or another) and it is on.
+        DatasetError: The data cannot be found or used.
+        Interrupted: On SIGTERM or SIGINT, after the state was saved.
+        SegformerError: The loss became NaN.
+        ValueError: For an argument out of range.
+
+    Example:
+        >>> best = train(recipe, (train_data, val_data), "runs/camvid", model="random", check=False)
+        group ...
+        >>> best["step"]
+        2
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    splits = open_splits(recipe.dataset, data, class_names, palette) if isinstance(data, (str, Path)) else data
+    recipe = recipe.with_options(
+        train_size=splits[0].size,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    if check:
+        for dataset in splits:
+            print(check_dataset(dataset))
+    keras.utils.set_random_seed(recipe.seed)
+    with device_scope(devices) as count:
+        if not isinstance(model, keras.Model):
+            checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
+            processor = processor or _make_processor(checkpoint, recipe)
+            model = _make_model(checkpoint, recipe, splits[0].class_names, PRECISIONS[precision], rematerialize)
+        if count > 1:
+            synchronize_batch_norm(model)
+        compile_model(model, recipe, jit_compile=jit_compile)
+    return fit_recipe(
+        model,
+        recipe,
+        *splits,
+        output or Path("runs") / recipe.name,
+        processor=processor or SegformerImageProcessor(do_resize=False),
+        resume=resume,
+        callbacks=callbacks,
+        parallel_calls=parallel_calls,
+    )
 
 
 def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str = "auto") -> None:
@@ -64,236 +173,129 @@ def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str
         accumulation_steps=recipe.accumulation_steps,
         ema_momentum=recipe.ema_momentum,
     )
-    model.compile(optimizer, loss=SegmentationLoss(**recipe.loss), jit_compile=jit_compile)
+    model.compile(optimizer, loss=SegmentationLoss.from_config(model.config, **recipe.loss), jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
 
 
-def synchronize_batch_norm(model: keras.Model) -> None:
-    """Lets batch norms take their moments over all devices of a `tf.distribute` strategy, as the authors trained.
-
-    Args:
-        model: Built in the strategy's scope, not traced yet.
-
-    Example:
-        >>> synchronize_batch_norm(model)
-    """
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
-
-
-def rematerialize(model: keras.Model) -> None:
-    """Computes the inside of every attention and feed-forward layer again in the backward pass: less memory, more time.
-
-    `keras.RematScope` would do this, but under TensorFlow it fails on layers that are called with `training=`, and
-    around a whole block it would draw another stochastic depth the second time.
-
-    Args:
-        model: SegFormer model without dropout inside those layers, not traced yet.
-
-    Raises:
-        ValueError: The model has dropout there, which would be drawn anew.
-
-    Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
-
-    Example:
-        >>> rematerialize(model)
-    """
-    config = model.config
-    if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
-        raise ValueError("rematerialization needs hidden_dropout_prob=0 and attention_probs_dropout_prob=0")
-    for layer in model._flatten_layers():
-        if _BLOCK.fullmatch(layer.name):
-            layer.attention.mix = _attention_again(layer.attention.mix)
-            layer.mlp.mix = _again(layer.mlp.mix)
-
-
-def _again(mix: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's `mix` that keeps its input only."""
-
-    def mix_again(positions: Any, *arguments: Any, **options: Any) -> Any:
-        return keras.remat(lambda positions: mix(positions, *arguments, **options))(positions)
-
-    return mix_again
-
-
-def _attention_again(mix: Callable[..., tuple[Any, None]]) -> Callable[..., tuple[Any, None]]:
-    """The same of attention, which has no probabilities to give in training."""
-    outputs = _again(lambda *arguments, **options: mix(*arguments, **options)[0])
-    return lambda *arguments, **options: (outputs(*arguments, **options), None)
-
-
-def train(
+def fit_recipe(
     model: keras.Model,
     recipe: Recipe,
-    train_data: SegmentationDataset | ShardedDataset,
-    val_data: SegmentationDataset | ShardedDataset,
+    train_data: LabelledDataset,
+    val_data: LabelledDataset,
     output: str | Path,
     *,
     processor: SegformerImageProcessor,
     resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     parallel_calls: int | None = None,
 ) -> dict[str, Any]:
-    """Trains a compiled model (see `compile_model`) and keeps its best and last weights.
+    """The `fit` of `train`, for a model that is compiled already (see `compile_model`).
 
     Args:
-        model: Compiled with the recipe's optimizer.
+        model: Compiled with the recipe's optimizer; afterwards it has the last weights, averaged where the recipe says.
         recipe: What to train.
         train_data: Examples to learn from; checked before.
-        val_data: Examples to choose by.
-        output: Folder of the run: `best/` and `last/` (as `save_pretrained` writes them), `state.npz`, `log.csv`,
-            `recipe.json`, `curves.png` and `tensorboard/`.
-        processor: Saved beside the weights.
-        resume: Continue the run in `output`: same data order and schedule, so the weights become those of a run that
-            was never interrupted.
+        val_data: Examples to choose the best weights by.
+        output: Folder of the run.
+        processor: The model's.
+        resume: Continue the run in `output`.
+        callbacks: Keras callbacks of your own.
         parallel_calls: Images prepared at once; None lets tf.data decide.
 
     Returns:
         The row of the log with the best validation mIoU.
 
     Raises:
-        CheckpointError: The folder holds a run and `resume` is off, or it holds none (or another) and it is on.
-        Interrupted: On SIGTERM or SIGINT, after the state was saved.
-        SegformerError: The loss became NaN.
+        CheckpointError, Interrupted, SegformerError: As `train` does.
 
     Example:
-        >>> best = train(model, recipe, train_data, val_data, "runs/camvid", processor=processor)
-        step 2: loss ...
+        >>> best = fit_recipe(model, recipe, train_data, val_data, "runs/camvid", processor=processor)
+        group ...
     """
     output = Path(output)
     step, rows = _start(model, recipe, output, resume)
+    variables = model.trainable_variables
+    groups = parameter_groups(variables, recipe.head_lr_multiplier, recipe.weight_decay)
+    print(format_groups(groups, variables))
     log = RunLog(output, val_data.class_names, rows)
-    validate = make_validation(model, val_data, parallel_calls)
-    with _stop_on_signal() as stop:
-        while step < recipe.steps and not stop.is_set():
-            phase, end = _next_stretch(recipe, step)
-            batches = training_dataset(
-                train_data,
-                phase.augmentation,
-                phase.batch_size,
-                seed=recipe.seed,
-                first_step=step,
-                last_step=end,
-                parallel_calls=parallel_calls,
+    with stop_on_signal() as stop:
+        counter = StepCounter(recipe, step, stop, log)
+        validation = ValidationCallback(counter, Validation(model, val_data, processor), log, processor)
+        if step < recipe.steps:
+            model.fit(
+                _batches(recipe, train_data, step, processor, model.config.semantic_loss_ignore_index, parallel_calls),
+                initial_epoch=counter.epochs.start,
+                epochs=counter.epochs.stop,
+                steps_per_epoch=recipe.validate_every,
+                verbose=0,
+                shuffle=False,
+                callbacks=[counter, validation, *callbacks, StateCallback(counter, log)],
             )
-            follower = _ProgressCallback(log, stop, step, recipe.steps)
-            started = time.monotonic()
-            model.fit(batches, steps_per_epoch=end - step, epochs=1, verbose=0, shuffle=False, callbacks=[follower])
-            seconds = time.monotonic() - started
-            if math.isnan(follower.loss):
-                raise SegformerError(
-                    f"the loss became NaN before step {follower.step}: lower the learning rate or clip the gradients; "
-                    f"{output / STATE_NAME} still holds the last good state"
-                )
-            speed = (follower.step - step) * phase.batch_size / seconds
-            step = follower.step
-            if step == recipe.steps or step % recipe.validate_every == 0:
-                with ema_weights(model):
-                    scores = validate()
-                    if log.add(step, follower.loss, _learning_rates(model), speed, scores):
-                        _save_pretrained(model, processor, output / BEST_NAME)
-            save_state(output / STATE_NAME, model, {"step": step, "rows": log.rows})
-    if step < recipe.steps:
-        raise Interrupted(f"stopped after step {step} of {recipe.steps}; continue with --resume")
-    with ema_weights(model):
-        _save_pretrained(model, processor, output / LAST_NAME)
+        if stop.is_set() and counter.step < recipe.steps:
+            raise Interrupted(f"stopped after step {counter.step} of {recipe.steps}; continue with --resume")
+    save_pretrained(model, processor, output / LAST_NAME)  # `fit` ends with the averaged weights
     log.finish()
     assert log.best is not None  # a run ends with a validation
     return log.best
 
 
-def make_validation(
-    model: keras.Model, dataset: SegmentationDataset | ShardedDataset, parallel_calls: int | None = None
-) -> Callable[[], dict[str, Any]]:
-    """A function that measures the model on whole images.
+def _batches(
+    recipe: Recipe,
+    data: LabelledDataset,
+    first_step: int,
+    processor: SegformerImageProcessor,
+    ignore_index: int,
+    parallel_calls: int | None,
+) -> tf.data.Dataset:
+    """The batches of all phases, one after the other, from a step on; the last phase has no end.
 
-    Args:
-        model: Compiled segmentation model.
-        dataset: The validation split.
-        parallel_calls: Images prepared at once; None lets tf.data decide.
-
-    Returns:
-        Function without arguments that returns the scores of `metrics.metrics_from_confusion`, "loss", and "examples":
-        (image uint8, class map, target) of the first three images.
-
-    Example:
-        >>> 0 <= make_validation(model, val_data)()["mIoU"] <= 1
-        True
+    Sizes in which the phases differ are open in the dataset's signature, also where a resumed run has left a phase
+    behind: so it traces the same graph, and computes the same bits.
     """
-    metric, loss = MeanIoU(dataset.num_labels), model.loss
-
-    @tf.function(reduce_retracing=True)
-    def measure(images: Any, labels: Any) -> tuple[Any, Any]:
-        logits = model(images, training=False)
-        metric.update_state(labels, logits)
-        return loss(labels, logits), logits
-
-    def validate() -> dict[str, Any]:
-        metric.reset_state()
-        losses: list[float] = []
-        examples: list[tuple[Any, Any, Any]] = []
-        for images, labels in validation_dataset(dataset, parallel_calls):
-            value, logits = measure(images, labels)
-            losses.append(float(value))
-            if len(examples) < _EXAMPLES:
-                class_map = class_map_from_logits(logits[0].numpy(), tuple(labels.shape[1:]))
-                examples.append((denormalize(images[0]), class_map, labels[0].numpy()))
-        return {**metric.metrics(), "loss": sum(losses) / len(losses), "examples": examples}
-
-    return validate
-
-
-@contextlib.contextmanager
-def ema_weights(model: keras.Model) -> Iterator[None]:
-    """Runs a block with the moving average of the weights, where the optimizer keeps one.
-
-    Args:
-        model: Compiled model.
-
-    Example:
-        >>> with ema_weights(model):
-        ...     model.save_pretrained("best")
-    """
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if not optimizer.use_ema:
-        yield
-        return
-    variables = model.trainable_variables
-    trained = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
-        variable.assign(average)
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, trained, strict=True):
-            variable.assign(value)
+    start, parts = 0, []
+    for index, phase in enumerate(recipe.phases):
+        end = start + phase.steps
+        part = training_dataset(
+            data,
+            phase.augmentation,
+            phase.batch_size,
+            processor=processor,
+            ignore_index=ignore_index,
+            seed=recipe.seed,
+            first_step=min(max(first_step, start), end),
+            last_step=end if index < len(recipe.phases) - 1 else None,
+            parallel_calls=parallel_calls,
+        )
+        parts.append(part)
+        start = end
+    batches = parts[0]
+    for part in parts[1:]:
+        batches = batches.concatenate(part)
+    return batches
 
 
-class _ProgressCallback(keras.callbacks.Callback):
-    """Counts the steps, shows the progress, and ends `fit` when the run is to stop."""
+def _make_model(
+    checkpoint: str | Path | None, recipe: Recipe, class_names: Sequence[str], policy: str, rematerialize: bool
+) -> keras.Model:
+    """The recipe's model, from random weights or from a checkpoint."""
+    from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
 
-    def __init__(self, log: RunLog, stop: threading.Event, step: int, steps: int) -> None:
-        super().__init__()
-        self.log, self.stop, self.step, self.steps = log, stop, step, steps
-        self.loss = math.nan
+    id2label = dict(enumerate(class_names))
+    options: dict[str, Any] = {"dtype": policy, **({"rematerialize": True} if rematerialize else {})}
+    if checkpoint is None:
+        config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)
+        return SegformerForSemanticSegmentation(config, **options)
+    return SegformerForSemanticSegmentation.from_pretrained(
+        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **recipe.model
+    )
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step += 1
-        self.loss = (logs or {})["loss"]  # the mean since the last validation
-        self.log.progress(self.step, self.steps, self.loss)
-        if self.stop.is_set() or math.isnan(self.loss):
-            self.model.stop_training = True
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # `fit` ends by replacing the weights by their average; this run goes on with the weights themselves.
-        self._keeps_average, self._optimizer.use_ema = self._optimizer.use_ema, False
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._optimizer.use_ema = self._keeps_average
-
-    @property
-    def _optimizer(self) -> keras.optimizers.Optimizer:
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+def _make_processor(checkpoint: str | Path | None, recipe: Recipe) -> SegformerImageProcessor:
+    """The checkpoint's processor, but for images at their own size and labels as the dataset gives them."""
+    fields: dict[str, Any] = {"do_resize": False, "do_reduce_labels": recipe.dataset == "ade20k"}
+    if checkpoint is None or find_file(checkpoint, [CONFIG_NAME]) is None:
+        return SegformerImageProcessor(**fields)
+    return SegformerImageProcessor.from_pretrained(checkpoint, **fields)
 
 
 def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
@@ -301,7 +303,7 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     state, settings = output / STATE_NAME, output / RECIPE_NAME
     wanted = json.dumps(recipe.to_dict(), indent=2, sort_keys=True)
     if resume:
-        if settings.is_file() and not _says(settings, wanted):
+        if settings.is_file() and not _holds(settings, wanted):
             raise CheckpointError(f"{settings}: the run was started with another recipe; resume with the same options")
         meta = load_state(state, model)
         return meta["step"], meta["rows"]
@@ -312,47 +314,9 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     return 0, []
 
 
-def _says(settings: Path, wanted: str) -> bool:
+def _holds(settings: Path, wanted: str) -> bool:
     """Whether a file of a run holds a text; one that is too large or not text does not."""
     try:
         return read_text(settings) == wanted
     except (OSError, ValueError):
         return False
-
-
-def _next_stretch(recipe: Recipe, step: int) -> tuple[Phase, int]:
-    """The phase that `step` lies in, and the step before which to validate, to save or to change the phase."""
-    phase_end = 0
-    for phase in recipe.phases:
-        phase_end += phase.steps
-        if step < phase_end:
-            break
-    validation = (step // recipe.validate_every + 1) * recipe.validate_every
-    return phase, min(phase_end, validation)
-
-
-def _learning_rates(model: keras.Model) -> dict[str, float]:
-    """The rates of encoder and head at the coming step."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-    return {"learning_rate": rate, "head_learning_rate": rate * optimizer.head_lr_multiplier}
-
-
-def _save_pretrained(model: keras.Model, processor: SegformerImageProcessor, folder: Path) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the run ends between two steps with its state saved."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield stop
-        return
-    earlier = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for kind, handler in earlier.items():
-            signal.signal(kind, handler)

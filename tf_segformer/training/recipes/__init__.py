@@ -17,12 +17,12 @@ _MODULES = ("ade20k", "camvid", "cityscapes", "finetune")
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with one crop size and batch.
+    """A part of a run with one augmentation and batch size.
 
     Args:
         steps: Batches.
-        batch_size: Images a batch, over all devices.
-        augmentation: What is drawn for each image.
+        batch_size: Images per batch, over all devices.
+        augmentation: The random changes of each image.
 
     Example:
         >>> Phase(160_000, 16, Augmentation((512, 512))).batch_size
@@ -36,13 +36,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run, but for the place of the data and the machine.
+    """One training run, except where the data is and which machine trains.
 
     Args:
         name: Name on the command line.
         variant: Model variant, "b0" to "b5".
         dataset: Kind of dataset, a key of `datasets.KINDS`.
-        phases: Stretches of the run, in order; the learning rate runs over all of them.
+        phases: Parts of the run, in order; the learning rate runs over all of them.
         learning_rate: Highest rate of the encoder.
         warmup_steps: Batches of linear warm-up.
         power: Exponent of the polynomial decay.
@@ -53,7 +53,7 @@ class Recipe:
         accumulation_steps: Batches whose gradients make one update, or None.
         ema_momentum: Momentum of the averaged weights that are validated and saved, or None.
         loss: Arguments of `SegmentationLoss`.
-        model: Fields of `SegformerConfig` beside the variant's.
+        model: Fields of `SegformerConfig` that differ from the variant's.
         validate_every: Batches between validations (and checkpoints).
         initial_weights: Checkpoint the run starts from (name or folder), or None for random weights.
         seed: Decides initial weights, data order, augmentation and dropout.
@@ -87,6 +87,25 @@ class Recipe:
         """Batches of the whole run."""
         return sum(phase.steps for phase in self.phases)
 
+    def images_before(self, step: int) -> int:
+        """Images of the batches before one, over all phases.
+
+        Args:
+            step: Number of a batch, from 0 to `steps`.
+
+        Returns:
+            Their number.
+
+        Example:
+            >>> load_recipe("ade20k-b0").images_before(10)
+            160
+        """
+        images = 0
+        for phase in self.phases:
+            images += min(step, phase.steps) * phase.batch_size
+            step = max(step - phase.steps, 0)
+        return images
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for `recipe.json`."""
         return asdict(self)
@@ -95,7 +114,7 @@ class Recipe:
         """The recipe shortened or lengthened: every phase and the warm-up in proportion.
 
         Args:
-            steps: Batches of the new run, at least one a phase.
+            steps: Batches of the new run, at least one per phase.
 
         Returns:
             A new recipe.
@@ -124,6 +143,47 @@ class Recipe:
             decay_start=self.decay_start * steps // self.steps,
             validate_every=min(self.validate_every, steps),
         )
+
+    def with_options(
+        self,
+        *,
+        train_size: int,
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        seed: int | None = None,
+    ) -> Recipe:
+        """The recipe with what is given here in place of its own.
+
+        Args:
+            train_size: Number of training examples, which `epochs` counts.
+            epochs: Passes over the training examples, instead of `steps`.
+            steps: Batches of the run; see `with_steps`.
+            batch_size: Images per batch, in every phase.
+            learning_rate: Highest rate of the encoder.
+            seed: Decides initial weights, data order, augmentation and dropout.
+
+        Returns:
+            A new recipe.
+
+        Raises:
+            ValueError: Both `epochs` and `steps`, or fewer steps than phases.
+
+        Example:
+            >>> load_recipe("ade20k-b0").with_options(train_size=160, epochs=3).steps
+            30
+        """
+        if epochs is not None and steps is not None:
+            raise ValueError("epochs and steps exclude each other")
+        given = {"learning_rate": learning_rate, "seed": seed}
+        recipe = replace(self, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        if batch_size is not None:
+            recipe = replace(recipe, phases=tuple(replace(phase, batch_size=batch_size) for phase in recipe.phases))
+        if epochs is not None:
+            images_per_step = recipe.images_before(recipe.steps) / recipe.steps
+            steps = max(round(epochs * train_size / images_per_step), len(recipe.phases))
+        return recipe if steps is None else recipe.with_steps(steps)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

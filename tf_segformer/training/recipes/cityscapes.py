@@ -22,7 +22,7 @@ def _recipe(variant: str) -> Recipe:
         dataset="cityscapes",
         phases=(Phase(160_000, 8, augmentation),),
         initial_weights=f"nvidia/mit-{variant}",
-        loss={"average": "all"},  # as the authors' code divides
+        loss={"normalize_by": "all_pixels"},  # as the authors' code divides
         validate_every=16_000,
     )
 

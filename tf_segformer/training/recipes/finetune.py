@@ -1,7 +1,7 @@
 """Fine-tuning on a labelled folder of your own: images/ and labels/, matched by name.
 
 Command: tf-segformer train --recipe finetune-b0 --data FOLDER --class-names road,car,tree --epochs 50
-Hardware: any GPU with 8 GB for B0; `--batch-size`, `--precision bfloat16` and `--remat` fit the larger ones.
+Hardware: any GPU with 8 GB for B0; `--batch-size`, `--precision bfloat16` and `--rematerialize` fit the larger ones.
 Score to expect: depends on the data; there is no published one. The settings are those of the paper (Xie et al. 2021,
 section 4.1) but for the shorter schedule and for crops from the images at their own size.
 """
