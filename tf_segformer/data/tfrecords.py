@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from PIL import Image
 
 from tf_segformer.data.datasets import LabelledImage, SegmentationDataset
@@ -52,12 +53,18 @@ class ShardedDataset:
         return len(self.class_names)
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        """The examples, in the order in which they were written."""
-        for record in tf.data.TFRecordDataset([str(path) for path in self.paths]).as_numpy_iterator():
-            features = tf.train.Example.FromString(record).features.feature
-            encoded, image, labels = (features[key].bytes_list.value[0] for key in ("name", "image", "labels"))
-            name = encoded.decode()
-            yield LabelledImage(name, name, partial(open_image, image), partial(open_label_map, labels))
+        """The examples, in the order in which they were written.
+
+        Raises:
+            DatasetError: A shard is damaged.
+        """
+        for path in self.paths:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    yield _labelled_image(record)
+            except (tf.errors.OpError, DecodeError, IndexError, UnicodeDecodeError) as error:
+                reason = str(error).splitlines()[0][:200]
+                raise DatasetError(f"{path}: a damaged shard ({reason}); write it again") from error
 
     def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
         """The examples as (number, serialized record); see `LabelledDataset.records`.
@@ -151,6 +158,14 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
     if missing:
         raise DatasetError(f"{folder}: {len(missing)} shards are missing: {', '.join(missing)}")
     return dataset
+
+
+def _labelled_image(record: bytes) -> LabelledImage:
+    """One record, its images still encoded."""
+    features = tf.train.Example.FromString(record).features.feature
+    encoded, image, labels = (features[key].bytes_list.value[0] for key in ("name", "image", "labels"))
+    name = encoded.decode()
+    return LabelledImage(name, name, partial(open_image, image), partial(open_label_map, labels))
 
 
 def _shuffled_records(dataset: ShardedDataset, seed: int, first: int, last: int | None) -> tf.data.Dataset:

@@ -60,6 +60,6 @@ def synchronize_batch_norm(model: keras.Model) -> None:
         >>> model.decode_head.batch_norm.synchronized
         True
     """
-    head = model.decode_head
-    for layer in getattr(head, "batch_norms", None) or [head.batch_norm]:
-        layer.synchronized = True
+    for layer in keras.tree.flatten(list(vars(model.decode_head).values())):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True

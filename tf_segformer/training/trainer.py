@@ -30,6 +30,7 @@ from tf_segformer.training.devices import device_scope, synchronize_batch_norm
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer, format_groups, parameter_groups
 from tf_segformer.training.recipes import Recipe, load_recipe
+from tf_segformer.training.rematerialization import rematerialize as rematerialize_blocks
 from tf_segformer.training.run_log import RunLog
 from tf_segformer.training.state import load_state
 from tf_segformer.training.validation import Validation
@@ -231,6 +232,8 @@ def fit_recipe(
                 shuffle=False,
                 callbacks=[counter, validation, *callbacks, StateCallback(counter, log)],
             )
+        else:  # complete, but killed before it was finished: the state holds the weights without their average
+            model.optimizer.finalize_variable_values(model.trainable_variables)
         if stop.is_set() and counter.step < recipe.steps:
             raise Interrupted(f"stopped after step {counter.step} of {recipe.steps}; continue with --resume")
     save_pretrained(model, processor, output / LAST_NAME)  # `fit` ends with the averaged weights
@@ -281,13 +284,16 @@ def _make_model(
     from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
 
     id2label = dict(enumerate(class_names))
-    options: dict[str, Any] = {"dtype": policy, **({"rematerialize": True} if rematerialize else {})}
     if checkpoint is None:
         config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)
-        return SegformerForSemanticSegmentation(config, **options)
-    return SegformerForSemanticSegmentation.from_pretrained(
-        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **recipe.model
-    )
+        model = SegformerForSemanticSegmentation(config, dtype=policy)
+    else:
+        model = SegformerForSemanticSegmentation.from_pretrained(
+            checkpoint, id2label=id2label, ignore_mismatched_sizes=True, dtype=policy, **recipe.model
+        )
+    if rematerialize:
+        rematerialize_blocks(model)
+    return model
 
 
 def _make_processor(checkpoint: str | Path | None, recipe: Recipe) -> SegformerImageProcessor:

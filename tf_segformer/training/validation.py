@@ -53,7 +53,10 @@ class Validation:
             target = example.read_labels()
             if target.shape != result.class_map.shape:
                 raise DatasetError(f"{example.labels_name}: the labels have another size than their image")
-            confusion += confusion_matrix(target, result.class_map, self.dataset.num_labels, IGNORE_INDEX)
+            try:
+                confusion += confusion_matrix(target, result.class_map, self.dataset.num_labels, IGNORE_INDEX)
+            except ValueError as error:
+                raise DatasetError(f"{example.labels_name}: {error}") from error
             losses.append(float(self.loss.predict_on_batch([target[None], result.logits[None]])))
             if len(examples) < _EXAMPLES:
                 examples.append((image, result.class_map, target))
