@@ -53,9 +53,8 @@ def main() -> None:
 
     import tensorflow as tf
 
-    from tf_segformer.data.datasets import find_dataset
-    from tf_segformer.data.pipeline import training_dataset
-    from tf_segformer.data.tfrecords import write_tfrecords
+    from tf_segformer import SegformerImageProcessor
+    from tf_segformer.data import find_dataset, training_dataset, write_tfrecords
     from tf_segformer.training.recipes import load_recipe
 
     if arguments.threads:
@@ -74,6 +73,7 @@ def main() -> None:
                     source,
                     phase.augmentation,
                     phase.batch_size,
+                    processor=SegformerImageProcessor(),
                     last_step=arguments.batches + 2,
                     parallel_calls=arguments.threads,
                 )

@@ -152,14 +152,16 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
     """Both sides on the same batches of CamVid; prints time a step and validation mIoU."""
     import torch
 
-    from tf_segformer.data.augmentation import Augmentation
-    from tf_segformer.data.datasets import find_dataset
-    from tf_segformer.data.pipeline import training_dataset, validation_dataset
+    from tf_segformer import SegformerImageProcessor
+    from tf_segformer.data import Augmentation, find_dataset, training_dataset, validation_dataset
 
     train_data, val_data = (find_dataset("camvid", folder, split) for split in ("train", "val"))
+    processor = SegformerImageProcessor(do_resize=False)
 
     def batches():
-        dataset = training_dataset(train_data, Augmentation((crop, crop)), batch_size, last_step=steps)
+        dataset = training_dataset(
+            train_data, Augmentation((crop, crop)), batch_size, processor=processor, last_step=steps
+        )
         return ((images.numpy(), labels.numpy()) for images, labels in dataset)
 
     with tempfile.TemporaryDirectory() as checkpoint:
@@ -168,7 +170,7 @@ def compare_camvid(folder: str, steps: int, crop: int, batch_size: int, peak: fl
         track = train_keras(ours, batches())
     theirs.eval()
     counts = np.zeros((2, val_data.num_labels, val_data.num_labels), np.int64)
-    for images, labels in validation_dataset(val_data):
+    for images, labels in validation_dataset(val_data, processor=processor):
         images, labels = images.numpy(), labels.numpy()
         with torch.no_grad():
             logits = theirs(pixel_values=torch.tensor(images).permute(0, 3, 1, 2)).logits

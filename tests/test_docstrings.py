@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 import shutil
+import threading
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -18,7 +19,7 @@ import tf_segformer
 from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.data.datasets import find_dataset
 from tf_segformer.data.tfrecords import write_tfrecords
-from tf_segformer.training import recipes, run_log, trainer
+from tf_segformer.training import callbacks, recipes, run_log, trainer
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["tf_segformer"] + [
@@ -31,12 +32,13 @@ EXTRAS = {
     "tf_segformer.deploy.onnx.graph": "onnx",
     "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
 }
+_NAMES = re.compile(r"\b(model|dataset|find_dataset|load_recipe|log|val_data|processor|counter|recipe)\b")
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What the examples of the training room find in their folder: data in two layouts, shards, a photograph."""
+    """What the examples of training and data find in their folder: a dataset, its shards, label maps, a photograph."""
     folder = tmp_path_factory.mktemp("examples")
     spec = spec_from_file_location("scenes", ROOT / "tests" / "training" / "scenes.py")
     scenes = module_from_spec(spec)
@@ -47,15 +49,12 @@ def files(tmp_path_factory):
     Image.new("P", (8, 6), 3).save(folder / "labels" / "0001.png")
     photo = ROOT / "examples" / "china.jpg"
     shutil.copy(photo, folder / "photo.jpg")
-    for split in ("train", "val"):
-        (folder / "imagenet" / split / "n01440764").mkdir(parents=True)
-        shutil.copy(photo, folder / "imagenet" / split / "n01440764")
     return folder
 
 
 @pytest.fixture
 def training_names(small_config):
-    """A function that makes what the examples of the training room call by name: a compiled model, data, a recipe."""
+    """A function that makes what the examples of training call by name: a compiled model, data, a recipe."""
 
     def make():
         model = tf_segformer.SegformerForSemanticSegmentation(small_config.replace(num_labels=11))
@@ -65,9 +64,11 @@ def training_names(small_config):
         trainer.compile_model(model, recipe)
         train_data, val_data = (find_dataset("camvid", "CamVid", split) for split in ("train", "val"))
         log = run_log.RunLog("logs", val_data.class_names, [])
-        validate = trainer.make_validation(model, val_data)
         processor = tf_segformer.SegformerImageProcessor(do_resize=False)
+        counter = callbacks.StepCounter(recipe, 0, threading.Event(), log)
+        metrics = {"mIoU": 0.5, "aAcc": 0.5, "loss": 1.0, "IoU": [0.5] * 11, "examples": []}
         names = {"find_dataset": find_dataset, "load_recipe": recipes.load_recipe, "dataset": train_data}
+        names |= {"tf_segformer": tf_segformer}
         return {**names, **{name: value for name, value in locals().items() if name not in ("names", "small_config")}}
 
     return make
@@ -77,8 +78,8 @@ def training_names(small_config):
 def test_docstring_examples_give_what_they_say(name, files, training_names, tmp_path, monkeypatch):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
-    in_training = name.startswith("tf_segformer.training")
-    if in_training:
+    uses_data = name.startswith(("tf_segformer.training", "tf_segformer.data"))
+    if uses_data:
         shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     module = import_module(name)
@@ -86,7 +87,7 @@ def test_docstring_examples_give_what_they_say(name, files, training_names, tmp_
     report: list[str] = []
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         source = "".join(example.source for example in test.examples)
-        if in_training and re.search(r"\b(model|dataset|find_dataset|load_recipe|log|val_data)\b", source):
+        if uses_data and _NAMES.search(source):
             for key, value in training_names().items():
                 test.globs.setdefault(key, value)
         runner.run(test, out=report.append)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tf_segformer.modeling.models import SegformerModel as SegformerModel
     from tf_segformer.training import losses as losses
     from tf_segformer.training import optimization as optimization
+    from tf_segformer.training.trainer import train as train
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _OBJECTS = {
     "export_litert": "tf_segformer.deploy.litert",
     "export_onnx": "tf_segformer.deploy.onnx.export",
     "export_saved_model": "tf_segformer.deploy.saved_model",
+    "train": "tf_segformer.training.trainer",
     "Client": "tf_segformer.deploy.tf_serving.client",
 }
 

@@ -41,7 +41,7 @@ def test_folder_pairs_images_and_labels_by_name(folder):
         (f"{index:03d}.png", f"{index:03d}.png") for index in range(3)
     ]
     assert dataset.num_labels == 4
-    assert check_dataset(dataset).sum() == 3 * 64 * 64
+    assert sum(check_dataset(dataset).class_pixels) == 3 * 64 * 64
 
 
 def test_folder_without_splits_is_taken_as_it_is(folder):
@@ -54,7 +54,8 @@ def test_ade20k_ignores_zero_and_lowers_the_others(tmp_path):
     dataset = find_dataset("ade20k", tmp_path, "train")
     assert dataset.read_labels(dataset.examples[0].labels).tolist() == [[255, 0, 149]]
     assert dataset.class_names == LABELS["ade20k"]
-    assert check_dataset(dataset)[[0, 149]].tolist() == [1, 1]
+    pixels = check_dataset(dataset).class_pixels
+    assert (pixels[0], pixels[149], sum(pixels)) == (1, 1, 2)
 
 
 def test_cityscapes_maps_label_ids_to_training_ids(tmp_path):
@@ -125,9 +126,62 @@ def test_every_problem_is_listed_with_its_file(folder):
         "labels/008.png": "one channel",
     }.items():
         assert sum(name in line and words in line for line in lines) == 1, (name, lines)
+    assert sum(line.endswith("no such file, 2 files:") for line in lines) == 1
+    report = check_dataset(find(folder), raise_on_problems=False)
+    assert sum(problem.count for problem in report.problems) == 7
+    assert sum(report.class_pixels) > 0
+    assert "error: there is no such file, 2 files:" in str(report)
 
 
-def test_labels_that_are_not_classes_are_rejectd_even_next_to_ignored_ones(folder):
+def test_a_problem_of_many_files_is_said_once_with_three_examples(folder):
+    for index in range(20):
+        write_image(folder / f"train/images/x{index:02d}.png", (8, 6))
+        write_labels(folder / f"train/labels/x{index:02d}.png", np.full((6, 8), 9 + index % 3))
+    with pytest.raises(DatasetError) as raised:
+        check_dataset(find(folder))
+    lines = [line.strip() for line in str(raised.value).splitlines()]
+    assert lines[0] == "folder/train: 20 problems; mend or remove these files:"
+    assert lines[1] == "labels beyond the classes, 20 files:"
+    assert sum("is beyond" in line for line in lines) == 3
+    assert lines[5:] == ["and 17 more"]
+
+
+def write_counted_from_one(folder):
+    for path in (folder / "train/labels").iterdir():
+        write_labels(path, np.asarray(Image.open(path)) + 1)
+
+
+def test_labels_that_count_from_one_are_suspected_only_when_all_were_counted(folder):
+    write_counted_from_one(folder)
+    with pytest.raises(
+        DatasetError, match=r"class 0 \(sky\) is never labelled, but 4 is: do these labels count from 1\?"
+    ):
+        check_dataset(find(folder))
+    write_image(folder / "train/labels/000.png", (64, 64))  # three channels: not counted
+    with pytest.raises(DatasetError) as raised:
+        check_dataset(find(folder))
+    assert "count from 1" not in str(raised.value)
+    write_labels(folder / "train/labels/000.png", np.full((64, 64), 7))
+    with pytest.raises(DatasetError) as raised:  # 7 is no class either way
+        check_dataset(find(folder))
+    assert "count from 1" not in str(raised.value)
+
+
+def test_report_gives_fractions_and_names_classes_without_a_pixel(folder):
+    for name in ("000", "001", "002"):
+        write_labels(folder / f"train/labels/{name}.png", [[0, 0, 0, 1], [2, 2, 255, 255]])
+        write_image(folder / f"train/images/{name}.png", (4, 2))
+    report = check_dataset(find(folder))
+    assert report.class_fractions == {"sky": 0.5, "ground": 1 / 6, "house": 2 / 6, "sun": 0.0}
+    assert report.ignored_fraction == 0.25
+    assert str(report).splitlines() == [
+        "folder/train: 3 images, 4 classes",
+        "  sky 50.0 %, house 33.3 %, ground 16.7 %, sun 0.0 %; 25.0 % of the pixels are ignored",
+        "  warning: never labelled: sun",
+    ]
+
+
+def test_labels_that_are_not_classes_are_rejected_even_next_to_ignored_ones(folder):
     write_labels(folder / "train/labels/000.png", np.full((64, 64), 254))
     with pytest.raises(DatasetError, match="class 254"):
         check_dataset(find(folder))
@@ -144,7 +198,7 @@ def test_empty_and_missing_folders_are_named_with_the_layout(tmp_path, kind):
         find_dataset(kind, tmp_path / "nowhere", "train", **names)
 
 
-def test_arguments_that_do_not_fit_are_rejectd(folder):
+def test_arguments_that_do_not_fit_are_rejected(folder):
     with pytest.raises(ValueError, match="needs class_names"):
         find_dataset("folder", folder, "train")
     with pytest.raises(ValueError, match="no kind of dataset 'coco'"):

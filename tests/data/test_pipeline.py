@@ -1,6 +1,8 @@
-"""Batches depend on the seed and the step alone, in every epoch, on every worker, from files and from shards."""
+"""Batches depend on the seed and the step alone, in every epoch, from files and from shards."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, write_dataset
 from tf_segformer.data.augmentation import Augmentation
-from tf_segformer.data.datasets import find_dataset
-from tf_segformer.data.pipeline import denormalize, training_dataset, validation_dataset
+from tf_segformer.data.check import check_dataset
+from tf_segformer.data.datasets import Example, SegmentationDataset, find_dataset
+from tf_segformer.data.pipeline import normalize_and_pad, training_dataset, validation_dataset
+from tf_segformer.data.splits import open_splits
 from tf_segformer.data.tfrecords import open_tfrecords, write_tfrecords
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -19,6 +23,7 @@ WHOLE = Augmentation(
     (64, 64), scale_range=(1.0, 1.0), max_class_ratio=1.0, flip=False, brightness=0, contrast=0, saturation=0, hue=0
 )
 RANDOM = Augmentation((32, 32))
+PROCESSOR = SegformerImageProcessor(do_resize=False, image_mean=(0.1, 0.5, 0.7), image_std=0.3, rescale_factor=1 / 200)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +42,15 @@ def source(request, dataset, shards):
     return dataset if request.param == "files" else shards
 
 
-def batches(source, augmentation=RANDOM, batch_size=2, **options):
-    return [(x.numpy(), y.numpy()) for x, y in training_dataset(source, augmentation, batch_size, **options)]
+def batches(source, augmentation=RANDOM, batch_size=2, processor=PROCESSOR, **options):
+    dataset = training_dataset(source, augmentation, batch_size, processor=processor, **options)
+    return [(x.numpy(), y.numpy()) for x, y in dataset]
 
 
 def index_of(image, dataset):
-    """Which example an unchanged image is."""
-    images = [np.asarray(Image.open(example.image)) for example in dataset.examples]
-    return [(denormalize(image) == each).all() for each in images].index(True)
+    """Which example an unchanged image is, prepared as the processor does."""
+    images = [PROCESSOR(example.read_image())["pixel_values"][0] for example in dataset]
+    return [np.allclose(image, each, atol=1e-5) for each in images].index(True)
 
 
 def test_every_epoch_has_every_image_once_in_its_own_order(source, dataset):
@@ -67,14 +73,6 @@ def test_another_seed_gives_another_order_and_other_crops(source):
     assert not any((a[0] == b[0]).all() for a, b in zip(one, other, strict=True))
 
 
-def test_workers_share_each_batch(source):
-    whole = batches(source, batch_size=4, last_step=3)
-    parts = [batches(source, batch_size=4, last_step=3, worker=worker, workers=2) for worker in (0, 1)]
-    for step in range(3):
-        np.testing.assert_array_equal(whole[step][0][0::2], parts[0][step][0])
-        np.testing.assert_array_equal(whole[step][0][1::2], parts[1][step][0])
-
-
 def test_parallel_calls_do_not_change_the_batches(dataset):
     one, many = (batches(dataset, last_step=5, parallel_calls=calls) for calls in (1, 4))
     for (x, y), (again, y_again) in zip(one, many, strict=True):
@@ -82,33 +80,104 @@ def test_parallel_calls_do_not_change_the_batches(dataset):
         np.testing.assert_array_equal(y, y_again)
 
 
-def test_batch_that_cannot_be_shared_is_rejectd(dataset):
-    with pytest.raises(ValueError, match="batch_size=3"):
-        training_dataset(dataset, RANDOM, 3, last_step=1, workers=2)
-
-
 def test_shapes_are_static_and_types_fixed(source):
-    spec = training_dataset(source, RANDOM, 2, last_step=1).element_spec
+    spec = training_dataset(source, RANDOM, 2, processor=PROCESSOR, last_step=1).element_spec
     assert spec == (tf.TensorSpec((2, 32, 32, 3), tf.float32), tf.TensorSpec((2, 32, 32), tf.int32))
 
 
-def test_validation_images_are_whole_in_order_and_normalized_as_by_the_processor(source, dataset):
-    processor = SegformerImageProcessor(do_resize=False)
-    seen = list(validation_dataset(source))
+def test_without_a_last_step_the_batches_have_no_end(source):
+    endless = training_dataset(source, RANDOM, 2, processor=PROCESSOR)
+    assert len(list(endless.take(9))) == 9  # more than three epochs
+    ((pixels, _),) = endless.skip(8).take(1)
+    np.testing.assert_array_equal(pixels, batches(source, last_step=9)[8][0])
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        PROCESSOR,
+        SegformerImageProcessor(do_resize=False),
+        SegformerImageProcessor(do_resize=False, do_normalize=False),
+        SegformerImageProcessor(do_resize=False, do_rescale=False, image_mean=120.0, image_std=60.0),
+    ],
+    ids=["own", "ImageNet", "rescaled", "normalized"],
+)
+def test_images_are_normalized_as_by_the_models_processor_and_then_padded(source, dataset, processor):
+    larger = replace(WHOLE, crop_size=(70, 80))
+    (pixels, labels) = batches(source, larger, 5, processor=processor, last_step=1)[0]
+    expected = [processor(example.read_image())["pixel_values"][0] for example in dataset]
+    for image, label_map in zip(pixels, labels, strict=True):
+        assert any(np.allclose(image[:64, :64], each, rtol=1e-5, atol=1e-5) for each in expected)
+        assert not image[64:].any() and not image[:, 64:].any()
+        assert (label_map[64:] == 255).all() and (label_map[:, 64:] == 255).all()
+        assert (label_map[:64, :64] != 255).all()
+
+
+def test_padding_is_zero_in_the_image_and_ignored_in_the_labels():
+    finish = normalize_and_pad(SegformerImageProcessor(image_mean=0.0, image_std=1.0), (4, 5), ignore_index=9)
+    image, labels = finish(tf.fill((2, 3, 3), 255.0), tf.ones((2, 3), tf.int32))
+    assert labels.numpy().tolist() == [[1, 1, 1, 9, 9]] * 2 + [[9] * 5] * 2
+    assert float(tf.reduce_sum(image)) == 2 * 3 * 3
+    assert float(tf.reduce_sum(image[:2, :3])) == 2 * 3 * 3
+
+
+def test_another_ignored_label_takes_the_place_of_255(tmp_path):
+    folder = write_dataset(tmp_path / "scenes", train=1, val=1)
+    for split in ("train", "val"):
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / split / "labels/000.png")
+    dataset = find_dataset("folder", folder, "train", class_names=NAMES)
+    options = {"processor": PROCESSOR, "ignore_index": 3}
+    ((_, labels),) = training_dataset(dataset, RANDOM, 1, last_step=1, **options)
+    ((_, whole),) = validation_dataset(dataset, **options)
+    assert (labels.numpy() == 3).all()
+    assert (whole.numpy() == 3).all()
+
+
+@pytest.mark.parametrize("do_resize", [False, True])
+def test_validation_images_are_whole_in_order_and_equal_to_the_processors(source, dataset, do_resize):
+    processor = replace(PROCESSOR, do_resize=do_resize, size=40)
+    seen = list(validation_dataset(source, processor=processor))
     assert len(seen) == 5
-    for (pixels, labels), example in zip(seen, dataset.examples, strict=True):
-        expected = processor(Image.open(example.image), Image.open(example.labels))
-        np.testing.assert_allclose(pixels, expected["pixel_values"], atol=1e-5)
-        np.testing.assert_array_equal(labels, expected["labels"])
+    for (pixels, labels), example in zip(seen, dataset, strict=True):
+        np.testing.assert_array_equal(pixels, processor(example.read_image())["pixel_values"])
+        np.testing.assert_array_equal(labels[0], example.read_labels())
+
+
+def test_files_and_shards_give_the_same_examples(dataset, shards):
+    for one, other in zip(dataset, shards, strict=True):
+        assert one.name.endswith(f"images/{other.name}")
+        np.testing.assert_array_equal(one.read_image(), other.read_image())
+        np.testing.assert_array_equal(one.read_labels(), other.read_labels())
+    assert check_dataset(dataset).class_pixels == check_dataset(shards).class_pixels
+
+
+def test_damaged_shard_is_named(shards, tmp_path):
+    for path in [*shards.paths, shards.paths[0].parent / "shards.json"]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    damaged = tmp_path / shards.paths[1].name
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=rf"{damaged.name}: a damaged shard"):
+        list(open_tfrecords(tmp_path))
+
+
+def test_both_splits_are_opened_from_files_or_from_shards(tmp_path):
+    folder = write_dataset(tmp_path / "scenes", train=3, val=1)
+    files = open_splits("folder", folder, NAMES)
+    for split, dataset in zip(("train", "val"), files, strict=True):
+        write_tfrecords(dataset, tmp_path / "shards" / split)
+    shards = open_splits("folder", tmp_path / "shards")
+    for one, other in zip(files, shards, strict=True):
+        assert (one.name, one.size, one.class_names) == (other.name, other.size, other.class_names)
 
 
 def test_jpeg_is_decoded_as_by_pillow(tmp_path):
-    from tf_segformer.data.pipeline import decode_image
-
     noise = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
     path = tmp_path / "noise.jpg"
     Image.fromarray(noise).save(path, quality=60)
-    np.testing.assert_array_equal(decode_image(str(path)), np.asarray(Image.open(path)))
+    Image.new("L", (47, 33)).save(tmp_path / "labels.png")
+    dataset = SegmentationDataset("x", (Example(path, tmp_path / "labels.png"),), ("a",), np.arange(256))
+    ((image, _),) = dataset.records().map(lambda number, *record: dataset.decode(*record))
+    np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
 
 
 def test_shards_open_again_and_say_what_is_missing(shards, tmp_path):

@@ -20,9 +20,9 @@ WEIGHTS = [1.0, 2.0, 0.5, 3.0]
 
 
 @pytest.fixture(autouse=True)
-def several_strips(monkeypatch):
-    """Lets the small logits of these tests be resized three rows at a time, with a last strip that is not full."""
-    monkeypatch.setattr(row_chunks, "STRIP_SIZE", 3 * 23 * CLASSES)
+def several_chunks(monkeypatch):
+    """Lets the small logits of these tests be resized three rows at a time, with a last chunk that is not full."""
+    monkeypatch.setattr(row_chunks, "CHUNK_SIZE", 3 * 23 * CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def torch_loss(logits, labels, weight=None, smoothing=0.0, average="valid", gamm
 
 OPTIONS = {
     "plain": ({}, {}),
-    "average over all pixels": ({"average": "all"}, {"average": "all"}),
+    "average over all pixels": ({"normalize_by": "all_pixels"}, {"average": "all"}),
     "class weights": ({"class_weights": WEIGHTS}, {"weight": WEIGHTS}),
     "label smoothing": ({"label_smoothing": 0.1}, {"smoothing": 0.1}),
     "focal": ({"focal_gamma": 2.0}, {"gamma": 2.0}),
@@ -114,7 +114,9 @@ def test_single_channel_is_binary_cross_entropy(batch):
     np.testing.assert_allclose(gradient, leaf.grad.numpy(), atol=1e-8)
 
 
-@pytest.mark.parametrize("options", [{}, {"dice_weight": 1.0}, {"ohem_threshold": 0.7}, {"average": "all"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"dice_weight": 1.0}, {"ohem_threshold": 0.7}, {"normalize_by": "all_pixels"}], ids=str
+)
 def test_all_pixels_ignored_gives_zero_and_no_gradient(batch, options):
     logits, labels = batch
     value, gradient = value_and_gradient(SegmentationLoss(**options), logits, np.full_like(labels, 255))
@@ -144,9 +146,9 @@ def test_label_out_of_range_is_nan_in_a_graph_and_teaches_nothing(batch, jit_com
     assert not gradient.any()
 
 
-def test_one_strip_gives_the_same(batch, monkeypatch):
+def test_one_chunk_gives_the_same(batch, monkeypatch):
     several = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
-    monkeypatch.setattr(row_chunks, "STRIP_SIZE", 2**22)
+    monkeypatch.setattr(row_chunks, "CHUNK_SIZE", 2**22)
     one = value_and_gradient(SegmentationLoss(dice_weight=1.0), *batch)
     assert one[0] == pytest.approx(several[0], rel=1e-6)
     np.testing.assert_allclose(one[1], several[1], atol=1e-8)
@@ -166,7 +168,7 @@ def test_dynamic_sizes_give_the_same(batch):
 
 
 def test_survives_serialization(batch):
-    loss = SegmentationLoss(average="all", class_weights=WEIGHTS, label_smoothing=0.1, dice_weight=0.5)
+    loss = SegmentationLoss(normalize_by="all_pixels", class_weights=WEIGHTS, label_smoothing=0.1, dice_weight=0.5)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert copy.get_config() == loss.get_config()
     assert float(copy(batch[1], batch[0])) == float(loss(batch[1], batch[0]))
@@ -175,7 +177,7 @@ def test_survives_serialization(batch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"average": "mean"},
+        {"normalize_by": "mean"},
         {"label_smoothing": 1.0},
         {"focal_gamma": -1},
         {"ohem_threshold": 0},
@@ -183,16 +185,16 @@ def test_survives_serialization(batch):
     ],
     ids=str,
 )
-def test_arguments_out_of_range_are_rejectd(wrong):
+def test_arguments_out_of_range_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SegmentationLoss(**wrong)
 
 
-def test_class_weights_of_another_length_are_rejectd(batch):
+def test_class_weights_of_another_length_are_rejected(batch):
     with pytest.raises(ValueError, match="2 entries"):
         SegmentationLoss(class_weights=[1.0, 2.0])(batch[1], batch[0])
 
 
-def test_sample_weights_are_rejectd(batch):
+def test_sample_weights_are_rejected(batch):
     with pytest.raises(ValueError, match="no sample weights"):
         SegmentationLoss()(batch[1], batch[0], sample_weight=np.ones(2))

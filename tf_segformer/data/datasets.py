@@ -163,7 +163,7 @@ class SegmentationDataset:
         """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
         import tensorflow as tf
 
-        from tf_segformer.imaging.graph.processing import decode_image
+        from tf_segformer.imaging.graph.decode import decode_image
 
         labels = tf.numpy_function(lambda path: self.read_labels(path.decode()), [label_path], tf.int32)
         return decode_image(tf.io.read_file(image_path)), tf.ensure_shape(labels, (None, None))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_segformer.data.augmentation import Augmentation, augment
 from tf_segformer.data.datasets import IGNORE_INDEX, LabelledDataset
-from tf_segformer.imaging.graph.processing import preprocess
+from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
 
@@ -47,7 +47,7 @@ def training_dataset(
         A dataset of (images (B, h, w, 3) float32, normalized; labels (B, h, w) int32).
 
     Example:
-        >>> processor = tf_segformer.SegformerImageProcessor.from_pretrained("camvid-b0")
+        >>> processor = SegformerImageProcessor.from_pretrained("camvid-b0")
         >>> batches = training_dataset(dataset, Augmentation((256, 256)), 8, processor=processor, last_step=100)
         >>> batches.element_spec[0].shape
         TensorShape([8, 256, 256, 3])
@@ -85,7 +85,7 @@ def validation_dataset(
         A dataset of (image (1, h, w, 3) float32, equal to the processor's pixel values; labels (1, H, W) int32).
 
     Example:
-        >>> processor = tf_segformer.SegformerImageProcessor(do_resize=False)
+        >>> processor = SegformerImageProcessor(do_resize=False)
         >>> image, labels = next(iter(validation_dataset(dataset, processor=processor)))
         >>> image.shape[:3] == labels.shape
         True
@@ -114,7 +114,7 @@ def normalize_and_pad(
         static shapes (height, width, 3) and (height, width).
 
     Example:
-        >>> finish = normalize_and_pad(tf_segformer.SegformerImageProcessor(), (2, 2))
+        >>> finish = normalize_and_pad(SegformerImageProcessor(), (2, 2))
         >>> image, labels = finish(tf.zeros((1, 1, 3)), tf.ones((1, 1), tf.int32))
         >>> labels.numpy().tolist(), float(image[1, 1, 0])
         ([[1, 255], [255, 255]], 0.0)

@@ -17,7 +17,7 @@ from PIL import Image
 from tf_segformer.data.datasets import LabelledImage, SegmentationDataset
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import open_image, open_label_map
-from tf_segformer.imaging.graph.processing import decode_image
+from tf_segformer.imaging.graph.decode import decode_image
 from tf_segformer.io import is_plain_name, read_json, write_json
 
 INDEX_NAME = "shards.json"

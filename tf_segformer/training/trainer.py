@@ -109,7 +109,7 @@ def train(
         ValueError: For an argument out of range.
 
     Example:
-        >>> best = train(recipe, (train_data, val_data), "runs/camvid", model="random", check=False)
+        >>> best = train(recipe, (train_data, val_data), "runs/camvid", model=model, check=False)
         group ...
         >>> best["step"]
         2
@@ -210,7 +210,7 @@ def fit_recipe(
         CheckpointError, Interrupted, SegformerError: As `train` does.
 
     Example:
-        >>> best = fit_recipe(model, recipe, train_data, val_data, "runs/camvid", processor=processor)
+        >>> best = fit_recipe(model, recipe, train_data, val_data, "runs/again", processor=processor)
         group ...
     """
     output = Path(output)

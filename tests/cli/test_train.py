@@ -11,8 +11,6 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, write_dataset
 from tf_segformer.cli import train as command
-from tf_segformer.data.datasets import find_dataset
-from tf_segformer.training.recipes import load_recipe
 
 RECIPE = """
 from tf_segformer.data.augmentation import Augmentation
@@ -86,51 +84,73 @@ def test_hostile_data_is_named_before_training_starts(invoke, scenes, tmp_path, 
 def test_command_trains_and_prints_the_optimizers_groups(invoke, scenes, tmp_path):
     result = invoke()
     assert result.exception is None, result.output
-    assert "folder/train: 3 images checked" in result.output
+    assert "folder/train: 3 images, 4 classes" in result.output
     assert "encoder, norms" in result.output
     assert "step 2: loss" in result.output
     assert json.loads((tmp_path / "run/best/config.json").read_text())["id2label"]["2"] == "house"
 
 
-def test_written_shards_train_like_the_files(invoke, scenes, tmp_path):
-    assert invoke("--write-tfrecords", str(tmp_path / "shards")).exception is None
-    assert (tmp_path / "shards/train/shards.json").is_file()
-    assert not (tmp_path / "run").exists()
+def test_written_shards_take_the_place_of_the_files(invoke, arguments_of_train, tmp_path):
+    written = invoke("--write-tfrecords", str(tmp_path / "shards"))
+    assert f"{tmp_path / 'shards/train'}: 3 examples in 1 shards" in written.output
+    assert not arguments_of_train
     result = invoke(data=tmp_path / "shards")
     assert result.exception is None, result.output
-    assert "best mIoU" in result.output
+    assert [each.name for each in arguments_of_train["data"]] == ["folder/train", "folder/val"]
+    assert len(arguments_of_train["data"][0].paths) == 1
 
 
-NO_CHANGE = dict.fromkeys(("initial_weights", "epochs", "steps", "batch_size", "learning_rate", "seed"))
+@pytest.fixture
+def arguments_of_train(monkeypatch):
+    """What the command gives to `trainer.train`, which does not run."""
+    from tf_segformer.training import trainer
+
+    given = {}
+
+    def train(recipe, data, **options):
+        given.update(options, recipe=recipe, data=data)
+        return {"mIoU": 0.5, "step": 7}
+
+    monkeypatch.setattr(trainer, "train", train)
+    return given
 
 
-def test_options_change_the_recipe(scenes):
-    data = find_dataset("folder", scenes, "train", NAMES)
-    recipe = load_recipe("ade20k-b1")
-
-    def change(**options):
-        return command._change(recipe, data, **{**NO_CHANGE, **options})
-
-    assert change() == recipe
-    assert change(steps=16).steps == 16
-    assert change(steps=1600).warmup_steps == 15
-    assert change(epochs=32, batch_size=2).steps == 48  # 32 passes over three images, two a step
-    assert change(initial_weights="random").initial_weights is None
-    assert change(initial_weights="folder").initial_weights == "folder"
-    assert change(learning_rate=1.0, seed=5).seed == 5
+def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path):
+    options = "--init random --epochs 3 --batch-size 2 --learning-rate 0.5 --seed 4 --precision bfloat16 --no-jit"
+    result = invoke(*options.split(), "--rematerialize", "--devices", "1", "--resume", "--no-check")
+    assert result.exception is None, result.output
+    assert result.output == "best mIoU 50.00 at step 7\n"
+    recipe, (train_data, val_data) = arguments_of_train.pop("recipe"), arguments_of_train.pop("data")
+    assert (recipe.name, train_data.size, val_data.size, train_data.class_names) == ("mine", 3, 1, NAMES)
+    assert arguments_of_train == {
+        "output": tmp_path / "run",
+        "model": "random",
+        "epochs": 3,
+        "steps": None,
+        "batch_size": 2,
+        "learning_rate": 0.5,
+        "seed": 4,
+        "precision": "bfloat16",
+        "jit_compile": False,
+        "rematerialize": True,
+        "devices": 1,
+        "resume": True,
+        "check": False,
+        "parallel_calls": None,
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--epochs", "1", "--steps", "1"], "exclude each other"),
-        (["--devices", "3"], "--devices 3"),
+        (["--devices", "3"], "devices=3"),
         (["--palette", "ff0000"], "1 colors for 4 classes"),
         (["--precision", "int8"], "int8"),
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_rejectd(invoke, options, message):
+def test_options_that_make_no_sense_are_rejected(invoke, options, message):
     result = invoke(*options)
     assert result.exit_code != 0
     assert message in result.output + str(result.exception)
