@@ -99,7 +99,7 @@ def test_best_weights_predict_what_was_validated(finished, scenes):
     for example in splits(scenes)[1]:
         (result,) = predictor(example.read_image())
         metric.update_state(example.read_labels()[None], result.class_map[None])
-    assert metric.scores()["mIoU"] == pytest.approx(best["mIoU"], abs=1e-6)
+    assert metric.metrics()["mIoU"] == pytest.approx(best["mIoU"], abs=1e-6)
 
 
 def test_tensorboard_has_learning_rates_and_example_predictions(finished):

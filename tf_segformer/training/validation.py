@@ -1,18 +1,17 @@
-"""Validation: the model in training measured by the predictor that users run, on the images of a dataset."""
+"""Validation: the model in training measured by `evaluate`, with the predictor that users run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from tf_segformer.data.datasets import IGNORE_INDEX, LabelledDataset
-from tf_segformer.errors import DatasetError
-from tf_segformer.evaluation.metrics import confusion_matrix, scores_from_confusion
+from tf_segformer.data.datasets import LabelledDataset
+from tf_segformer.evaluation.evaluate import evaluate
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.results import SegmentationResult
 
 _EXAMPLES = 3  # images that TensorBoard shows
 
@@ -40,33 +39,22 @@ class Validation:
         """Segments every image.
 
         Returns:
-            The metrics of `scores_from_confusion`, "loss", and "examples": (image uint8, class map, target) of the
-            first three images.
+            What `evaluate` returns, "loss", the mean over the images, and "examples": (image uint8, class map, labels)
+            of the first three images.
 
         Raises:
             DatasetError: A label map has another size than its image, or labels that are no class.
         """
-        confusion = np.zeros((self.dataset.num_labels, self.dataset.num_labels), np.int64)
         losses: list[float] = []
-        examples: list[tuple[Any, Any, Any]] = []
-        for example, image, result in self._results():
-            target = example.read_labels()
-            if target.shape != result.class_map.shape:
-                raise DatasetError(f"{example.labels_name}: the labels have another size than their image")
-            try:
-                confusion += confusion_matrix(target, result.class_map, self.dataset.num_labels, IGNORE_INDEX)
-            except ValueError as error:
-                raise DatasetError(f"{example.labels_name}: {error}") from error
-            losses.append(float(self.loss.predict_on_batch([target[None], result.logits[None]])))
-            if len(examples) < _EXAMPLES:
-                examples.append((image, result.class_map, target))
-        return {**scores_from_confusion(confusion), "loss": float(np.mean(losses)), "examples": examples}
+        examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def _results(self) -> Iterator[tuple[Any, np.ndarray, Any]]:
-        """Each example with its image and the prediction."""
-        for example in self.dataset:
-            image = np.asarray(example.read_image())
-            yield example, image, next(iter(self.predictor(image)))
+        def collect(example: Any, result: SegmentationResult, labels: np.ndarray) -> None:
+            losses.append(float(self.loss.predict_on_batch([labels[None], result.logits[None]])))
+            if len(examples) < _EXAMPLES:
+                examples.append((np.asarray(example.read_image()), result.class_map, labels))
+
+        metrics = evaluate(self.predictor, self.dataset, on_result=collect)
+        return {**metrics, "loss": float(np.mean(losses)), "examples": examples}
 
 
 class _LossModel(keras.Model):
