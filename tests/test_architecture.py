@@ -20,7 +20,7 @@ ALLOWED = {
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},
-    "training": LEAVES | {"ops", "imaging", "data", "inference", "evaluation"},
+    "training": LEAVES | {"ops", "configuration", "modeling", "imaging", "data", "inference", "evaluation"},
     "deploy": LEAVES | {"ops", "modeling", "imaging", "inference"},
     **{leaf: {"errors", "io"} for leaf in sorted(LEAVES)},
 }

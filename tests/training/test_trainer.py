@@ -219,7 +219,7 @@ def test_validation_names_labels_that_do_not_fit(tmp_path):
     with pytest.raises(DatasetError, match=r"000\.png"):
         validation()
     Image.new("L", (60, 64)).save(scenes / "val/labels/000.png")
-    with pytest.raises(DatasetError, match="another size"):
+    with pytest.raises(DatasetError, match=r"000\.png: the label map is 60x64 pixels, its image 64x64"):
         validation()
 
 

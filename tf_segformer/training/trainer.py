@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from tf_segformer.configuration import SegformerConfig
 from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import LabelledDataset
 from tf_segformer.data.pipeline import training_dataset
@@ -17,6 +18,7 @@ from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.hub import find_file
 from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.io import read_text
+from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 from tf_segformer.training.callbacks import (
     LAST_NAME,
     STATE_NAME,
@@ -281,8 +283,6 @@ def _make_model(
     checkpoint: str | Path | None, recipe: Recipe, class_names: Sequence[str], policy: str, rematerialize: bool
 ) -> keras.Model:
     """The recipe's model, from random weights or from a checkpoint."""
-    from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
-
     id2label = dict(enumerate(class_names))
     if checkpoint is None:
         config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)

@@ -49,6 +49,7 @@ class Validation:
         examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
         def collect(example: Any, result: SegmentationResult, labels: np.ndarray) -> None:
+            assert result.logits is not None  # the predictor returns them
             losses.append(float(self.loss.predict_on_batch([labels[None], result.logits[None]])))
             if len(examples) < _EXAMPLES:
                 examples.append((np.asarray(example.read_image()), result.class_map, labels))
