@@ -23,7 +23,8 @@ READ = (
     "import sys; from safetensors.numpy import load_file; print(sum(a.nbytes for a in load_file(sys.argv[1]).values()))"
 )
 CONVERT = (
-    "import sys; from pathlib import Path; from tf_segformer.checkpoints.file_conversion import *; "
+    "import sys; from pathlib import Path; from tf_segformer.checkpoints.file_conversion import convert_checkpoint; "
+    "from tf_segformer.checkpoints.loading import open_checkpoint; "
     "convert_checkpoint(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])"
 )
 
@@ -63,8 +64,8 @@ def main() -> None:
 
 def write_checkpoint(folder: Path, variant: str) -> None:
     """A random checkpoint of a variant in Hugging Face's format."""
-    from tf_segformer.checkpoints.pretrained import write_pretrained
-    from tf_segformer.checkpoints.schema import variable_shapes
+    from tf_segformer.checkpoints.architecture import variable_shapes
+    from tf_segformer.checkpoints.saving import write_pretrained
     from tf_segformer.checkpoints.tensors import LazyTensor
     from tf_segformer.configuration import SegformerConfig
 

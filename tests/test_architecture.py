@@ -16,7 +16,7 @@ ALLOWED = {
     "configuration": LEAVES,
     "modeling": LEAVES | {"ops", "configuration"},
     "imaging": LEAVES,
-    "checkpoints": LEAVES | {"configuration", "modeling", "imaging"},
+    "checkpoints": LEAVES | {"configuration", "imaging"},
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},

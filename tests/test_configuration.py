@@ -117,7 +117,7 @@ def test_an_inconsistent_field_is_named_with_its_value(fields, message):
         ('{"depths": null}', "depths=None"),
     ],
 )
-def test_a_wrong_file_is_rejectd_by_name(tmp_path, text, message):
+def test_a_wrong_file_is_rejected_by_name(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message) as caught:
         SegformerConfig.from_pretrained(tmp_path)

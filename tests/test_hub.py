@@ -191,7 +191,7 @@ def test_what_is_missing_on_the_hub_is_said(server, published, tmp_path):
     ):
         SegformerForSemanticSegmentation.from_pretrained("owner/other", **options)
     with pytest.raises(CheckpointError, match=r"no preprocessor_config\.json"):
-        hub.resolve_file("owner/name", "preprocessor_config.json", **options)
+        hub.resolve_file("owner/name", "preprocessor_config.json", hub.HubOptions(**options))
 
 
 def test_a_private_repository_needs_its_token(server, published, tmp_path):
@@ -250,13 +250,13 @@ def test_a_push_to_a_dead_hub_is_one_clear_error(server, small_config):
     assert time.monotonic() - start < 5
 
 
-def test_metrics_without_a_data_set_are_rejectd(small_config):
+def test_metrics_without_a_data_set_are_rejected(small_config):
     with pytest.raises(ValueError, match="need dataset="):
         SegformerForSemanticSegmentation(small_config).push_to_hub("me/tiny", metrics={"mean_iou": 0.5})
 
 
 @pytest.mark.parametrize("name", ["none", "./none", "/none/at/all", "../x", "a/b/c", "a/..", "-a/b", ""])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_rejectd_without_the_network(name, monkeypatch, tmp_path):
+def test_what_is_neither_a_folder_nor_a_hub_id_is_rejected_without_the_network(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
     with pytest.raises(CheckpointError, match=r"no such file or folder|no config"):

@@ -309,12 +309,12 @@ class SegformerConfig:
         return dataclasses.replace(self, **{"extra": dict(self.extra), **fields})
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> SegformerConfig:
+    def from_pretrained(cls, name_or_path: str | Path, **hub: Any) -> SegformerConfig:
         """Reads the config.json of a folder, an embedded model or a Hub repository.
 
         Args:
             name_or_path: A folder, a config.json, the name of an embedded model or a Hub id "owner/name".
-            **options: `revision`, `token`, `cache_dir` and `local_files_only` for the Hub.
+            **hub: Fields of `HubOptions`: `revision`, `token`, `cache_dir` and `local_files_only`.
 
         Returns:
             A new configuration. One from the Hub holds the id and the commit that it came from in its `extra` fields
@@ -323,19 +323,14 @@ class SegformerConfig:
         Raises:
             CheckpointError: Where there is no such file or it is not a SegFormer configuration.
         """
-        from tf_segformer.hub import origin_of, resolve_file
+        from tf_segformer.hub import HubOptions, resolve_file
 
         path = committed_file(name_or_path)
         if not path.is_file():
-            path = resolve_file(name_or_path, CONFIG_NAME, **options)
+            path = resolve_file(name_or_path, CONFIG_NAME, HubOptions(**hub))
+        fields = read_config_fields(path)
         try:
-            values = read_json(path)
-            if not isinstance(values, dict):
-                raise ValueError("it holds no JSON object")
-            origin = origin_of(path)
-            if origin is not None:  # as Hugging Face's libraries name what they record
-                values["_name_or_path"], values["_commit_hash"] = origin
-            return cls.from_dict(values)
+            return cls.from_dict(fields)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: not a usable SegFormer configuration: {error}") from error
 
@@ -346,6 +341,33 @@ class SegformerConfig:
             folder: The folder to write to.
         """
         write_json(Path(folder) / CONFIG_NAME, self.to_dict())
+
+
+def read_config_fields(path: str | Path) -> dict[str, Any]:
+    """The fields that a config.json states, before anything is checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Field -> value; for a file from the Hub with the id and the commit that it came from, as `_name_or_path` and
+        `_commit_hash`.
+
+    Raises:
+        CheckpointError: For a file that is missing, too large or no JSON object.
+    """
+    from tf_segformer.hub import origin_of
+
+    try:
+        fields = read_json(path)
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a usable SegFormer configuration: {error}") from error
+    origin = origin_of(path)
+    if origin is not None:  # as Hugging Face's libraries name what they record
+        fields["_name_or_path"], fields["_commit_hash"] = origin
+    return fields
 
 
 _OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "decode_head_type")

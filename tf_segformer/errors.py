@@ -1,12 +1,18 @@
 """The errors that users see: each names the thing that is wrong and the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class SegformerError(ValueError):
     """Base of the errors that the command line prints as one line (exit code 2)."""
 
 
 class CheckpointError(SegformerError):
-    """A checkpoint cannot be found, read, recognised or matched with the model."""
+    """A checkpoint cannot be found, read, recognized or matched with the model."""
 
 
 class ImageError(SegformerError):
@@ -15,3 +21,19 @@ class ImageError(SegformerError):
 
 class DatasetError(SegformerError):
     """A dataset is incomplete or holds labels that the model cannot learn."""
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Reports what the operating system refuses as a `CheckpointError`.
+
+    Args:
+        path: What is being written; the error names it.
+
+    Raises:
+        CheckpointError: For every OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error

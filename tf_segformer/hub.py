@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +39,48 @@ _FAILURE_SECONDS = 10.0  # how long a Hub that was out of reach is not asked aga
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+@dataclass(frozen=True)
+class HubOptions:
+    """How files are fetched from the Hugging Face Hub; every `from_pretrained` takes these fields as keywords.
+
+    Args:
+        revision: Branch, tag or commit; None is the main branch.
+        token: Access token; None and True take the stored one.
+        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        local_files_only: Take files from the cache only, never from the network.
+
+    Example:
+        >>> HubOptions(revision="v1.0", token="secret")
+        HubOptions(revision='v1.0', cache_dir=None, local_files_only=False)
+    """
+
+    revision: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+    @classmethod
+    def pop_from(cls, keywords: dict[str, Any]) -> HubOptions:
+        """Takes the fields of this class out of the keywords of a `from_pretrained`.
+
+        Args:
+            keywords: Keywords by name; what is taken is removed from it.
+
+        Returns:
+            The options.
+
+        Example:
+            >>> keywords = {"num_labels": 3, "local_files_only": True}
+            >>> HubOptions.pop_from(keywords).local_files_only, keywords
+            (True, {'num_labels': 3})
+        """
+        names = {each.name for each in fields(cls)} & set(keywords)
+        return cls(**{name: keywords.pop(name) for name in names})
+
+
+DEFAULT_HUB = HubOptions()
+
+
 def embedded_models() -> list[str]:
     """Names of the models that come with the package.
 
@@ -51,24 +94,13 @@ def embedded_models() -> list[str]:
     return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
 
 
-def find_file(
-    name_or_path: str | Path,
-    file_names: Sequence[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path | None:
+def find_file(name_or_path: str | Path, file_names: Sequence[str], hub: HubOptions = DEFAULT_HUB) -> Path | None:
     """Finds the first of some files that a pretrained model has.
 
     Args:
         name_or_path: A folder, a file in it, the name of an embedded model, or a Hub id "owner/name".
         file_names: Names of the files, the preferred one first. Nothing else is downloaded.
-        revision: Branch, tag or commit on the Hub; None is the main branch.
-        token: Access token of the Hub; True takes the stored one.
-        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
-        local_files_only: Take files from the cache only, never from the network.
+        hub: How to reach the Hub, where the name is a Hub id.
 
     Returns:
         The path of the first file that exists, or None where the model has none of them.
@@ -87,27 +119,16 @@ def find_file(
         if found is not None and folder.parent == EMBEDDED_FOLDER:
             _check_embedded(found)
         return found
-    return _find_on_hub(str(name_or_path), file_names, revision, token, cache_dir, local_files_only)
+    return _find_on_hub(str(name_or_path), file_names, hub)
 
 
-def resolve_file(
-    name_or_path: str | Path,
-    file_name: str,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def resolve_file(name_or_path: str | Path, file_name: str, hub: HubOptions = DEFAULT_HUB) -> Path:
     """Finds one file of a pretrained model, which must have it.
 
     Args:
         name_or_path: A folder, a file in it, the name of an embedded model, or a Hub id "owner/name".
         file_name: Name of the file, such as "config.json".
-        revision: Branch, tag or commit on the Hub; None is the main branch.
-        token: Access token of the Hub; True takes the stored one.
-        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
-        local_files_only: Take the file from the cache only, never from the network.
+        hub: How to reach the Hub, where the name is a Hub id.
 
     Returns:
         The path of the file.
@@ -119,35 +140,18 @@ def resolve_file(
         >>> resolve_file(EMBEDDED_FOLDER.parent, "hub.py").name
         'hub.py'
     """
-    path = find_file(
-        name_or_path,
-        [file_name],
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
+    path = find_file(name_or_path, [file_name], hub)
     if path is None:
         raise CheckpointError(f"{name_or_path}: there is no {file_name} in it")
     return path
 
 
-def resolve_weights(
-    name_or_path: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def resolve_weights(name_or_path: str | Path, hub: HubOptions = DEFAULT_HUB) -> Path:
     """Finds the weights of a pretrained model: safetensors before h5 before bin before an archive of Keras.
 
     Args:
         name_or_path: A weight file, a folder, the name of an embedded model, or a Hub id "owner/name".
-        revision: Branch, tag or commit on the Hub; None is the main branch.
-        token: Access token of the Hub; True takes the stored one.
-        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
-        local_files_only: Take the file from the cache only, never from the network.
+        hub: How to reach the Hub, where the name is a Hub id.
 
     Returns:
         The path of the weight file, or of the index of a sharded one, whose shards then lie beside it.
@@ -161,18 +165,12 @@ def resolve_weights(
     """
     if Path(name_or_path).is_file():
         return committed_file(name_or_path)
-    options: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-    }
-    path = find_file(name_or_path, WEIGHT_FILES, **options)
+    path = find_file(name_or_path, WEIGHT_FILES, hub)
     if path is None:
         raise CheckpointError(f"{name_or_path}: no supported weight file in it, looked for {', '.join(WEIGHT_FILES)}")
     if path.name.endswith(".index.json") and _local_folder(name_or_path) is None:
         for shard in shard_names(path):
-            resolve_file(name_or_path, shard, **options)
+            resolve_file(name_or_path, shard, hub)
     return path
 
 
@@ -202,7 +200,7 @@ def shard_names(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: not the index of a sharded checkpoint: {error!r}") from error
     for name in names:
         if not is_plain_name(name):
-            raise CheckpointError(f"{index}: rejectd a shard that is no plain file name: {str(name)[:100]!r}")
+            raise CheckpointError(f"{index}: a shard whose name is no plain file name: {str(name)[:100]!r}")
     return sorted(names)
 
 
@@ -229,14 +227,7 @@ def _check_embedded(path: Path) -> None:
         )
 
 
-def _find_on_hub(
-    hub_id: str,
-    file_names: Sequence[str],
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-) -> Path | None:
+def _find_on_hub(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Path | None:
     """The first of some files that a Hub repository has, downloaded or from the cache."""
     if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
         known = ", ".join(embedded_models()) or "none"
@@ -253,15 +244,13 @@ def _find_on_hub(
     )
 
     # Where the Hub is out of reach, all names are looked up in the cache without another wait.
-    unreachable = None if local_files_only else hub_failure(hf_hub_url(hub_id, file_names[0], revision=revision))
+    unreachable = (
+        None if hub.local_files_only else hub_failure(hf_hub_url(hub_id, file_names[0], revision=hub.revision))
+    )
     for name in file_names:
-        offline = local_files_only or unreachable is not None
+        offline = hub.local_files_only or unreachable is not None
         try:
-            return Path(
-                hf_hub_download(
-                    hub_id, name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=offline
-                )
-            )
+            return Path(hf_hub_download(hub_id, name, **{**vars(hub), "local_files_only": offline}))
         except LocalEntryNotFoundError as error:
             unreachable = unreachable or error
         except GatedRepoError as error:
@@ -273,7 +262,7 @@ def _find_on_hub(
                 f"{hub_id}: no such folder here and no such repository on the Hub (a private one needs token=)"
             ) from error
         except RevisionNotFoundError as error:
-            raise CheckpointError(f"{hub_id}: the repository has no revision {revision!r}") from error
+            raise CheckpointError(f"{hub_id}: the repository has no revision {hub.revision!r}") from error
         except EntryNotFoundError:
             continue
         except hub_errors() as error:
@@ -281,7 +270,7 @@ def _find_on_hub(
     if unreachable is None:
         return None
     wanted = " or ".join(file_names)
-    if local_files_only:
+    if hub.local_files_only:
         raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
     raise CheckpointError(
         f"{hub_id}: the Hub is out of reach ({short_message(unreachable)}) and {wanted} is not in the local cache: "

@@ -148,11 +148,11 @@ class _BoundedFile(io.FileIO):
     """A file that gives no more than `MAX_ZIP_READ` bytes at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        wanted = MAX_ZIP_READ + 1 if size is None or size < 0 else size
-        data = super().read(min(wanted, MAX_ZIP_READ + 1)) or b""
-        if len(data) > MAX_ZIP_READ:
+        left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)  # a damaged size is not allocated
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > MAX_ZIP_READ:
             raise zipfile.BadZipFile(f"a directory or an entry of more than {MAX_ZIP_READ} bytes")
-        return data
+        return super().read(wanted) or b""
 
 
 @contextmanager

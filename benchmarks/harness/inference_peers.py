@@ -178,7 +178,7 @@ OURS_IMPORTS = (
     "tf_segformer",
     "keras",
     "tf_segformer.modeling.models",
-    "tf_segformer.checkpoints.pretrained",
+    "tf_segformer.checkpoints.saving",
     "tf_segformer.inference.forward",
 )
 _KERAS_HUB_IMPORTS = ("tensorflow", "keras_hub")

@@ -29,7 +29,7 @@ def keras_hub_segmenter(case: Case) -> Any:
     import keras_hub
 
     from tf_segformer import SegformerForSemanticSegmentation
-    from tf_segformer.checkpoints.loading import model_variables
+    from tf_segformer.checkpoints.mapping import model_variables
 
     ours = SegformerForSemanticSegmentation.from_pretrained(case.weights)
     config = ours.config

@@ -125,7 +125,7 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
 def run(kind: str, count: int) -> dict[str, float]:
     """Reads damaged files of one kind and counts how they end; anything but arrays or CheckpointError escapes."""
     data, file_name, build = KINDS[kind]
-    outcome = {"read": 0, "rejectd": 0, "slowest": 0.0, "most": 0.0}
+    outcome = {"read": 0, "rejected": 0, "slowest": 0.0, "most": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file_name
         path.write_bytes(build(data))
@@ -145,7 +145,7 @@ def run(kind: str, count: int) -> dict[str, float]:
             except CheckpointError as error:
                 assert str(path) in str(error), f"{kind} {number}: the error does not name the file: {error}"
                 assert len(str(error)) > len(str(path)) + 5, f"{kind} {number}: the error gives no reason"
-                outcome["rejectd"] += 1
+                outcome["rejected"] += 1
             except BaseException as error:
                 sys.exit(f"{kind} {number}: {error!r}")
             signal.alarm(0)

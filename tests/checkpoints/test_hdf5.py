@@ -14,8 +14,9 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.checkpoints.loading import model_tensors, translate
+from tf_segformer.checkpoints.mapping import map_names
 from tf_segformer.checkpoints.readers import read_checkpoint
+from tf_segformer.checkpoints.saving import model_tensors
 from tf_segformer.errors import CheckpointError
 
 
@@ -82,7 +83,7 @@ def test_files_of_keras_are_read_bit_for_bit(tmp_path, small_config, suffix, mod
     path = tmp_path / f"model{suffix}"
     (model.save if suffix == ".keras" else model.save_weights)(path)
     checkpoint = read_checkpoint(path)
-    read = translate(checkpoint).tensors
+    read = map_names(checkpoint).tensors
     for name, tensor in model_tensors(model).items():
         np.testing.assert_array_equal(read[name].read(), tensor.read())
     if suffix == ".keras":

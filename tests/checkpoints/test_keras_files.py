@@ -20,10 +20,11 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.checkpoints.formats.keras import write_keras_archive, write_keras_weights
-from tf_segformer.checkpoints.loading import model_tensors, translate
+from tf_segformer.checkpoints.architecture import variable_shapes
+from tf_segformer.checkpoints.formats.keras_writer import write_keras_archive, write_keras_weights
+from tf_segformer.checkpoints.mapping import map_names
 from tf_segformer.checkpoints.readers import read_checkpoint
-from tf_segformer.checkpoints.schema import variable_shapes
+from tf_segformer.checkpoints.saving import model_tensors
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.errors import CheckpointError
 
@@ -109,7 +110,7 @@ def test_keras_loads_both_files_to_equal_outputs(model, tmp_path):
 )
 def test_the_reader_gives_every_bit_back(model, tmp_path, name, write):
     write(tmp_path / name, model.config, model_tensors(model))
-    read = translate(read_checkpoint(tmp_path / name)).tensors
+    read = map_names(read_checkpoint(tmp_path / name)).tensors
     expected = model_tensors(model)
     assert read.keys() == expected.keys()
     for variable, tensor in expected.items():
@@ -127,7 +128,7 @@ def test_blocks_of_a_large_model_are_told_apart(small_config, tmp_path):
         name: LazyTensor.of(np.full(shape, number, np.float32)) for number, (name, shape) in enumerate(shapes.items())
     }
     write_keras_archive(tmp_path / "model.keras", config, tensors)
-    read = translate(read_checkpoint(tmp_path / "model.keras")).tensors
+    read = map_names(read_checkpoint(tmp_path / "model.keras")).tensors
     assert {name: tensor.read().flat[0] for name, tensor in read.items()} == {
         name: number for number, name in enumerate(shapes)
     }
@@ -137,7 +138,7 @@ def test_other_types_of_numbers_are_written_as_float32(small_config, tmp_path):
     model = SegformerModel(small_config)
     half = {name: LazyTensor.of(np.asarray(tensor.read(), np.float16)) for name, tensor in model_tensors(model).items()}
     write_keras_archive(tmp_path / "model.keras", small_config, half)
-    read = translate(read_checkpoint(tmp_path / "model.keras")).tensors
+    read = map_names(read_checkpoint(tmp_path / "model.keras")).tensors
     for name, tensor in half.items():
         assert read[name].dtype == np.float32
         np.testing.assert_array_equal(read[name].read(), tensor.read().astype(np.float32))
@@ -171,7 +172,8 @@ def test_neither_keras_nor_tensorflow_is_loaded(small_config, tmp_path):
     SegformerForSemanticSegmentation(small_config).save_pretrained(tmp_path / "source")
     code = (
         "import sys\n"
-        "from tf_segformer.checkpoints.file_conversion import convert_checkpoint, open_checkpoint\n"
+        "from tf_segformer.checkpoints.file_conversion import convert_checkpoint\n"
+        "from tf_segformer.checkpoints.loading import open_checkpoint\n"
         "source = open_checkpoint(sys.argv[1])\n"
         "for name in ('/model.keras', '/new/model.weights.h5'):\n"
         "    convert_checkpoint(source, sys.argv[2] + name, to='keras')\n"

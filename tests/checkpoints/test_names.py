@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tf_segformer import SegformerConfig
+from tf_segformer.checkpoints.architecture import TASK_CLASSES, variable_shapes
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.layouts import to_keras, to_torch
-from tf_segformer.checkpoints.names import keras_names, recognise, source_names
-from tf_segformer.checkpoints.schema import TASK_CLASSES, variable_shapes
+from tf_segformer.checkpoints.names import detect_family, keras_names, source_names
 from tf_segformer.errors import CheckpointError
 
 ONE_NAME_OF_EACH = {
@@ -92,7 +92,7 @@ def test_written_names_are_read_back_as_the_same_variables(family, task):
     names = source_names(family, variables)
     read = [variable for name in names for variable in keras_names(family, name)]
     assert sorted(read) == sorted(variables)
-    assert recognise(names) == family
+    assert detect_family(names) == family
 
 
 def test_hugging_face_has_208_tensors_for_b0_and_1172_for_b5():
@@ -112,17 +112,17 @@ def test_nvlabs_has_no_name_for_the_head_of_mmsegmentation():
         source_names("nvlabs", shapes)
 
 
-def test_an_unknown_family_is_rejectd_with_its_first_names_and_the_families():
+def test_an_unknown_family_is_rejected_with_its_first_names_and_the_families():
     with pytest.raises(CheckpointError, match=r"conv1\.weight.*Hugging Face.*NVlabs.*mmsegmentation.*keras-hub"):
-        recognise(["conv1.weight", "layer1.0.bn1.bias"])
+        detect_family(["conv1.weight", "layer1.0.bn1.bias"])
     with pytest.raises(CheckpointError, match="no tensor at all"):
-        recognise([])
+        detect_family([])
 
 
-def test_a_pvt_of_timm_is_rejectd_by_name():
+def test_a_pvt_of_timm_is_rejected_by_name():
     names = ["patch_embed.proj.weight", "stages.0.blocks.0.attn.q.weight", "stages.0.blocks.0.attn.kv.weight"]
     with pytest.raises(CheckpointError, match="PVTv2 of timm"):
-        recognise(names)
+        detect_family(names)
 
 
 @pytest.mark.parametrize(

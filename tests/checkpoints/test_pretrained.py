@@ -17,11 +17,9 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.checkpoints.architecture import infer_config
-from tf_segformer.checkpoints.loading import model_tensors
-from tf_segformer.checkpoints.pretrained import write_pretrained
+from tf_segformer.checkpoints.architecture import TASK_CLASSES, infer_config, infer_task, variable_shapes
 from tf_segformer.checkpoints.readers import read_checkpoint
-from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task, variable_shapes
+from tf_segformer.checkpoints.saving import model_tensors, write_pretrained
 from tf_segformer.errors import CheckpointError
 
 CLASSES = (SegformerModel, SegformerForImageClassification, SegformerForSemanticSegmentation)
@@ -80,13 +78,13 @@ def test_the_schema_is_that_of_the_models(small_config):
 def test_every_variant_is_told_from_its_shapes(variant, head):
     from pathlib import Path
 
-    from tf_segformer.checkpoints.loading import Translation
+    from tf_segformer.checkpoints.mapping import MappedCheckpoint
     from tf_segformer.checkpoints.tensors import LazyTensor
 
     config = SegformerConfig.from_variant(variant, num_labels=19, num_channels=4, decode_head_type=head)
     shapes = variable_shapes(config, "segmentation")
     tensors = {name: LazyTensor.of(np.broadcast_to(np.float32(0), shape)) for name, shape in shapes.items()}
-    assert infer_config(Translation(Path("x"), "huggingface", tensors, {}, ())) == config
+    assert infer_config(MappedCheckpoint(Path("x"), "huggingface", tensors, {}, ())) == config
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -103,7 +101,8 @@ def test_other_types_of_numbers_are_cast_to_the_models(saved, dtype):
 
 
 def test_all_that_is_wrong_is_listed_and_nothing_is_loaded(saved):
-    from tf_segformer.checkpoints.loading import load_weights_into, translate
+    from tf_segformer.checkpoints.loading import load_weights_into
+    from tf_segformer.checkpoints.mapping import map_names
 
     model, folder = saved
     tensors = load_file(folder / "model.safetensors")
@@ -115,7 +114,7 @@ def test_all_that_is_wrong_is_listed_and_nothing_is_loaded(saved):
     other = SegformerForSemanticSegmentation(model.config)
     before = weights(other)
     with pytest.raises(CheckpointError) as error:
-        load_weights_into(other, translate(read_checkpoint(folder / "model.safetensors")), ignore_mismatched_sizes=True)
+        load_weights_into(other, map_names(read_checkpoint(folder / "model.safetensors")), ignore_mismatched_sizes=True)
     for part in (
         "missing: decode_head/linear_fuse/kernel (96, 24)",
         "missing: stage_norm_2/beta (24,)",

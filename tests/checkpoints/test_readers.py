@@ -111,7 +111,7 @@ def test_nothing_in_a_file_is_executed(write, tmp_path, name):
     words = {"touch": f"touch {mark}", "open": f"open({str(mark)!r}, 'w')", "posix": "posix", "system": "system"}
     opcodes = {word: hostile.text(value).decode("latin-1") for word, value in words.items()}
     attack = EXECUTABLE[name].format(**opcodes).encode("latin-1")
-    with pytest.raises(CheckpointError, match=r"file\.pth.*(rejectd the name|the opcode INST)"):
+    with pytest.raises(CheckpointError, match=r"file\.pth.*(rejected the name|the opcode INST)"):
         read_checkpoint(write(hostile.mapping(a=hostile.tensor(hostile.storage()), b=attack)))
     assert not mark.exists()
 
@@ -157,10 +157,10 @@ def test_a_dishonest_file_ends_in_one_clear_error_at_once(write, name):
     described = DISHONEST[name] if DISHONEST[name].startswith((b"}", b"K")) else hostile.mapping(a=DISHONEST[name])
     path = write(described)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match=r"file\.pth"):
         read_checkpoint(path)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     tracemalloc.stop()
 
@@ -174,13 +174,13 @@ def test_a_file_cannot_change_the_reader_for_the_next_one(write):
     assert read_checkpoint(write(HONEST)).tensors["a"].read().shape == (2, 3)
 
 
-def test_compressed_and_encrypted_archives_are_rejectd(tmp_path):
+def test_compressed_and_encrypted_archives_are_rejected(tmp_path):
     path = hostile.write_zip(tmp_path / "bomb.pth", HONEST, {"0": bytes(24), "1": bytes(10**7)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="compressed"):
         read_checkpoint(path)
 
 
-def test_an_archive_with_two_descriptions_is_rejectd(tmp_path):
+def test_an_archive_with_two_descriptions_is_rejected(tmp_path):
     path = hostile.write_zip(tmp_path / "two.pth", HONEST)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("other/data.pkl", b"N.")
@@ -190,7 +190,7 @@ def test_an_archive_with_two_descriptions_is_rejectd(tmp_path):
 
 @pytest.mark.parametrize("name", ["torch_zip.pth", "torch_stream.pth", "tf/tf_model.h5"])
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.7, 0.99])
-def test_a_truncated_file_is_rejectd(tmp_path, name, part):
+def test_a_truncated_file_is_rejected(tmp_path, name, part):
     data = (FOLDER / name).read_bytes()
     path = tmp_path / "short"
     path.write_bytes(data[: int(part * len(data))])
@@ -203,13 +203,13 @@ def test_a_truncated_file_is_rejectd(tmp_path, name, part):
     "data",
     [b"GIF89a and more", bytes(64), b"{}", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", (2).to_bytes(8, "little") + b"{"],
 )
-def test_a_file_that_is_none_of_them_is_rejectd(tmp_path, data):
+def test_a_file_that_is_none_of_them_is_rejected(tmp_path, data):
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(CheckpointError, match="file"):
         read_checkpoint(tmp_path / "file")
 
 
-def test_a_missing_file_and_a_folder_are_rejectd(tmp_path):
+def test_a_missing_file_and_a_folder_are_rejected(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(CheckpointError, match="cannot be opened"):
             read_checkpoint(path)
@@ -245,7 +245,7 @@ def _virtual(path):
     return layout
 
 
-def test_an_archive_of_keras_with_another_model_is_rejectd(tmp_path):
+def test_an_archive_of_keras_with_another_model_is_rejected(tmp_path):
     path = tmp_path / "other.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps({"class_name": "Lambda", "config": {}}))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.modeling.make_golden import image, random_reference, reference_outputs
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation
-from tf_segformer.checkpoints.loading import model_variables, translate
+from tf_segformer.checkpoints.mapping import map_names, model_variables
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.configuration import VARIANTS
 
@@ -107,4 +107,4 @@ def test_gradients_of_every_weight_agree(tmp_path):
 def reference_gradients(reference) -> dict[str, np.ndarray]:
     """The gradients of a transformers model under the names and in the layouts of ours."""
     gradients = {name: LazyTensor.of(each.grad.numpy()) for name, each in reference.named_parameters()}
-    return {name: each.read() for name, each in translate(Checkpoint(Path("gradients"), gradients)).tensors.items()}
+    return {name: each.read() for name, each in map_names(Checkpoint(Path("gradients"), gradients)).tensors.items()}

@@ -22,7 +22,7 @@ class Family:
         prefixes: What may stand before every name; the first is written before the encoder's in a model with a head.
         prefixed_under: The heads whose models are written with that prefix.
         layout: "torch" for (out, in) matrices and (out, in, h, w) kernels, "keras" for (in, out) and (h, w, in, out).
-        respell: (pattern, replacement) pairs that bring a name into the form "module.leaf" first.
+        rewrites: (pattern, replacement) pairs that bring a name into the form "module.leaf" first.
         unused: Patterns of names that are in such files and in no model.
         fields: What such files say of the configuration beyond their shapes: epsilons, activation.
     """
@@ -32,7 +32,7 @@ class Family:
     prefixes: tuple[str, ...] = ("",)
     prefixed_under: tuple[str, ...] = ("decode_head/",)
     layout: str = "torch"
-    respell: tuple[tuple[str, str], ...] = ()
+    rewrites: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = (r".*\.num_batches_tracked",)
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -211,7 +211,7 @@ FAMILIES: Mapping[str, Family] = {
         {**_HUGGING_FACE_ENCODER, **_HUGGING_FACE_HEAD},
         layout="keras",
         # The layers around a weight come first, once or twice: "segformer.tf_segformer_model.segformer.encoder...".
-        respell=(
+        rewrites=(
             (r"(?:.*?\.)??(encoder\.(?:block|layer_norm|patch_embeddings)\..*)", r"\1"),
             (r"(?:.*?\.)??(decode_head\.(?:linear_|batch_norm|classifier).*)", r"\1"),
             (r"classifier\.(?:.*\.)?classifier\.(kernel|bias)", r"classifier.\1"),
@@ -229,7 +229,7 @@ FAMILIES: Mapping[str, Family] = {
         "mmsegmentation 1.x",
         {**_MMSEG_ENCODER, **_MMSEG_HEAD},
         prefixes=("backbone.", ""),
-        respell=((r"(.*\.in_proj)_(weight|bias)", r"\1.\2"),),
+        rewrites=((r"(.*\.in_proj)_(weight|bias)", r"\1.\2"),),
         fields={"embedding_norm_eps": 1e-6, "block_norm_eps": 1e-6},
     ),
     "smp": Family(
@@ -243,13 +243,13 @@ FAMILIES: Mapping[str, Family] = {
         prefixes=("segformer_model.", ""),
         prefixed_under=("decode_head/", "classifier/"),
         layout="keras",
-        respell=((r"(?:segformer|mmseg)_(decode_head\..*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
+        rewrites=((r"(?:segformer|mmseg)_(decode_head\..*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
     ),
     "keras-hub": Family(
         "keras-hub",
         _KERAS_HUB,
         layout="keras",
-        respell=(
+        rewrites=(
             (r"(?:mi_t_backbone\.|seg_former_backbone\.)?(?:functional\.)?(.*)", r"\1"),
             (r"(overlapping_patching_and_embedding|layer_normalization|dense)(\..*)", r"\1_0\2"),
         ),

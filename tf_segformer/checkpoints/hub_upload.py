@@ -55,25 +55,25 @@ def push_to_hub(
     Args:
         model: One of the SegFormer models.
         repo_id: "owner/name" of the repository, made where it is missing.
-        processor: An image processor, whose preprocessor_config.json is uploaded beside the model.
+        processor: An image processor, whose preprocessor_config.json is uploaded with the model.
         token: Access token of the Hub; None and True take the stored one.
         private: Whether a new repository is private; None is the owner's default.
         commit_message: First line of the commit.
         license: Identifier of the weights' licence, such as "apache-2.0". Weights that were fine-tuned from
             NVIDIA's are under NVIDIA's non-commercial licence: "other".
-        dataset: Name of the data set that the metrics were measured on.
+        dataset: Name of the dataset that the metrics were measured on.
         metrics: Metric -> value for the card, such as {"mean_iou": 0.764}; needs `dataset`.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ValueError: For metrics without a data set.
+        ValueError: For metrics without a dataset.
         CheckpointError: Where the Hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_url
 
-    from tf_segformer.checkpoints.pretrained import save_pretrained
+    from tf_segformer.checkpoints.saving import save_pretrained
 
     card = model_card(model.config, type(model).__name__, repo_id, license=license, dataset=dataset, metrics=metrics)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,14 +109,14 @@ def model_card(
         class_name: Name of the model's class.
         repo_id: "owner/name" of the repository.
         license: Identifier of the weights' licence.
-        dataset: Name of the data set of the metrics.
+        dataset: Name of the dataset of the metrics.
         metrics: Metric -> value.
 
     Returns:
         Markdown that begins with a YAML header.
 
     Raises:
-        ValueError: For metrics without a data set.
+        ValueError: For metrics without a dataset.
 
     Example:
         >>> "license: mit" in model_card(SegformerConfig(), "SegformerModel", "me/tiny", license="mit")
@@ -125,7 +125,7 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCardData
 
     if metrics and not dataset:
-        raise ValueError(f"metrics={dict(metrics)!r} need dataset=, the data set they were measured on")
+        raise ValueError(f"metrics={dict(metrics)!r} need dataset=, the dataset they were measured on")
     title = repo_id.rpartition("/")[2]
     results = [
         EvalResult(

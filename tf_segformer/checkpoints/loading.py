@@ -1,117 +1,185 @@
-"""Between the tensors of a checkpoint and the variables of a Keras model, matched by name and by shape."""
+"""From a checkpoint to a model: what it is, whether it fits, and its tensors into the model's variables."""
 
 from __future__ import annotations
 
-import re
+import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tf_segformer.checkpoints.architecture import infer_config, infer_task, variable_shapes, variant_name
 from tf_segformer.checkpoints.families import FAMILIES
-from tf_segformer.checkpoints.layouts import to_keras, to_torch
-from tf_segformer.checkpoints.names import HEADS, keras_names, recognise, source_names
-from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
+from tf_segformer.checkpoints.mapping import MappedCheckpoint, map_names, model_variables
+from tf_segformer.checkpoints.names import HEADS
+from tf_segformer.checkpoints.readers import read_checkpoint
+from tf_segformer.checkpoints.tensors import Checkpoint
+from tf_segformer.configuration import CONFIG_NAME, SegformerConfig, read_config_fields
 from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import DEFAULT_HUB, HubOptions, find_file, resolve_weights
 
 if TYPE_CHECKING:
     import keras
 
-_VARIABLE = re.compile(r"(?:.*?/)??((?:patch_embedding_|block_|stage_norm_|decode_head/|classifier/).*)")
+_CONFIG_FIELDS = frozenset(each.name for each in dataclasses.fields(SegformerConfig))
+_HEAD_HINT = "\nPass ignore_mismatched_sizes=True to keep the encoder and train a new head."
 
 
 @dataclass(frozen=True)
-class Translation:
-    """A checkpoint in the names and the layout of the Keras models.
+class OpenCheckpoint:
+    """A checkpoint that was found and recognized; its tensors are read when a model or a file takes them.
 
     Args:
-        path: The file; error messages name it.
-        family: A key of `FAMILIES`.
-        tensors: Tensors by the names of the model's variables, not yet read.
-        sources: The name in the file that each of them comes from.
-        unknown: Names in the file that the family does not know.
+        name_or_path: What it was opened by.
+        hub: How the Hub was reached.
+        mapped: Its tensors under the names of the model's variables.
+        config: Its configuration.
     """
 
-    path: Path
-    family: str
-    tensors: Mapping[str, LazyTensor]
-    sources: Mapping[str, str]
-    unknown: tuple[str, ...]
+    name_or_path: str | Path
+    hub: HubOptions
+    mapped: MappedCheckpoint
+    config: SegformerConfig
+
+    @property
+    def path(self) -> Path:
+        """The file of the weights."""
+        return self.mapped.path
+
+    @property
+    def task(self) -> str:
+        """What its tensors are for: a key of `TASK_CLASSES`."""
+        return infer_task(self.mapped.tensors)
+
+    @property
+    def family(self) -> str:
+        """Whose names its tensors have, in words."""
+        return FAMILIES[self.mapped.family].title
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.mapped.tensors.values())
+
+    def find_file(self, name: str) -> Path | None:
+        """Another file of the same model, such as preprocessor_config.json, or None where it has none."""
+        return find_file(self.name_or_path, [name], self.hub)
+
+    def describe(self) -> str:
+        """What it is, in a line."""
+        variant = variant_name(self.config) or "of its own"
+        labels = "" if self.task == "encoder" else f", {self.config.num_labels} classes"
+        count = len(self.mapped.tensors)
+        return f"{self.family}: {self.task} {variant}{labels}, {count} variables, {self.nbytes / 1e6:.1f} MB"
+
+    def relabeled(self, class_names: Sequence[str]) -> OpenCheckpoint:
+        """The same checkpoint with other names of its classes.
+
+        Args:
+            class_names: One name per class.
+
+        Raises:
+            CheckpointError: For another number of classes.
+        """
+        if len(class_names) != self.config.num_labels:
+            raise CheckpointError(f"{len(class_names)} names for a model of {self.config.num_labels} classes")
+        return dataclasses.replace(self, config=self.config.replace(id2label=dict(enumerate(class_names))))
+
+    def check_complete(self) -> None:
+        """Checks, without building the model, that every tensor of it is there and no other.
+
+        Raises:
+            CheckpointError: Listing every tensor that is missing, unexpected or misshapen.
+        """
+        match_shapes(variable_shapes(self.config, self.task), self.mapped)
 
 
-def translate(checkpoint: Checkpoint) -> Translation:
-    """Recognises the family of a checkpoint and renames its tensors.
+def open_checkpoint(
+    name_or_path: str | Path, hub: HubOptions = DEFAULT_HUB, *, config: SegformerConfig | None = None
+) -> OpenCheckpoint:
+    """Finds a checkpoint, detects whose names it has and reads its configuration, once for all that follows.
 
     Args:
-        checkpoint: What a reader returned.
+        name_or_path: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
+        hub: How to reach the Hub.
+        config: The configuration; by default config.json next to the weights, or what the tensors imply.
 
     Returns:
-        The same tensors under the names of the model's variables, in their layout.
+        The checkpoint; its tensors are not yet read. Every `from_pretrained` takes it in place of the name.
 
     Raises:
-        CheckpointError: For names of no known family, and for two tensors of one meaning.
+        CheckpointError: Where it cannot be found, read or recognized.
 
     Example:
-        >>> tensor = LazyTensor.of(np.ones((5, 3), "float32"))
-        >>> names = ["encoder.layer_norm.0.weight", "classifier.weight", "encoder.layer_norm.0.bias"]
-        >>> translate(Checkpoint(Path("x"), dict.fromkeys(names, tensor))).tensors["classifier/kernel"].shape
-        (3, 5)
+        >>> open_checkpoint("camvid-b0").describe()
+        'Hugging Face (PyTorch): segmentation B0, 11 classes, 236 variables, 14.9 MB'
     """
-    try:
-        family = recognise(checkpoint.tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    layout = FAMILIES[family].layout
-    tensors: dict[str, LazyTensor] = {}
-    sources: dict[str, str] = {}
-    unknown = []
-    for name, tensor in checkpoint.tensors.items():
-        variables = keras_names(family, name)
-        if variables is None:
-            unknown.append(name)
-            continue
-        for part, variable in enumerate(variables):
-            if variable in tensors:
-                raise CheckpointError(
-                    f"{checkpoint.path}: {sources[variable]} and {name} are the same tensor {variable}"
-                )
-            tensors[variable] = _laid_out(tensor, variable, layout, part, len(variables))
-            sources[variable] = name
-    return Translation(checkpoint.path, family, tensors, sources, tuple(unknown))
+    checkpoint = read_checkpoint(resolve_weights(name_or_path, hub))
+    fields = checkpoint.config
+    if config is None and fields is None:
+        config_file = find_file(name_or_path, [CONFIG_NAME], hub)
+        fields = None if config_file is None else read_config_fields(config_file)
+    if config is None and fields is not None:
+        config = _config_from(fields, checkpoint.path)
+    mapped = map_names(checkpoint, None if config is None else config.depths)
+    if config is None:
+        config = _inferred_config(checkpoint, mapped)
+    elif fields is not None:  # what config.json leaves out, such as epsilons, is the family's own
+        own = {name: value for name, value in FAMILIES[mapped.family].fields.items() if name not in fields}
+        config = config.replace(**own)
+    return OpenCheckpoint(name_or_path, hub, mapped, config)
 
 
-def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """The variables of a model by their names without the layers around them.
+def load_pretrained(
+    build: Callable[..., keras.Model],
+    source: str | Path | OpenCheckpoint,
+    *,
+    config: SegformerConfig | None = None,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    ignore_mismatched_sizes: bool = False,
+    **options: Any,
+) -> keras.Model:
+    """Builds the model of a checkpoint and fills in its weights.
 
     Args:
-        model: One of the SegFormer models.
+        build: Makes the model of a configuration and further arguments, such as one of the SegFormer classes. The
+            checkpoint overwrites the initial weights of the encoder.
+        source: A folder, a checkpoint file, the name of an embedded model, a Hub id "owner/name", or a checkpoint
+            that is open already.
+        config: The configuration; by default config.json next to the weights, or what the tensors imply.
+        num_labels: Number of classes, where it shall differ from the checkpoint's.
+        id2label: Names of the classes, where they shall differ.
+        ignore_mismatched_sizes: Reinitialize a head of another size and warn, instead of raising.
+        **options: Fields of `HubOptions`, fields of the configuration that shall differ, and arguments of `build`.
 
     Returns:
-        Name such as "block_0_0/attention/query/kernel" -> variable.
+        The model.
 
     Raises:
-        ValueError: Where a variable's path has no such end, so that it is no SegFormer.
+        CheckpointError: Where the checkpoint cannot be found, read, recognized or matched.
     """
-    variables = {}
-    for variable in model.weights:
-        match = _VARIABLE.fullmatch(variable.path)
-        if match is None:
-            raise ValueError(f"{variable.path} is no variable of a SegFormer model")
-        variables[match[1]] = variable
-    return variables
+    hub = HubOptions.pop_from(options)
+    opened = source if isinstance(source, OpenCheckpoint) else open_checkpoint(source, hub, config=config)
+    changes = {name: options.pop(name) for name in list(options) if name in _CONFIG_FIELDS}
+    if num_labels is not None:
+        changes["num_labels"] = num_labels
+    if id2label is not None:
+        changes["id2label"] = dict(id2label)
+    model = build(opened.config.replace(**changes), **options)
+    load_weights_into(model, opened.mapped, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return model
 
 
-def load_weights_into(model: keras.Model, translation: Translation, *, ignore_mismatched_sizes: bool = False) -> None:
+def load_weights_into(model: keras.Model, mapped: MappedCheckpoint, *, ignore_mismatched_sizes: bool = False) -> None:
     """Fills a model with the weights of a checkpoint, all of them or none.
 
     A model with a head takes a checkpoint that has none: the head stays as it is, and a warning says so.
 
     Args:
         model: One of the SegFormer models; its variables' dtypes decide.
-        translation: The checkpoint's tensors.
+        mapped: The checkpoint's tensors.
         ignore_mismatched_sizes: Leave a tensor of the head that has another shape as it is and warn, for fine-tuning
             to other classes.
 
@@ -120,23 +188,19 @@ def load_weights_into(model: keras.Model, translation: Translation, *, ignore_mi
     """
     variables = model_variables(model)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    matched = match_shapes(shapes, translation, ignore_mismatched_sizes=ignore_mismatched_sizes)
-    for name in matched:
-        values = translation.tensors[name].read()
+    for name in match_shapes(shapes, mapped, ignore_mismatched_sizes=ignore_mismatched_sizes):
+        values = mapped.tensors[name].read()
         variables[name].assign(values.astype(variables[name].dtype, copy=False))
 
 
 def match_shapes(
-    expected: Mapping[str, tuple[int, ...]],
-    translation: Translation,
-    *,
-    ignore_mismatched_sizes: bool = False,
+    expected: Mapping[str, tuple[int, ...]], mapped: MappedCheckpoint, *, ignore_mismatched_sizes: bool = False
 ) -> list[str]:
     """Compares the names and shapes of a checkpoint with those that a model needs.
 
     Args:
         expected: Name of each variable of the model -> its shape.
-        translation: The checkpoint's tensors.
+        mapped: The checkpoint's tensors.
         ignore_mismatched_sizes: Let tensors of the head have another shape.
 
     Returns:
@@ -145,85 +209,52 @@ def match_shapes(
     Raises:
         CheckpointError: Listing every tensor that is missing, unexpected or misshapen.
     """
-    found = translation.tensors
-    without_head = [head for head in HEADS if _has(expected, head) and not _has(found, head)]
+    found = mapped.shapes
+    new_heads = tuple(head for head in HEADS if _has(expected, head) and not _has(found, head))
     other_heads = tuple(head for head in HEADS if not _has(expected, head))
-    wanted = [name for name in expected if not name.startswith(tuple(without_head))]
+    wanted = [name for name in expected if not name.startswith(new_heads)]
     missing = [name for name in wanted if name not in found]
-    unexpected = [
-        translation.sources[name] for name in found if name not in expected and not name.startswith(other_heads)
-    ]
-    misshapen = [name for name in wanted if name in found and tuple(found[name].shape) != tuple(expected[name])]
-    fresh = [name for name in misshapen if ignore_mismatched_sizes and name.startswith(HEADS)]
+    unexpected = [name for name in found if name not in expected and not name.startswith(other_heads)]
+    misshapen = [name for name in wanted if name in found and found[name] != tuple(expected[name])]
+    reinitialized = [name for name in misshapen if ignore_mismatched_sizes and name.startswith(HEADS)]
     problems = [
         *(f"missing: {name} {tuple(expected[name])}" for name in missing),
-        *(f"unexpected: {name}" for name in (*unexpected, *translation.unknown)),
+        *(f"unexpected: {name}" for name in (*(mapped.sources[name] for name in unexpected), *mapped.unknown)),
         *(
-            f"misshapen: {translation.sources[name]} gives {name} {found[name].shape}, the model has {expected[name]}"
+            f"misshapen: {mapped.sources[name]} gives {name} {found[name]}, the model has {tuple(expected[name])}"
             for name in misshapen
-            if name not in fresh
+            if name not in reinitialized
         ),
     ]
     if problems:
-        hint = "" if missing or unexpected or not all(name.startswith(HEADS) for name in misshapen) else _HEAD_HINT
-        title = FAMILIES[translation.family].title
-        lines = "\n  ".join(problems)
-        raise CheckpointError(
-            f"{translation.path} ({title}) does not fit the model, nothing was loaded:\n  {lines}{hint}"
-        )
-    for head in without_head:
-        _warn(f"{translation.path} has no {head.rstrip('/')}: the model's is newly initialized, train it first")
-    if fresh:
-        _warn(f"{translation.path} has other shapes of {', '.join(fresh)}: newly initialized, train them first")
-    return [name for name in wanted if name not in fresh]
+        only_the_head = not missing and not unexpected and all(name.startswith(HEADS) for name in misshapen)
+        title, lines = FAMILIES[mapped.family].title, "\n  ".join(problems)
+        hint = _HEAD_HINT if only_the_head else ""
+        raise CheckpointError(f"{mapped.path} ({title}) does not fit the model, nothing was loaded:\n  {lines}{hint}")
+    for head in new_heads:
+        _warn(f"{mapped.path} has no {head.rstrip('/')}: the model's is newly initialized, train it first")
+    if reinitialized:
+        names = ", ".join(reinitialized)
+        _warn(f"{mapped.path} has other shapes of {names}: newly initialized, train them first")
+    return [name for name in wanted if name not in reinitialized]
 
 
-def to_family(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
-    """Brings the variables of a model into the names and the layout of a family of PyTorch.
-
-    Args:
-        tensors: The model's variables by name.
-        family: "huggingface" or "nvlabs".
-
-    Returns:
-        The family's tensors by name, with `num_batches_tracked` beside every batch norm's statistics.
-
-    Raises:
-        CheckpointError: Where the family has no name for a variable.
-
-    Example:
-        >>> list(to_family({"classifier/bias": LazyTensor.of(np.zeros(3, "float32"))}, "nvlabs"))
-        ['head.bias']
-    """
-    result = {}
-    for name, variables in source_names(family, tensors).items():
-        parts = [tensors[variable] for variable in variables]
-        result[name] = _stacked(parts, variables)
-        if name.endswith(".running_var"):
-            counter = f"{name.rpartition('.')[0]}.num_batches_tracked"
-            result[counter] = LazyTensor.of(np.zeros((), np.int64))
-    return result
+def _config_from(fields: Mapping[str, Any], path: Path) -> SegformerConfig:
+    """The configuration that a config.json, or a file with one inside, states."""
+    try:
+        return SegformerConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a usable SegFormer configuration: {error}") from error
 
 
-def model_tensors(model: keras.Model) -> dict[str, LazyTensor]:
-    """The variables of a model as tensors by name.
-
-    Args:
-        model: One of the SegFormer models.
-
-    Returns:
-        Name such as "block_0_0/attention/query/kernel" -> tensor, read from the variable when asked for.
-    """
-    import keras
-
-    def lazy(variable: Any) -> LazyTensor:
-        shape, dtype = tuple(variable.shape), np.dtype(variable.dtype)
-        return LazyTensor(shape, dtype, lambda: keras.ops.convert_to_numpy(variable.value))
-
-    return {name: lazy(variable) for name, variable in model_variables(model).items()}
-
-
-_HEAD_HINT = "\nPass ignore_mismatched_sizes=True to keep the encoder and train a new head."
+def _inferred_config(checkpoint: Checkpoint, mapped: MappedCheckpoint) -> SegformerConfig:
+    """The configuration that the tensors imply, with class names and palette where the file holds them."""
+    config = infer_config(mapped)
+    if checkpoint.class_names is not None and len(checkpoint.class_names) == config.num_labels:
+        config = config.replace(id2label=dict(enumerate(checkpoint.class_names)))
+        if checkpoint.palette is not None:
+            config.extra["palette"] = [list(color) for color in checkpoint.palette]
+    return config
 
 
 def _warn(message: str) -> None:
@@ -233,17 +264,3 @@ def _warn(message: str) -> None:
 
 def _has(names: Mapping[str, Any], head: str) -> bool:
     return any(name.startswith(head) for name in names)
-
-
-def _laid_out(tensor: LazyTensor, variable: str, layout: str, part: int, parts: int) -> LazyTensor:
-    """A tensor in the layout of a variable; its shape is found on a stand-in that holds no values."""
-    stand_in = np.broadcast_to(np.zeros((), np.int8), tensor.shape)
-    shape = to_keras(stand_in, variable, layout, part, parts).shape
-    return LazyTensor(shape, tensor.dtype, lambda: to_keras(tensor.read(), variable, layout, part, parts))
-
-
-def _stacked(parts: list[LazyTensor], variables: tuple[str, ...]) -> LazyTensor:
-    """Variables as the one tensor of PyTorch's layout that holds them."""
-    stand_ins = [np.broadcast_to(np.zeros((), np.int8), part.shape) for part in parts]
-    shape = to_torch(stand_ins, variables).shape
-    return LazyTensor(shape, parts[0].dtype, lambda: to_torch([part.read() for part in parts], variables))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from tf_segformer.checkpoints.families import FAMILIES
@@ -13,6 +13,14 @@ HEADS = ("decode_head/", "classifier/")
 
 _PLACEHOLDER = re.compile(r"\{(i|i\+1|3-i|j)\}")
 _TIMM_PVT = re.compile(r"stages\.\d+\.blocks\.\d+\.attn\.kv\..*")
+# Of keras-hub and of this project.
+_KERAS_BLOCK = re.compile(r"(|.*\.)(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(.*)")
+_KERAS_BLOCK_NORM = re.compile(
+    r".*(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(?:layer_)?norm_?1\.0"
+)
+_KERAS_STAGE_NORM = re.compile(
+    r".*(?:overlapping_patching_and_embedding|overlap_patch_embedding)(?:_(\d{1,4}))?\.(?:layer_)?norm\.0"
+)
 _LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
 _NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -43,7 +51,7 @@ def keras_names(family: str, name: str) -> tuple[str, ...] | None:
         ('block_0_0/attention/key/bias', 'block_0_0/attention/value/bias')
     """
     table = FAMILIES[family]
-    for pattern, replacement in table.respell:
+    for pattern, replacement in table.rewrites:
         name = re.sub(rf"^{pattern}$", replacement, name)
     if any(re.fullmatch(pattern, name) for pattern in table.unused):
         return ()
@@ -66,7 +74,7 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
         variables: Names of the model's variables.
 
     Returns:
-        Name in the file, before any respelling -> the variables that it holds, several where the family stacks them.
+        Name in the file, before any rewriting -> the variables that it holds, several where the family stacks them.
 
     Raises:
         CheckpointError: Where the family has no name for a variable.
@@ -95,7 +103,7 @@ def source_names(family: str, variables: Iterable[str]) -> dict[str, tuple[str, 
     return names
 
 
-def recognise(names: Iterable[str]) -> str:
+def detect_family(names: Iterable[str]) -> str:
     """The family that a set of names belongs to.
 
     Args:
@@ -108,7 +116,7 @@ def recognise(names: Iterable[str]) -> str:
         CheckpointError: For names of no family, with the first of them and the families that exist.
 
     Example:
-        >>> recognise(["backbone.patch_embed1.proj.weight", "backbone.patch_embed1.proj.bias"])
+        >>> detect_family(["backbone.patch_embed1.proj.weight", "backbone.patch_embed1.proj.bias"])
         'nvlabs'
     """
     names = sorted(names)
@@ -121,6 +129,54 @@ def recognise(names: Iterable[str]) -> str:
         families = ", ".join(table.title for table in FAMILIES.values())
         raise CheckpointError(f"not the names of a SegFormer ({first} ...); known families: {families}")
     return best
+
+
+def number_blocks_by_stage(
+    shapes: Mapping[str, tuple[int, ...]], depths: Sequence[int] | None = None
+) -> dict[str, str]:
+    """Renames the blocks of Keras' files, numbered through all stages, to "block_{stage}_{block}".
+
+    Args:
+        shapes: Name of each tensor in the file -> its shape.
+        depths: Blocks of each stage; by default the stage of a block is the one whose patch embedding has its width.
+
+    Returns:
+        Name in the file -> name with the stage; other names stay as they are.
+
+    Raises:
+        CheckpointError: Where `depths` are needed, since two stages have the same width.
+
+    Example:
+        >>> list(number_blocks_by_stage({"transformer_block_2.mlp.dense_1.0": (8, 32)}, (1, 2)).values())
+        ['block_1_1.mlp.dense_1.0']
+    """
+    if depths is None:
+        depths = _depths_by_width(shapes)
+    blocks = [f"block_{stage}_{block}" for stage, depth in enumerate(depths) for block in range(depth)]
+
+    def renamed(name: str) -> str:
+        match = _KERAS_BLOCK.fullmatch(name)
+        number = int(match[2] or 0) if match else len(blocks)
+        return f"{match[1]}{blocks[number]}.{match[3]}" if match and number < len(blocks) else name
+
+    return {name: renamed(name) for name in shapes}
+
+
+def _depths_by_width(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """How many blocks have the width of each stage's patch embedding."""
+    stage_widths: dict[int, tuple[int, ...]] = {}
+    block_widths: dict[int, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if match := _KERAS_STAGE_NORM.fullmatch(name):
+            stage_widths[int(match[1] or 0)] = shape
+        if match := _KERAS_BLOCK_NORM.fullmatch(name):
+            block_widths[int(match[1] or 0)] = shape
+    widths = [stage_widths[stage] for stage in sorted(stage_widths)]
+    if block_widths and len(set(widths)) < len(widths):
+        raise CheckpointError(
+            "two stages of one width: which blocks belong to which stage is in its config.json only: put it next to it"
+        )
+    return [list(block_widths.values()).count(width) for width in widths]
 
 
 @cache

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-from functools import partial
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-
-from tf_segformer.checkpoints.formats.hdf5 import HDF5_MAGIC, read_hdf5, read_keras_archive
+from tf_segformer.checkpoints.formats.hdf5.reader import HDF5_MAGIC
+from tf_segformer.checkpoints.formats.keras import is_keras_archive, read_hdf5, read_keras_archive
+from tf_segformer.checkpoints.formats.safetensors import read_safetensors
 from tf_segformer.checkpoints.formats.torch import STREAM_MAGIC, read_torch_stream, read_torch_zip
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import shard_names
-from tf_segformer.io import open_zip
-
-_SAFETENSORS_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -62,45 +45,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not head:
         raise CheckpointError(f"{path}: the file is empty; if it was being saved, save or download it again")
     if head.startswith(b"PK\x03\x04"):
-        return read_keras_archive(path) if _is_keras_archive(path) else read_torch_zip(path)
+        return read_keras_archive(path) if is_keras_archive(path) else read_torch_zip(path)
     if head.startswith(HDF5_MAGIC):
         return read_hdf5(path)
     if head.startswith(STREAM_MAGIC):
         return read_torch_stream(path)
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     raise CheckpointError(f"{path}: neither safetensors, nor PyTorch, nor h5, nor Keras; it begins with {head[:8]!r}")
-
-
-def _is_keras_archive(path: Path) -> bool:
-    """Whether a zip archive has the two entries of a `.keras` file."""
-    try:
-        with open_zip(path) as archive:
-            return {"config.json", "model.weights.h5"} <= set(archive.namelist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: a damaged zip archive: {error}") from error
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    """A safetensors file, memory-mapped by its own library."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        file = safe_open(path, framework="numpy")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-        tensors = {
-            name: LazyTensor(
-                tuple(each.get_shape()),
-                _SAFETENSORS_DTYPES[each.get_dtype()],
-                partial(file.get_tensor, name),
-            )
-            for name, each in slices.items()
-        }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
-    except KeyError as error:
-        raise CheckpointError(f"{path}: numbers of type {error}, which no SegFormer uses") from error
-    return Checkpoint(path, tensors)
 
 
 def _read_shards(index: Path) -> Checkpoint:

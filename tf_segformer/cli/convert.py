@@ -1,4 +1,4 @@
-"""`tf-segformer convert` and `convert_weights.py`: weights from any world of SegFormer to another."""
+"""`tf-segformer convert` and `convert_weights.py`: weights from any format to another."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from typing import Any
 
 import click
 
-from tf_segformer.checkpoints.file_conversion import (
-    KERAS_WRITERS,
-    TARGETS,
-    Source,
-    compare_outputs,
-    convert_checkpoint,
-    open_checkpoint,
-)
+from tf_segformer.checkpoints.architecture import TASK_CLASSES
+from tf_segformer.checkpoints.file_conversion import KERAS_WRITERS, TARGETS, convert_checkpoint, read_labels
+from tf_segformer.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from tf_segformer.cli.loading import import_keras
 from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import HubOptions
 
 LARGE = 50_000_000  # bytes from which a progress bar is worth its line
 TOLERANCE = 1e-5
@@ -52,15 +48,17 @@ def convert(
     Example: tf-segformer convert segformer.b0.512x512.ade.160k.pth segformer-b0 --labels ade20k --verify
     """
     to = to or ("keras" if target.name.endswith(tuple(KERAS_WRITERS)) else "huggingface")
-    hub_options = {"revision": revision, "token": token}
-    opened = open_checkpoint(source, labels=labels, **hub_options)
+    opened = open_checkpoint(source, HubOptions(revision, token))
+    if labels is not None:
+        opened = opened.relabeled(read_labels(labels))
+    opened.check_complete()
     click.echo(opened.describe())
     with _progress_bar(opened) as bar:
         written = convert_checkpoint(opened, target, to=to, progress=bar.update if bar else None)
     click.echo(f"wrote {written}")
     if verify:
         import_keras()  # without TensorFlow's start-up notes
-        difference = compare_outputs(source, written, opened.task, **hub_options)
+        difference = compare_outputs(opened, written)
         if not difference <= TOLERANCE:
             raise CheckpointError(
                 f"{written}: its outputs differ from those of {source} by {difference:.1e} (relative)"
@@ -68,7 +66,28 @@ def convert(
         click.echo(f"verified: outputs of {source} and {written} differ by {difference:.1e} (relative)")
 
 
-def _progress_bar(source: Source) -> Any:
+def compare_outputs(source: OpenCheckpoint, target: str | Path) -> float:
+    """Loads two checkpoints and runs them on the same random image.
+
+    Args:
+        source: The one that was converted.
+        target: The one that was written.
+
+    Returns:
+        Largest difference of the outputs over the largest output.
+    """
+    import numpy as np
+
+    from tf_segformer.modeling import models
+
+    model_class = getattr(models, TASK_CLASSES[source.task])
+    first, second = model_class.from_pretrained(source), model_class.from_pretrained(target)
+    image = np.random.default_rng(0).standard_normal((1, 97, 131, first.config.num_channels), dtype=np.float32)
+    expected = first.predict_on_batch(image)
+    return float(np.abs(second.predict_on_batch(image) - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def _progress_bar(source: OpenCheckpoint) -> Any:
     """A progress bar over the bytes of a large checkpoint, nothing for a small one."""
     if source.nbytes < LARGE:
         return nullcontext()

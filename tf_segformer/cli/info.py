@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from tf_segformer.checkpoints.architecture import variant_name
 from tf_segformer.cli.loading import LoadedModel, load_model
 from tf_segformer.cli.options import read_numbers
-from tf_segformer.configuration import VARIANTS, SegformerConfig
+from tf_segformer.configuration import SegformerConfig
 from tf_segformer.hub import origin_of
 from tf_segformer.modeling.macs import classification_macs, encoder_macs, segmentation_macs
 
@@ -61,7 +62,7 @@ def describe_model(loaded: LoadedModel, size: tuple[int, int]) -> dict[str, Any]
         "file_megabytes": round(loaded.weights.stat().st_size / 1e6, 1),
         "tensor_names": loaded.family,
         "task": loaded.task,
-        "variant": _variant(config),
+        "variant": variant_name(config) or "none of the published ones",
         "depths": list(config.depths),
         "hidden_sizes": list(config.hidden_sizes),
         "decoder_hidden_size": config.decoder_hidden_size,
@@ -92,14 +93,6 @@ def _costs(config: SegformerConfig, task: str, size: tuple[int, int]) -> dict[st
             "reference_gmac": segmentation_macs(config, size, composed_head=False),
         }
     return {"gmac": classification_macs(config, size) if task == "classification" else encoder_macs(config, size)}
-
-
-def _variant(config: SegformerConfig) -> str:
-    """The published variant whose encoder this is."""
-    for name, fields in VARIANTS.items():
-        if config.hidden_sizes == fields["hidden_sizes"] and config.depths == fields["depths"]:
-            return f"MiT-{name.upper()}"
-    return "none of the published ones"
 
 
 def _as_text(value: Any) -> str:

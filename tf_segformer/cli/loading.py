@@ -47,27 +47,18 @@ def load_model(name: str, bfloat16: bool = False) -> LoadedModel:
         The model and its origin.
 
     Raises:
-        CheckpointError: Where the checkpoint cannot be found, read, recognised or matched.
+        CheckpointError: Where the checkpoint cannot be found, read, recognized or matched.
     """
-    from tf_segformer.checkpoints.families import FAMILIES
-    from tf_segformer.checkpoints.loading import translate
-    from tf_segformer.checkpoints.readers import read_checkpoint
-    from tf_segformer.hub import resolve_weights
+    from tf_segformer.checkpoints.architecture import TASK_CLASSES
+    from tf_segformer.checkpoints.loading import open_checkpoint
 
-    weights = resolve_weights(name)
-    translation = translate(read_checkpoint(weights))
+    opened = open_checkpoint(name)
     import_keras()  # seconds: only after the checkpoint was found to be one
     from tf_segformer.modeling import models
 
-    heads = {tensor.partition("/")[0] for tensor in translation.tensors}
-    if "decode_head" in heads:
-        task, model_class = "segmentation", models.SegformerForSemanticSegmentation
-    elif "classifier" in heads:
-        task, model_class = "classification", models.SegformerForImageClassification
-    else:
-        task, model_class = "encoder", models.SegformerModel
-    model = model_class.from_pretrained(name, dtype="mixed_bfloat16" if bfloat16 else None)
-    return LoadedModel(model, task, weights, FAMILIES[translation.family].title)
+    model_class = getattr(models, TASK_CLASSES[opened.task])
+    model = model_class.from_pretrained(opened, dtype="mixed_bfloat16" if bfloat16 else None)
+    return LoadedModel(model, opened.task, opened.path, opened.family)
 
 
 def load_processor(name: str) -> SegformerImageProcessor:

@@ -237,16 +237,9 @@ class SegformerImageProcessor:
             ...     SegformerImageProcessor.from_pretrained(folder).size
             {'height': 640, 'width': 640}
         """
-        from tf_segformer.hub import resolve_file
+        from tf_segformer.hub import HubOptions, resolve_file
 
-        path = resolve_file(
-            name_or_path,
-            CONFIG_NAME,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
+        path = resolve_file(name_or_path, CONFIG_NAME, HubOptions(revision, token, cache_dir, local_files_only))
         try:
             fields = read_json(path)
             if not isinstance(fields, dict):

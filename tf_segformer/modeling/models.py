@@ -13,7 +13,7 @@ import keras
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
-from tf_segformer.modeling.initialization import PACKAGE, normal_initializer
+from tf_segformer.modeling.initialization import PACKAGE, normal_initializer, skip_initialization
 from tf_segformer.modeling.inputs import check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 from tf_segformer.ops.channels import LayerNormalization
@@ -87,9 +87,13 @@ class PretrainedModel(keras.Model):
             >>> model.config.num_labels
             11
         """
-        from tf_segformer.checkpoints.pretrained import load_pretrained
+        from tf_segformer.checkpoints.loading import load_pretrained
 
-        return load_pretrained(cls, name_or_path, **options)
+        def build(config: SegformerConfig, **arguments: Any) -> PretrainedModel:
+            with skip_initialization():
+                return cls(config, **arguments)
+
+        return load_pretrained(build, name_or_path, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors under Hugging Face's names: PyTorch loads them back.
@@ -97,7 +101,7 @@ class PretrainedModel(keras.Model):
         Args:
             folder: The folder to write to; made where it is missing. A run that is killed leaves what was there.
         """
-        from tf_segformer.checkpoints.pretrained import save_pretrained
+        from tf_segformer.checkpoints.saving import save_pretrained
 
         save_pretrained(self, folder)
 
@@ -114,7 +118,7 @@ class PretrainedModel(keras.Model):
         Raises:
             CheckpointError: Where the Hub rejects or cannot be reached.
         """
-        from tf_segformer.checkpoints.pretrained import push_to_hub
+        from tf_segformer.checkpoints.hub_upload import push_to_hub
 
         return push_to_hub(self, repo_id, **options)
 

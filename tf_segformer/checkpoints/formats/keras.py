@@ -1,206 +1,111 @@
-"""Writes .weights.h5 and .keras files as Keras would, tensor by tensor, without Keras and without a model."""
+"""Reads what Keras saves: tf_model.h5 of Hugging Face, .weights.h5, and the one inside a .keras archive."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tf_segformer.checkpoints.formats.hdf5 import WEIGHTS_IN_ARCHIVE
-from tf_segformer.checkpoints.names import source_names
-from tf_segformer.checkpoints.saving import write_errors
-from tf_segformer.checkpoints.schema import TASK_CLASSES, infer_task
-from tf_segformer.checkpoints.tensors import LazyTensor
-from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
+from tf_segformer.checkpoints.architecture import TASK_CLASSES
+from tf_segformer.checkpoints.formats.hdf5.reader import read_datasets
+from tf_segformer.checkpoints.formats.hdf5.source import Source
+from tf_segformer.checkpoints.formats.zip_entries import start_of_entry
+from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
-from tf_segformer.io import atomic_write
+from tf_segformer.io import open_zip
 
-_PACKAGE = "tf_segformer"  # under which the models are registered with Keras
-_DTYPE = np.dtype("<f4")  # of every variable, whatever the source has
-# Layers of a block that hold no variables; Keras writes a group for these as well.
-_BARE_IN_BLOCK = ("", ".attention", ".attention.dropout", ".drop_path", ".dropout", ".mlp", ".mlp.dropout")
+CONFIG_IN_ARCHIVE = "config.json"
+WEIGHTS_IN_ARCHIVE = "model.weights.h5"
+MAX_CONFIG_BYTES = 2**20
 
-
-def write_keras_weights(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes what `model.save_weights` would write, and config.json beside it, where `from_pretrained` looks for it.
-
-    Args:
-        path: A "*.weights.h5" file; its folder is made where it is missing.
-        config: The model's configuration.
-        tensors: All variables of the model by name; each is read when its turn comes and dropped after it.
-
-    Raises:
-        CheckpointError: Where the file cannot be written, or a config.json of another model lies in the folder; what
-            was in its place is then still there.
-    """
-    described = path.with_name(CONFIG_NAME)
-    if described.exists() and not _describes(described, config):
-        raise CheckpointError(
-            f"{described}: not the configuration of the model to be written beside it: "
-            "give another folder, or a .keras file, which holds its own"
-        )
-    with write_errors(path), atomic_write(path, fsync=True) as partial:
-        with partial.open("wb") as file:
-            file.writelines(_h5_pieces(path, config, tensors))
-        if not described.exists():
-            config.save_pretrained(path.parent)
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RecursionError)
 
 
-def write_keras_archive(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes what `model.save` would write for a model that was never compiled.
+def read_hdf5(path: Path) -> Checkpoint:
+    """Reads names and shapes of an h5 file.
 
     Args:
-        path: A "*.keras" file; its folder is made where it is missing.
-        config: The model's configuration.
-        tensors: All variables of the model by name; each is read when its turn comes and dropped after it.
-
-    Raises:
-        CheckpointError: Where the file cannot be written; what was in its place is then still there.
-    """
-    metadata = {
-        "keras_version": version("keras"),
-        "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
-    }
-    with (
-        write_errors(path),
-        atomic_write(path, fsync=True) as partial,
-        zipfile.ZipFile(partial, "w") as archive,
-    ):
-        archive.writestr("metadata.json", json.dumps(metadata))
-        archive.writestr("config.json", json.dumps(describe_model(config, infer_task(tensors))))
-        with archive.open(WEIGHTS_IN_ARCHIVE, "w", force_zip64=True) as entry:
-            entry.writelines(_h5_pieces(path, config, tensors))
-
-
-def describe_model(config: SegformerConfig, task: str) -> dict[str, Any]:
-    """What config.json says in the `.keras` archive of a model in float32 that was never compiled.
-
-    Args:
-        config: The model's configuration.
-        task: A key of `TASK_CLASSES`.
+        path: A file that begins with `HDF5_MAGIC`.
 
     Returns:
-        JSON-ready values.
+        Its tensors, not yet read, named "layer.layer.leaf".
 
-    Example:
-        >>> describe_model(SegformerConfig(), "encoder")["registered_name"]
-        'tf_segformer>SegformerModel'
+    Raises:
+        CheckpointError: For a damaged file, and for data that is not plainly in it.
     """
-    class_name = TASK_CLASSES[task]
-    policy = {
-        "module": "keras",
-        "class_name": "DTypePolicy",
-        "config": {"name": "float32"},
-        "registered_name": None,
-    }
-    return {
-        "module": "tf_segformer.modeling.models",
-        "class_name": class_name,
-        "config": {
-            "config": config.to_dict(),
-            "output_hidden_states": False,
-            "output_attentions": False,
-            "dtype": policy,
-            "name": _model_name(task),
-            "trainable": True,
-        },
-        "registered_name": f"{_PACKAGE}>{class_name}",
-        "build_config": {"input_shape": None},
-        "compile_config": {},
-    }
+    return Checkpoint(path, _read_tensors(Source(path)))
 
 
-def _describes(path: Path, config: SegformerConfig) -> bool:
-    """Whether a config.json says the same of the network and its classes."""
-    try:
-        return SegformerConfig.from_pretrained(path).replace(extra={}) == config.replace(extra={})
-    except (OSError, CheckpointError):
-        return False
+def is_keras_archive(path: Path) -> bool:
+    """Whether a zip archive has the two entries of a `.keras` file.
 
+    Args:
+        path: The archive.
 
-def _h5_pieces(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of the h5 file from first to last: HDF5 lays it out with room for the values, which are put in here.
+    Returns:
+        True for a `.keras` file.
 
-    So a zip archive, which is written onwards only, takes it without a second copy of the values on the disk.
+    Raises:
+        CheckpointError: For a damaged archive.
     """
-    layout = path.with_name(f"{path.name}.layout.partial")  # all its values are holes
     try:
-        places = _lay_out(layout, config, tensors)
-        with layout.open("rb") as file:
-            for offset, variable in sorted(places):
-                yield file.read(offset - file.tell())
-                values = np.ascontiguousarray(tensors[variable].read(), _DTYPE)
-                file.seek(values.nbytes, os.SEEK_CUR)
-                yield values.data.cast("B")
-            yield file.read()
-    finally:
-        layout.unlink(missing_ok=True)
+        with open_zip(path) as archive:
+            return {CONFIG_IN_ARCHIVE, WEIGHTS_IN_ARCHIVE} <= set(archive.namelist())
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: a damaged zip archive: {error}") from error
 
 
-def _lay_out(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> list[tuple[int, str]]:
-    """Writes an h5 file with the groups of all layers and room for their variables; gives the place of each."""
-    import h5py
+def read_keras_archive(path: Path) -> Checkpoint:
+    """Reads the tensors and the configuration of a SegFormer that Keras saved, without building what it describes.
 
-    datasets = source_names("keras", tensors)
-    layers = dict(_bare_layers(config, infer_task(tensors)))
-    layers |= {dataset.rpartition(".")[0]: variable.split("/")[-2] for dataset, (variable,) in datasets.items()}
-    room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    numbers = h5py.h5t.py_create(_DTYPE)
-    places = []
-    with h5py.File(path, "w") as file:
-        groups = {}
-        for layer, name in layers.items():
-            groups[layer] = file.create_group(f"{_group(layer, config)}/vars")
-            groups[layer].attrs["name"] = name
-        for dataset, (variable,) in datasets.items():
-            layer, _, number = dataset.rpartition(".")
-            shape = h5py.h5s.create_simple(tensors[variable].shape)
-            made = h5py.h5d.create(groups[layer].id, number.encode(), numbers, shape, dcpl=room)
-            places.append((made.get_offset(), variable))
-    return places
+    Args:
+        path: A `.keras` file.
 
+    Returns:
+        Its tensors, not yet read, and the fields of its SegformerConfig.
 
-def _bare_layers(config: SegformerConfig, task: str) -> Iterator[tuple[str, str]]:
-    """Path and name of every layer without variables of its own, the model itself included."""
-    encoder = "" if task == "encoder" else "segformer_model."
-    yield "", _model_name(task)
-    yield "input_layer", "pixel_values"
-    if encoder:
-        yield "segformer_model", _model_name("encoder")
-    for stage, depth in enumerate(config.depths):
-        yield f"{encoder}overlap_patch_embedding_{stage}", f"patch_embedding_{stage}"
-        for block in range(depth):
-            for layer in _BARE_IN_BLOCK:
-                path = f"block_{stage}_{block}{layer}"
-                yield f"{encoder}{path}", path.rpartition(".")[2]
-    if task == "classification":
-        yield "global_average_pooling2d", "pool"
-    if task == "segmentation":
-        yield "decode_head", "decode_head"
-        yield "decode_head.dropout", "dropout"
+    Raises:
+        CheckpointError: For a damaged archive or one of another model.
+    """
+    try:
+        with open_zip(path) as archive:
+            described = archive.getinfo(CONFIG_IN_ARCHIVE)
+            weights = archive.getinfo(WEIGHTS_IN_ARCHIVE)
+            if described.file_size > MAX_CONFIG_BYTES:
+                raise ValueError(f"its config.json has more than {MAX_CONFIG_BYTES} bytes")
+            if weights.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its weights are compressed, which Keras never does")
+            model = json.loads(archive.read(described))
+        class_name = model.get("class_name") if isinstance(model, dict) else None
+        if class_name not in TASK_CLASSES.values():
+            raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project")
+        fields = model["config"]["config"]
+        if not isinstance(fields, dict):
+            raise ValueError("a SegFormer without its configuration")
+        start = start_of_entry(path, weights)
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: not a readable Keras archive: {error!r}") from error
+    size = min(weights.file_size, path.stat().st_size - start)
+    return Checkpoint(path, _read_tensors(Source(path, start, size)), config=fields)
 
 
-def _group(layer: str, config: SegformerConfig) -> str:
-    """The h5 group of a layer, by the classes of the layers around it: what the reader undoes."""
-    blocks = [f"block_{stage}_{block}" for stage, depth in enumerate(config.depths) for block in range(depth)]
-    spelled = {name: f"transformer_block_{number}" for number, name in enumerate(blocks)}
-    spelled["decode_head"] = f"{config.decode_head_type}_decode_head"
-    group = "/".join(spelled.get(piece, piece).removesuffix("_0") for piece in layer.split("."))
-    if not group:
-        return ""
-    return f"layers/{group}".replace("layers/segformer_model/", "layers/segformer_model/layers/")
+def _read_tensors(source: Source) -> dict[str, LazyTensor]:
+    """The tensors of an h5 file under names with dots."""
+    try:
+        datasets = read_datasets(source, wanted=lambda name: not _is_state(name))
+        tensors = {_dotted(name): tensor for name, tensor in datasets.items()}
+        if len(tensors) < len(datasets):
+            raise ValueError("two tensors of one name")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source.path}: not a readable h5 file: {error}") from error
+    return tensors
 
 
-def _model_name(task: str) -> str:
-    """The name that a model has by default."""
-    return "segformer" if task == "encoder" else re.sub(r"(?<!^)(?=[A-Z])", "_", TASK_CLASSES[task]).lower()
+def _is_state(name: str) -> bool:
+    """Whether a dataset is the state of an optimizer or of a random generator, not of a model."""
+    return name.startswith("optimizer/") or "seed_generator" in name
+
+
+def _dotted(name: str) -> str:
+    """The name of a dataset with dots, without the groups that say nothing."""
+    return ".".join(piece for piece in name.split("/") if piece not in ("layers", "vars")).removesuffix(":0")

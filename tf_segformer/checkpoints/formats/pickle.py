@@ -1,7 +1,7 @@
 """Reads pickles as data: an interpreter of the opcodes that plain data needs, which calls nothing the file names.
 
 Python's own unpickler calls what a file tells it to call, and even one restricted to a list of classes sets attributes
-on them. Here a global name is looked up in a closed table of values of ours; what is not in it is rejectd.
+on them. Here a global name is looked up in a closed table of values of ours; what is not in it is rejected.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Machine:
         if argument not in self.known_globals:
             shown = str(argument)[:100].replace(" ", ".")
             raise ValueError(
-                f"rejectd the name {shown!r}: a checkpoint needs tensors and plain data only, "
+                f"rejected the name {shown!r}: a checkpoint needs tensors and plain data only, "
                 "anything else could run code. Save the state_dict alone, best as safetensors"
             )
         self.stack.append(self.known_globals[argument])

@@ -178,7 +178,7 @@ def _without_wrapper(state_dict: dict[str, _Tensor]) -> dict[str, _Tensor]:
 
 
 def _lazy(path: Path, size: int, tensor: _Tensor, start: int, nbytes: int) -> LazyTensor:
-    """A tensor as a window of the file, rejectd where it reaches out of its storage or the storage out of the file."""
+    """A tensor as a window of the file, rejected where it reaches out of its storage or the storage out of the file."""
     storage = tensor.storage
     if start + nbytes > size:
         raise ValueError(f"a storage of {nbytes} bytes at {start} in a file of {size}: truncated")
