@@ -1,4 +1,4 @@
-"""Thirty steps of training are those of Hugging Face PyTorch, and the comparison can tell when they are not."""
+"""Thirty steps of training are those of Hugging Face PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.slow]
 def tracks():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from benchmarks.training_parity import compare_steps
+    from tests.training.parity import compare_steps
 
     return compare_steps(steps=30, size=96, num_labels=7)
 

@@ -1,7 +1,7 @@
 """Trains Hugging Face PyTorch and this project side by side: same weights, same batches, same recipe.
 
-    python -m benchmarks.training_parity                                  # 30 steps of B0 on random images
-    python -m benchmarks.training_parity --camvid CamVid --steps 300      # CamVid: mIoU and time a step
+    python -m tests.training.parity                                  # 30 steps of B0 on random images
+    python -m tests.training.parity --camvid CamVid --steps 300      # CamVid: mIoU and time a step
 
 Prints both columns. Needs the extra "parity".
 """
