@@ -1,8 +1,9 @@
-"""The rooms and the arrows between them: who may import whom, and what importing the package costs."""
+"""The packages, who may import whom, how large they may grow, which words they use, and what importing them costs."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ ALLOWED = {
 METHODS = {("modeling/models.py", "checkpoints"), ("evaluation/metrics.py", "training")}
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
@@ -45,21 +46,83 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_a_room_imports_only_what_it_may(name):
+def test_a_package_imports_only_what_it_may(name):
     files = sorted((ROOT / name).rglob("*.py")) or [ROOT / f"{name}.py"]
     for path in files:
         where = path.relative_to(ROOT).as_posix()
-        rooms = {room(module) for module in imports(path)} - {name, ""}
-        surplus = {each for each in rooms - ALLOWED[name] if (where, each) not in METHODS}
+        packages = {package(module) for module in imports(path)} - {name, ""}
+        surplus = {each for each in packages - ALLOWED[name] if (where, each) not in METHODS}
         assert not surplus, f"{where} imports {surplus}"
 
 
-def test_every_room_is_known_and_none_imports_the_command_line():
-    rooms = {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
-    assert rooms - {"__init__", "__main__", "__pycache__", "cli", "embedded", "py"} == set(ALLOWED)
+def test_every_package_is_known_and_none_imports_the_command_line():
+    packages = {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert packages - {"__init__", "__main__", "__pycache__", "cli", "embedded", "py"} == set(ALLOWED)
     for path in ROOT.rglob("*.py"):
         if path.parent.name != "cli" and path.name != "__main__.py":
-            assert not {module for module in imports(path) if room(module) == "cli"}, path
+            assert not {module for module in imports(path) if package(module) == "cli"}, path
+
+
+# A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
+LONGEST_FILE = 400
+BUDGET = {"tf_segformer": 17_000, "benchmarks": 3_200}
+
+
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("folder", ["tf_segformer", "benchmarks"])
+def test_no_file_is_longer_than_one_sitting(folder):
+    files = {str(path): count_lines(path) for path in sorted((ROOT.parent / folder).rglob("*.py"))}
+    assert {path: lines for path, lines in files.items() if lines > LONGEST_FILE} == {}
+
+
+@pytest.mark.parametrize("folder", BUDGET)
+def test_folders_stay_within_their_budget(folder):
+    assert sum(map(count_lines, (ROOT.parent / folder).rglob("*.py"))) <= BUDGET[folder]
+
+
+# The field's words: what is not written, what is written instead, and the files in which the word has another sense.
+PAINTING = (
+    "imaging/drawing.py",
+    "imaging/visualize.py",
+    "imaging/__init__.py",
+    "evaluation/",
+    "training/run_log.py",
+    "cli/",
+)
+WORDS = {
+    r"pictures?": ("image", ()),
+    r"colou?red? in|colours?": ("color", ()),
+    r"draw[ns]?|drawing": ("trace, sample, initialize; only an image is drawn", (*PAINTING, "ops/", "modeling/")),
+    r"rooms?|arrows?": ("package, dependency", ("modeling/",)),
+    r"slopes?": ("gradient, dx", ("ops/",)),
+    r"strips": ("chunks of rows", ()),
+    r"in turn": ("sequentially", ()),
+    r"aside": ("temporary", ()),
+    r"class_shares|class shares": ("class_fractions", ("cli/",)),
+    r"refus(e|es|ed|al|als)": ("reject", ()),
+    r"(one|row|map|file|table) a (stage|block|class|image|file|row|position|family)": (
+        "one per stage",
+        ("ops/", "modeling/", "cli/"),
+    ),
+    r"tells|told": ("detects, says, reports", ("ops/", "modeling/", "cli/")),
+    r"beside": ("next to, and", ("modeling/", "cli/")),
+    r"anew": ("again, reinitialized", ("modeling/", "training/", "cli/")),
+    r"rate_factor|warmup_ratio|max_class_share": ("lr_multiplier, warmup_start_factor, max_class_ratio", ()),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_field_s_words_are_used(word):
+    instead, elsewhere = WORDS[word]
+    pattern = re.compile(rf"(?<![A-Za-z])({word})(?![A-Za-z])", re.IGNORECASE)
+    for path in sorted(ROOT.rglob("*.py")):
+        if not path.relative_to(ROOT).as_posix().startswith(elsewhere):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                found = pattern.search(line)
+                assert not found, f"{path}:{number}: {found[0]!r}: say {instead!r}"
 
 
 def test_importing_the_package_loads_nothing_heavy_and_prints_nothing():

@@ -216,7 +216,7 @@ class SegformerConfig:
 
         Args:
             variant: "b0" to "b5" (also "mit-b0", "MiT_B0" and the like).
-            **fields: Fields to set beside those of the variant, such as `num_labels=19`.
+            **fields: Fields to set in addition to those of the variant, such as `num_labels=19`.
 
         Returns:
             A new configuration.

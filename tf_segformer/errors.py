@@ -25,7 +25,7 @@ class DatasetError(SegformerError):
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Reports what the operating system refuses as a `CheckpointError`.
+    """Reports what the operating system does not allow as a `CheckpointError`.
 
     Args:
         path: What is being written; the error names it.

@@ -154,7 +154,7 @@ def resolve_weights(name_or_path: str | Path, hub: HubOptions = DEFAULT_HUB) -> 
         hub: How to reach the Hub, where the name is a Hub id.
 
     Returns:
-        The path of the weight file, or of the index of a sharded one, whose shards then lie beside it.
+        The path of the weight file, or of the index of a sharded one, whose shards then lie next to it.
 
     Raises:
         CheckpointError: Where the model is missing, has no supported file, or the Hub is out of reach.

@@ -1,4 +1,4 @@
-"""The names that each world of SegFormer checkpoints gives to the same tensors, one table a family.
+"""The names that each format of SegFormer checkpoints gives to the same tensors, one table per family.
 
 A row maps the template of a module's name in the file to the module of the Keras model, or to several where the file
 stacks their rows in one tensor. In templates {i} is the stage from 0, {i+1} the stage from 1, {3-i} the stage from the
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """One world of names.
+    """One family of names.
 
     Args:
         title: What messages call it.

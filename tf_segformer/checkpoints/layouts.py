@@ -23,7 +23,7 @@ def to_keras(values: np.ndarray, variable: str, layout: str, part: int = 0, part
 
     Args:
         values: The tensor as the file has it.
-        variable: Name of the variable, which tells the kind of its layer.
+        variable: Name of the variable, which says the kind of its layer.
         layout: "torch" or "keras", as the family says.
         part: Which of the stacked tensors the variable is.
         parts: How many tensors the file stacks: rows in PyTorch's layout.

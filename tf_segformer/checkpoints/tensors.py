@@ -17,7 +17,7 @@ class LazyTensor:
     Args:
         shape: Its shape, known without reading it.
         dtype: Its NumPy dtype; bfloat16 is that of `ml_dtypes`.
-        read: Reads its values, an array of that shape and dtype, anew on every call.
+        read: Reads its values, an array of that shape and dtype, read again on every call.
 
     Example:
         >>> LazyTensor.of(np.zeros((2, 3), "float32")).shape

@@ -29,7 +29,7 @@ _BARE_IN_BLOCK = ("", ".attention", ".attention.dropout", ".drop_path", ".dropou
 
 
 def write_keras_weights(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes what `model.save_weights` would write, and config.json beside it, where `from_pretrained` looks for it.
+    """Writes what `model.save_weights` would write, and config.json next to it, where `from_pretrained` looks for it.
 
     Args:
         path: A "*.weights.h5" file; its folder is made where it is missing.
@@ -43,7 +43,7 @@ def write_keras_weights(path: Path, config: SegformerConfig, tensors: Mapping[st
     described = path.with_name(CONFIG_NAME)
     if described.exists() and not _describes(described, config):
         raise CheckpointError(
-            f"{described}: not the configuration of the model to be written beside it: "
+            f"{described}: not the configuration of the model to be written next to it: "
             "give another folder, or a .keras file, which holds its own"
         )
     with write_errors(path), atomic_write(path, fsync=True) as partial:
@@ -126,7 +126,7 @@ def _describes(path: Path, config: SegformerConfig) -> bool:
 
 
 def _h5_pieces(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of the h5 file from first to last: HDF5 lays it out with room for the values, which are put in here.
+    """The bytes of the h5 file from first to last: HDF5 lays it out with space for the values, which are put in here.
 
     So a zip archive, which is written onwards only, takes it without a second copy of the values on the disk.
     """
@@ -145,15 +145,15 @@ def _h5_pieces(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTe
 
 
 def _lay_out(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTensor]) -> list[tuple[int, str]]:
-    """Writes an h5 file with the groups of all layers and room for their variables; gives the place of each."""
+    """Writes an h5 file with the groups of all layers and space for their variables; gives the place of each."""
     import h5py
 
     datasets = source_names("keras", tensors)
     layers = dict(_bare_layers(config, infer_task(tensors)))
     layers |= {dataset.rpartition(".")[0]: variable.split("/")[-2] for dataset, (variable,) in datasets.items()}
-    room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    space.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    space.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     numbers = h5py.h5t.py_create(_DTYPE)
     places = []
     with h5py.File(path, "w") as file:
@@ -164,7 +164,7 @@ def _lay_out(path: Path, config: SegformerConfig, tensors: Mapping[str, LazyTens
         for dataset, (variable,) in datasets.items():
             layer, _, number = dataset.rpartition(".")
             shape = h5py.h5s.create_simple(tensors[variable].shape)
-            made = h5py.h5d.create(groups[layer].id, number.encode(), numbers, shape, dcpl=room)
+            made = h5py.h5d.create(groups[layer].id, number.encode(), numbers, shape, dcpl=space)
             places.append((made.get_offset(), variable))
     return places
 

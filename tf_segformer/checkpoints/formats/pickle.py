@@ -1,6 +1,6 @@
 """Reads pickles as data: an interpreter of the opcodes that plain data needs, which calls nothing the file names.
 
-Python's own unpickler calls what a file tells it to call, and even one restricted to a list of classes sets attributes
+Python's own unpickler calls what a file says, and even one restricted to a list of classes sets attributes
 on them. Here a global name is looked up in a closed table of values of ours; what is not in it is rejected.
 """
 
