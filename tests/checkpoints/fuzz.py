@@ -1,6 +1,7 @@
 """Feeds damaged files to the readers in a process of its own: python -m tests.checkpoints.fuzz KIND COUNT.
 
-The process forbids itself to execute anything, to open other files and to grow; a file that takes too long ends it.
+KIND "cve" reads the HDF Group's files behind published holes of libhdf5 instead. The process forbids itself to execute
+anything, to open other files and to grow; a file that takes too long ends it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import json
 import random
 import signal
 import sys
+import tarfile
 import tempfile
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -122,9 +124,24 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
     return bytes(result)
 
 
+def mutations(kind: str, count: int) -> Iterator[tuple[str, bytes]]:
+    """So many damaged files of one kind."""
+    data, _, build = KINDS[kind]
+    for number in range(count):
+        yield f"{kind} {number}", build(damaged(data, random.Random(number)))
+
+
+def published(count: int) -> list[tuple[str, bytes]]:
+    """The first files of https://github.com/HDFGroup/cve_hdf5, each behind a published hole of libhdf5."""
+    with tarfile.open(FOLDER / "cve_hdf5.tar.xz") as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive if "COPYING" not in member.name}
+    return list(files.items())[:count]
+
+
 def run(kind: str, count: int) -> dict[str, float]:
     """Reads damaged files of one kind and counts how they end; anything but arrays or CheckpointError escapes."""
-    data, file_name, build = KINDS[kind]
+    data, file_name, build = KINDS["h5" if kind == "cve" else kind]
+    files = published(count) if kind == "cve" else mutations(kind, count)
     outcome = {"read": 0, "rejected": 0, "slowest": 0.0, "most": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file_name
@@ -133,8 +150,7 @@ def run(kind: str, count: int) -> dict[str, float]:
             read_all(path)  # the honest file, and every late import
         forbid(folder)
         tracemalloc.start()
-        for number in range(count):
-            content = build(damaged(data, random.Random(number)))
+        for name, content in files:
             path.write_bytes(content)
             tracemalloc.reset_peak()
             before, began = tracemalloc.get_traced_memory()[0], time.perf_counter()
@@ -143,15 +159,15 @@ def run(kind: str, count: int) -> dict[str, float]:
                 read_all(path)
                 outcome["read"] += 1
             except CheckpointError as error:
-                assert str(path) in str(error), f"{kind} {number}: the error does not name the file: {error}"
-                assert len(str(error)) > len(str(path)) + 5, f"{kind} {number}: the error gives no reason"
+                assert str(path) in str(error), f"{name}: the error does not name the file: {error}"
+                assert len(str(error)) > len(str(path)) + 5, f"{name}: the error gives no reason"
                 outcome["rejected"] += 1
             except BaseException as error:
-                sys.exit(f"{kind} {number}: {error!r}")
+                sys.exit(f"{name}: {error!r}")
             signal.alarm(0)
             grown = tracemalloc.get_traced_memory()[1] - before
             if grown > 4 * len(content) + ALLOWANCE:
-                sys.exit(f"{kind} {number}: {grown} bytes of memory for a file of {len(content)}")
+                sys.exit(f"{name}: {grown} bytes of memory for a file of {len(content)}")
             outcome["slowest"] = max(outcome["slowest"], time.perf_counter() - began)
             outcome["most"] = max(outcome["most"], grown)
     return outcome
