@@ -6,7 +6,7 @@ import pytest
 from tests.deploy.conftest import LABELS
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
 from tf_segformer.deploy.litert import export_litert
-from tf_segformer.ops.portability import exporting
+from tf_segformer.ops.tracing import exporting
 
 SIZE = (64, 96)
 

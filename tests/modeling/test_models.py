@@ -15,7 +15,7 @@ from tf_segformer import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from tf_segformer.modeling.initialization import skip_initialization
+from tf_segformer.ops.initialization import skip_initialization
 
 # Trainable parameters as PyTorch counts them: encoder, segmenter with 150 and 19 labels, classifier with 1000.
 PARAMETERS = {

@@ -10,8 +10,15 @@ import tensorflow as tf
 from tf_segformer import SegformerForSemanticSegmentation
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.ops import tracing
-from tf_segformer.ops.portability import export_mode
-from tf_segformer.ops.tracing import share_traces, shared_call, sharing_traces
+from tf_segformer.ops.tracing import (
+    export_mode,
+    share_traces,
+    sharing_traces,
+    target_device,
+    trace_for,
+    traced_once,
+    tuned_for_cpu,
+)
 
 
 @pytest.fixture
@@ -22,11 +29,11 @@ def model(small_config):
 
 
 def graph_of(model, **arguments):
-    def draw(pixel_values):
+    def trace(pixel_values):
         with share_traces(len(model.weights)):
             return model(pixel_values, **arguments)
 
-    return tf.function(draw, autograph=False).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
+    return tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
 
 
 def calls(function):
@@ -81,7 +88,7 @@ def test_layers_that_differ_are_not_shared(small_config, pixel_values):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_training_and_graphs_for_other_engines_are_drawn_in_full(model, training):
+def test_training_and_graphs_for_other_engines_are_traced_in_full(model, training):
     if training:
         function = graph_of(model, training=True)
     else:
@@ -90,17 +97,49 @@ def test_training_and_graphs_for_other_engines_are_drawn_in_full(model, training
     assert not calls(function)
 
 
-def test_it_ends_with_the_context_and_within_a_function(model):
+def test_it_ends_with_the_context_and_within_a_function():
     assert not sharing_traces()
     seen = []
 
     class Probe(keras.layers.Layer):
-        def call(self, x):
+        @traced_once()
+        def call(self, x, training=False):
             seen.append(sharing_traces())
             return x
 
     with share_traces(1):
-        Probe()(keras.ops.ones((1,)))
-        tf.function(lambda x: shared_call(Probe(), x, "probe"))(tf.ones((1,)))
-    assert seen == [True, False]
+        assert sharing_traces()
+        tf.function(Probe())(tf.ones((1,)))
+        assert sharing_traces()
+    assert seen == [False]
     assert not sharing_traces()
+
+
+def test_tuned_forms_are_for_tensorflow_on_a_cpu():
+    assert target_device() == "CPU"
+    assert tuned_for_cpu()
+    with trace_for("GPU"):
+        assert not tuned_for_cpu()
+        with trace_for("CPU"):
+            assert tuned_for_cpu()
+    with export_mode():
+        assert not tuned_for_cpu()
+    assert tuned_for_cpu()
+
+
+def test_a_visible_gpu_takes_the_plain_forms(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["/device:GPU:0"] if kind == "GPU" else [])
+    assert target_device() == "GPU"
+    assert not tuned_for_cpu()
+
+
+def test_an_unknown_device_is_rejected():
+    with pytest.raises(ValueError, match="device='TPU' must be one of CPU, GPU"), trace_for("TPU"):
+        pass
+
+
+def test_a_model_gives_the_same_in_tuned_and_plain_forms(model, pixel_values):
+    tuned = np.asarray(graph_of(model, training=False)(tf.constant(pixel_values)))
+    with trace_for("GPU"):
+        plain = graph_of(model, training=False)(tf.constant(pixel_values))
+    np.testing.assert_allclose(tuned, plain, rtol=0, atol=2e-6 * np.abs(tuned).max())

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_segformer.deploy.formats import PRECISIONS, write_model_file
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.ops.portability import export_mode
+from tf_segformer.ops.tracing import export_mode
 
 
 def export_litert(

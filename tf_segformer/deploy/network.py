@@ -12,7 +12,7 @@ from keras import ops
 from tf_segformer.deploy.formats import PRECISIONS
 from tf_segformer.modeling.decode_head import SegformerDecodeHead
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
-from tf_segformer.ops.chunked_head import classify_maps
+from tf_segformer.ops.chunked_head import fused_head
 from tf_segformer.ops.tracing import share_traces
 
 
@@ -97,13 +97,12 @@ class InferenceNetwork(tf.Module):
             return self._with_stored_weights(head, lambda maps: head(maps, training=False))
         kernels, bias = head.composed_weights(fold_batch_norm=True)
         kernels, bias = [self._store(kernel) for kernel in kernels], self._store(bias)
-        classifier = [self._store(each) for each in head.classifier.weights]
 
         def run(maps: Any) -> Any:
-            values = [tf.cast(each, tf.float32) for each in (*kernels, bias, *classifier)]
-            return classify_maps(maps, values[: len(kernels)], *values[len(kernels) :])
+            composed = [tf.cast(each, tf.float32) for each in kernels]
+            return fused_head(maps, composed, tf.cast(bias, tf.float32), head.classifier)
 
-        return run
+        return self._with_stored_weights(head.classifier, run)
 
 
 def check_exportable(model: Any) -> None:

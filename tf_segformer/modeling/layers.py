@@ -1,4 +1,7 @@
-"""The layers of the Mix Transformer encoder, channels last: (B, H, W, C) in, (B, H, W, C) out.
+"""The layers of the Mix Transformer encoder.
+
+Those that change the size take feature maps (B, H, W, C); those within a block take their tokens (B*H*W, C) and the
+map's shape, since TensorFlow adds bias and residual within a product of matrices.
 
 Source: Xie et al. 2021, "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
 https://arxiv.org/abs/2105.15203, section 3.1.
@@ -6,43 +9,25 @@ https://arxiv.org/abs/2105.15203, section 3.1.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from tf_segformer.modeling.attention import EfficientSelfAttention, attention_output_spec
-from tf_segformer.modeling.initialization import PACKAGE, EncoderInitializer
-from tf_segformer.ops.channels import Dense, LayerNormalization
-from tf_segformer.ops.portability import exporting
-from tf_segformer.ops.recomputed_gradients import gelu_dense_recomputed
-from tf_segformer.ops.tracing import shared_call, sharing_traces
+from tf_segformer.modeling.attention import EfficientSelfAttention
+from tf_segformer.modeling.base import ConfiguredLayer, FeatureShape
+from tf_segformer.modeling.normalization import LayerNormalization
+from tf_segformer.ops.dense import gelu, gelu_dense
+from tf_segformer.ops.initialization import SkippableNormal
+from tf_segformer.ops.tracing import traced_once
 
-
-def exact_gelu(x: Any) -> Any:
-    """GELU by the error function, spelled so that every export format has its operators.
-
-    Args:
-        x: Floating point tensor of any shape.
-
-    Returns:
-        Tensor of the same shape and dtype.
-    """
-    if exporting():  # LiteRT has no error function, but knows GELU in this form
-        return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
-    return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))  # one new tensor instead of two
-
-
-def _tanh_gelu(x: Any) -> Any:
-    """GELU by its tanh approximation."""
-    return ops.gelu(x, approximate=True)
-
+_tanh_gelu = functools.partial(ops.gelu, approximate=True)
 
 # Hugging Face's names of activations.
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "gelu": exact_gelu,
+    "gelu": gelu,
     "gelu_new": _tanh_gelu,
     "gelu_pytorch_tanh": _tanh_gelu,
     "relu": ops.relu,
@@ -51,8 +36,8 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class DropPath(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class DropPath(ConfiguredLayer):
     """Stochastic depth: drops the whole residual branch of an image during training.
 
     Args:
@@ -67,6 +52,7 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.arguments = {"rate": rate}
         self.rate = rate
         self.seed_generator = keras.random.SeedGenerator()
         self.built = True
@@ -77,20 +63,16 @@ class DropPath(keras.layers.Layer):
             return x
         keep = 1.0 - self.rate
         mask_shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
-        draw = keras.random.uniform(mask_shape, dtype="float32", seed=self.seed_generator)
-        return x * ops.cast(ops.floor(draw + keep) / keep, x.dtype)
+        sample = keras.random.uniform(mask_shape, dtype="float32", seed=self.seed_generator)
+        return x * ops.cast(ops.floor(sample + keep) / keep, x.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the result: that of the input."""
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), "rate": self.rate}
 
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class OverlapPatchEmbedding(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class OverlapPatchEmbedding(ConfiguredLayer):
     """Overlapping patch embedding: a strided convolution over a symmetrically padded map, then a layer norm.
 
     Args:
@@ -117,18 +99,20 @@ class OverlapPatchEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_size = hidden_size
-        self.patch_size = patch_size
-        self.stride = stride
-        self.epsilon = epsilon
-        self.initializer_range = initializer_range
+        self.arguments = {
+            "hidden_size": hidden_size,
+            "patch_size": patch_size,
+            "stride": stride,
+            "epsilon": epsilon,
+            "initializer_range": initializer_range,
+        }
+        self.hidden_size, self.patch_size, self.stride = hidden_size, patch_size, stride
         self.projection = keras.layers.Conv2D(
             hidden_size,
             patch_size,
             strides=stride,
-            padding="valid",
             data_format="channels_last",
-            kernel_initializer=EncoderInitializer(stddev=initializer_range),
+            kernel_initializer=SkippableNormal(stddev=initializer_range),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -139,27 +123,24 @@ class OverlapPatchEmbedding(keras.layers.Layer):
         self.projection.build((None, None, None, input_shape[-1]))
         self.layer_norm.build((None, None, None, self.hidden_size))
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool = False) -> Any:
         """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), hidden_size) for odd patch sizes."""
-        margin = self.patch_size // 2
-        x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-        return self.layer_norm(self.projection(x))
+        padding = (self.patch_size // 2, self.patch_size // 2)
+        x = ops.pad(x, ((0, 0), padding, padding, (0, 0)))
+        return self.layer_norm(self.projection(x), training=training)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the result, without running the layer."""
-        reach = 2 * (self.patch_size // 2) - self.patch_size
-        sides = [None if side is None else (side + reach) // self.stride + 1 for side in input_shape[1:3]]
+        padding = 2 * (self.patch_size // 2)
+        sides = [
+            None if side is None else (side + padding - self.patch_size) // self.stride + 1 for side in input_shape[1:3]
+        ]
         return (input_shape[0], *sides, self.hidden_size)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        names = ("hidden_size", "patch_size", "stride", "epsilon", "initializer_range")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class MixFeedForward(keras.layers.Layer):
-    """Feed-forward network with a 3x3 depthwise convolution, which tells positions apart.
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class MixFeedForward(ConfiguredLayer):
+    """Feed-forward network with a 3x3 depthwise convolution, from which tokens learn where they are.
 
     Args:
         hidden_size: Channels in and out.
@@ -171,8 +152,8 @@ class MixFeedForward(keras.layers.Layer):
     Source: Xie et al. 2021, section 3.1, "Mix-FFN", equation 3.
 
     Example:
-        >>> tuple(MixFeedForward(32)(keras.ops.ones((1, 8, 12, 32))).shape)
-        (1, 8, 12, 32)
+        >>> tuple(MixFeedForward(32)(keras.ops.ones((96, 32)), feature_shape=FeatureShape(1, 8, 12)).shape)
+        (96, 32)
     """
 
     def __init__(
@@ -185,18 +166,19 @@ class MixFeedForward(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_size = hidden_size
-        self.mlp_ratio = mlp_ratio
+        self.arguments = {
+            "hidden_size": hidden_size,
+            "mlp_ratio": mlp_ratio,
+            "activation": activation,
+            "dropout": dropout,
+            "initializer_range": initializer_range,
+        }
+        self.hidden_size, self.inner_size = hidden_size, int(hidden_size * mlp_ratio)
         self.activation = activation
-        self.dropout_rate = dropout
-        self.initializer_range = initializer_range
-        self.inner_size = int(hidden_size * mlp_ratio)
+        policy = self.dtype_policy
         self.dense_1, self.dense_2 = (
-            Dense(
-                units,
-                kernel_initializer=EncoderInitializer(stddev=initializer_range),
-                dtype=self.dtype_policy,
-                name=name,
+            keras.layers.Dense(
+                units, kernel_initializer=SkippableNormal(stddev=initializer_range), dtype=policy, name=name
             )
             for units, name in ((self.inner_size, "dense_1"), (hidden_size, "dense_2"))
         )
@@ -204,60 +186,40 @@ class MixFeedForward(keras.layers.Layer):
             3,
             padding="same",
             data_format="channels_last",
-            depthwise_initializer=EncoderInitializer(stddev=initializer_range),
-            dtype=self.dtype_policy,
+            depthwise_initializer=SkippableNormal(stddev=initializer_range),
+            dtype=policy,
             name="depthwise_convolution",
         )
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights."""
-        self.dense_1.build((None, None, None, self.hidden_size))
+        self.dense_1.build((None, self.hidden_size))
         self.depthwise_convolution.build((None, None, None, self.inner_size))
-        self.dense_2.build((None, None, None, self.inner_size))
+        self.dense_2.build((None, self.inner_size))
 
-    def call(self, x: Any, training: bool = False) -> Any:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        map_shape = ops.shape(x)
-        return ops.reshape(self.mix(ops.reshape(x, (-1, self.hidden_size)), map_shape, training), map_shape)
-
-    def mix(self, positions: Any, map_shape: tuple[Any, ...], training: bool = False) -> Any:
-        """The layer on a map given as a matrix, as the blocks have it.
+    def call(self, tokens: Any, feature_shape: FeatureShape, training: bool = False) -> Any:
+        """Mixes the channels of each token and those of its neighbors.
 
         Args:
-            positions: (B*H*W, C).
-            map_shape: (B, H, W, C), ints or scalar tensors.
-            training: Whether activations are dropped.
+            tokens: (B*H*W, C).
+            feature_shape: B, H and W.
+            training: Whether activations are dropped and gradients follow.
 
         Returns:
             (B*H*W, C).
         """
-        x = ops.reshape(self.dense_1(positions), (*map_shape[:3], self.inner_size))  # (B, H, W, mlp_ratio * C)
+        x = ops.reshape(self.dense_1(tokens), feature_shape.with_channels(self.inner_size))  # (B, H, W, mlp_ratio * C)
         x = ops.reshape(self.depthwise_convolution(x), (-1, self.inner_size))
-        if training and self.activation == "gelu" and not self.dropout_rate and keras.backend.backend() == "tensorflow":
-            return gelu_dense_recomputed(x, self.dense_2.kernel, self.dense_2.bias)
+        if self.activation == "gelu" and not self.dropout.rate:
+            return gelu_dense(x, self.dense_2, training=training)
         x = self.dropout(ACTIVATION_FUNCTIONS[self.activation](x), training=training)
         return self.dropout(self.dense_2(x), training=training)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the result: that of the input."""
-        return input_shape
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "hidden_size": self.hidden_size,
-            "mlp_ratio": self.mlp_ratio,
-            "activation": self.activation,
-            "dropout": self.dropout_rate,
-            "initializer_range": self.initializer_range,
-        }
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class TransformerBlock(keras.layers.Layer):
-    """One block of a stage: attention and feed-forward network, each behind a layer norm and beside a residual.
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class TransformerBlock(ConfiguredLayer):
+    """One block of a stage: attention and feed-forward network, each after a layer norm and added to its input.
 
     Args:
         hidden_size: Channels.
@@ -271,6 +233,11 @@ class TransformerBlock(keras.layers.Layer):
         embedding_norm_epsilon: Epsilon of the layer norm after the sequence reduction.
         block_norm_epsilon: Epsilon of the block's two layer norms.
         initializer_range: Standard deviation of the initial kernels.
+        rematerialize: Whether gradients compute the inside of attention and feed-forward network again instead of
+            keeping it: less memory, more time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+
+    Raises:
+        ValueError: `rematerialize` together with dropout.
 
     Source: Xie et al. 2021, section 3.1 and figure 2.
 
@@ -292,11 +259,17 @@ class TransformerBlock(keras.layers.Layer):
         embedding_norm_epsilon: float = 1e-5,
         block_norm_epsilon: float = 1e-5,
         initializer_range: float = 0.02,
+        rematerialize: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_size = hidden_size
-        self.arguments: dict[str, Any] = {
+        if rematerialize and (dropout or attention_dropout):
+            raise ValueError(
+                f"rematerialize=True with dropout={dropout} and attention_dropout={attention_dropout}: the gradient "
+                "would sample another dropout than the loss; set hidden_dropout_prob=0 and "
+                "attention_probs_dropout_prob=0, or rematerialize=False"
+            )
+        self.arguments = {
             "hidden_size": hidden_size,
             "num_heads": num_heads,
             "sequence_reduction": sequence_reduction,
@@ -308,7 +281,10 @@ class TransformerBlock(keras.layers.Layer):
             "embedding_norm_epsilon": embedding_norm_epsilon,
             "block_norm_epsilon": block_norm_epsilon,
             "initializer_range": initializer_range,
+            "rematerialize": rematerialize,
         }
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.rematerialize = rematerialize
         policy = self.dtype_policy
         self.layer_norm_1, self.layer_norm_2 = (
             LayerNormalization(epsilon=block_norm_epsilon, dtype=policy, name=name)
@@ -332,38 +308,52 @@ class TransformerBlock(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights."""
-        map_shape = (None, None, None, self.hidden_size)
         for layer in (self.layer_norm_1, self.attention, self.layer_norm_2, self.mlp):
-            layer.build(map_shape)
+            layer.build((None, self.hidden_size))
 
+    @traced_once("drop_path", "rematerialize")
     def call(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """(B, H, W, C) -> (B, H, W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W')."""
-        if sharing_traces() and not (training or return_attention or exporting()):
-            form = {**self.arguments, "drop_path": None, "dtype": self.dtype_policy.name}
-            return shared_call(self, x, repr(form))
-        map_shape = ops.shape(x)
-        # A matrix, since TensorFlow adds bias and residual within a product of matrices
-        positions = ops.reshape(x, (-1, self.hidden_size))  # (B*H*W, C)
-        attended, probabilities = self.attention.mix(
-            self.layer_norm_1(positions), map_shape, training=training, return_attention=return_attention
+        feature_shape, probabilities = FeatureShape(*ops.shape(x)[:3]), None
+        attention: Callable[..., Any] = self.attention
+        mlp: Callable[..., Any] = self.mlp
+        if training and self.rematerialize and not return_attention:
+            # Not the whole block, whose gradient would sample another stochastic depth
+            attention, mlp = _rematerialized(attention), _rematerialized(mlp)
+        tokens = ops.reshape(x, (-1, self.hidden_size))  # (B*H*W, C)
+        normalized = self.layer_norm_1(tokens, training=training)
+        attended = attention(
+            normalized, feature_shape=feature_shape, training=training, return_attention=return_attention
         )
+        if return_attention:
+            attended, probabilities = attended
+        attended = self.dropout(attended, training=training)
         # Not `+=`, by which torch would change the map that the layer norm keeps for its gradient
-        positions = positions + self._drop_branch(self.dropout(attended, training=training), map_shape, training)
-        transformed = self.mlp.mix(self.layer_norm_2(positions), map_shape, training=training)
-        positions = positions + self._drop_branch(transformed, map_shape, training)
-        x = ops.reshape(positions, map_shape)
+        tokens = tokens + self._drop_branch(attended, feature_shape, training)
+        transformed = mlp(self.layer_norm_2(tokens, training=training), feature_shape=feature_shape, training=training)
+        tokens = tokens + self._drop_branch(transformed, feature_shape, training)
+        x = ops.reshape(tokens, feature_shape.with_channels(self.hidden_size))
         return (x, probabilities) if return_attention else x
 
-    def _drop_branch(self, positions: Any, map_shape: tuple[Any, ...], training: bool) -> Any:
-        """Drop path on a matrix; it acts on whole images."""
-        if not training:
-            return positions
-        return ops.reshape(self.drop_path(ops.reshape(positions, map_shape), training=True), (-1, self.hidden_size))
+    def _drop_branch(self, tokens: Any, feature_shape: FeatureShape, training: bool) -> Any:
+        """Drop path, which acts on whole images."""
+        if not training or not self.drop_path.rate:
+            return tokens
+        images = ops.reshape(tokens, feature_shape.with_channels(self.hidden_size))
+        return ops.reshape(self.drop_path(images, training=True), (-1, self.hidden_size))
 
     def compute_output_spec(self, x: Any, training: bool = False, return_attention: bool = False) -> Any:
         """Shapes and dtypes of the result, without running the layer."""
-        return attention_output_spec(x, self.compute_dtype, self.arguments["num_heads"], return_attention)
+        outputs = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        if not return_attention:
+            return outputs
+        return outputs, keras.KerasTensor((x.shape[0], self.num_heads, None, None), dtype=self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), **self.arguments}
+
+def _rematerialized(layer: keras.layers.Layer) -> Callable[..., Any]:
+    """A layer in training whose gradient keeps the tokens alone."""
+
+    def call(tokens: Any, **options: Any) -> Any:
+        return keras.remat(lambda tokens: layer(tokens, **options))(tokens)
+
+    return call

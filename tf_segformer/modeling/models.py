@@ -6,29 +6,25 @@ Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203; names and outputs fol
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
-from tf_segformer.modeling.initialization import PACKAGE, normal_initializer, skip_initialization
 from tf_segformer.modeling.inputs import check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
-from tf_segformer.ops.channels import LayerNormalization
+from tf_segformer.modeling.normalization import LayerNormalization
+from tf_segformer.modeling.pretrained import PretrainedMixin
 
 
-class PretrainedModel(keras.Model):
-    """What the three models share: their configuration, and the ways to and from checkpoints.
+class PretrainedModel(PretrainedMixin, keras.Model):
+    """What the three models share: their configuration, and what they take for images."""
 
-    The room `checkpoints` knows this one, not the other way round: its functions are imported when a method is called.
-    """
-
-    def _remember(self, config: SegformerConfig, dtype: Any, outputs: dict[str, bool]) -> None:
+    def _remember(self, config: SegformerConfig, dtype: Any, states: bool, attentions: bool, again: bool) -> None:
         """Keeps what `get_config` gives back; called once the functional model stands."""
         self.config = config
-        self.output_options = outputs
+        self.arguments = {"output_hidden_states": states, "output_attentions": attentions, "rematerialize": again}
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,11 +40,17 @@ class PretrainedModel(keras.Model):
             inputs = inputs["pixel_values"]
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Creates the optimizer's variables before the first step, which TensorFlow would have to trace twice."""
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, ready for JSON."""
         return {
             "config": self.config.to_dict(),
-            **self.output_options,
+            **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
@@ -63,67 +65,8 @@ class PretrainedModel(keras.Model):
             arguments["dtype"] = keras.dtype_policies.deserialize(arguments["dtype"])
         return cls(architecture, **arguments)
 
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> PretrainedModel:
-        """Builds the model of a checkpoint and fills in its weights.
 
-        Args:
-            name_or_path: A folder, a checkpoint file, the name of an embedded model ("camvid-b0") or a Hub id
-                "owner/name".
-            **options: `num_labels`, `id2label` and other fields of the configuration to change; with
-                `ignore_mismatched_sizes=True` a head of another size is drawn anew, which a warning says;
-                `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the constructor's
-                `output_hidden_states`, `output_attentions`, `dtype` and `name`.
-
-        Returns:
-            The model with the checkpoint's weights.
-
-        Raises:
-            CheckpointError: Listing every tensor that is missing, unexpected or misshapen, or saying why the
-                checkpoint cannot be found or read. Nothing is loaded in part.
-
-        Example:
-            >>> model = SegformerForSemanticSegmentation.from_pretrained("camvid-b0")
-            >>> model.config.num_labels
-            11
-        """
-        from tf_segformer.checkpoints.loading import load_pretrained
-
-        def build(config: SegformerConfig, **arguments: Any) -> PretrainedModel:
-            with skip_initialization():
-                return cls(config, **arguments)
-
-        return load_pretrained(build, name_or_path, **options)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json and model.safetensors under Hugging Face's names: PyTorch loads them back.
-
-        Args:
-            folder: The folder to write to; made where it is missing. A run that is killed leaves what was there.
-        """
-        from tf_segformer.checkpoints.saving import save_pretrained
-
-        save_pretrained(self, folder)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads weights, configuration and a model card to the Hugging Face Hub.
-
-        Args:
-            repo_id: "owner/name" of the repository, made where it is missing.
-            **options: `processor`, `token`, `private`, `commit_message` and the fields of the model card.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            CheckpointError: Where the Hub rejects or cannot be reached.
-        """
-        from tf_segformer.checkpoints.hub_upload import push_to_hub
-
-        return push_to_hub(self, repo_id, **options)
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="tf_segformer")
 class SegformerModel(PretrainedModel):
     """The hierarchical Mix Transformer encoder.
 
@@ -134,11 +77,13 @@ class SegformerModel(PretrainedModel):
         dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
         name: Name of the model.
         trainable: Whether training changes its weights.
+        rematerialize: Whether training computes the inside of every block again for the gradient instead of keeping
+            it: less memory, more time.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives the last stage's map
     (B, H/32, W/32, C), rounded up. With either option the output is a dictionary: `last_hidden_state`,
-    `hidden_states` (a list with one (B, H_i, W_i, C_i) a stage), `attentions` (a list with one
-    (B, heads, H_i*W_i, reduced) a block).
+    `hidden_states` (a list with one (B, H_i, W_i, C_i) per stage), `attentions` (a list with one
+    (B, heads, H_i*W_i, reduced) per block).
 
     Source: Xie et al. 2021, section 3.1.
 
@@ -156,6 +101,7 @@ class SegformerModel(PretrainedModel):
         dtype: Any = None,
         name: str | None = "segformer",
         trainable: bool = True,
+        rematerialize: bool = False,
     ) -> None:
         check_config(config)
         # === Layers ===
@@ -187,6 +133,7 @@ class SegformerModel(PretrainedModel):
                     embedding_norm_epsilon=config.embedding_norm_eps,
                     block_norm_epsilon=config.block_norm_eps,
                     initializer_range=config.initializer_range,
+                    rematerialize=rematerialize,
                     dtype=dtype,
                     name=f"block_{stage}_{block}",
                 )
@@ -213,24 +160,19 @@ class SegformerModel(PretrainedModel):
                     x = block(x)
             x = stage_norms[stage](x)  # (B, H_i, W_i, C_i)
             hidden_states.append(x)
-        outputs = {"last_hidden_state": x}
         super().__init__(
             inputs=pixel_values,
             outputs=_select_outputs(
-                outputs,
-                {"hidden_states": hidden_states} if output_hidden_states else {},
-                {"attentions": attentions} if output_attentions else {},
+                last_hidden_state=x,
+                hidden_states=hidden_states if output_hidden_states else None,
+                attentions=attentions if output_attentions else None,
             ),
             name=name,
             trainable=trainable,
         )
 
         # === Config ===
-        self._remember(
-            config,
-            dtype,
-            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
-        )
+        self._remember(config, dtype, output_hidden_states, output_attentions, rematerialize)
 
 
 def _drop_path_rates(config: SegformerConfig) -> list[float]:
@@ -239,23 +181,54 @@ def _drop_path_rates(config: SegformerConfig) -> list[float]:
     return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
 
 
-def _select_outputs(*groups: dict[str, Any]) -> Any:
-    """The one tensor where only one was asked for, a dictionary otherwise."""
-    outputs = {name: value for group in groups for name, value in group.items()}
-    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+def _select_outputs(**outputs: Any) -> Any:
+    """The one tensor where no other was asked for, a dictionary otherwise."""
+    chosen = {name: value for name, value in outputs.items() if value is not None}
+    return chosen if len(chosen) > 1 else next(iter(chosen.values()))
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class SegformerForImageClassification(PretrainedModel):
+class _TaskModel(PretrainedModel):
+    """The encoder with a head; the arguments are those of `SegformerModel`."""
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        dtype: Any = None,
+        name: str | None = None,
+        trainable: bool = True,
+        rematerialize: bool = False,
+    ) -> None:
+        encoder = SegformerModel(config, True, output_attentions, dtype=dtype, rematerialize=rematerialize)
+        features = encoder(encoder.input)
+        super().__init__(
+            inputs=encoder.input,
+            outputs=_select_outputs(
+                logits=self._head(config, dtype, features),
+                hidden_states=features["hidden_states"] if output_hidden_states else None,
+                attentions=features["attentions"] if output_attentions else None,
+            ),
+            name=name,
+            trainable=trainable,
+        )
+
+        self.segformer = encoder
+        self._remember(config, dtype, output_hidden_states, output_attentions, rematerialize)
+
+    @staticmethod
+    def _head(config: SegformerConfig, dtype: Any, features: dict[str, Any]) -> Any:
+        """Logits of the encoder's outputs."""
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class SegformerForImageClassification(_TaskModel):
     """The encoder with a linear classifier on the mean of its last map.
 
     Args:
         config: The architecture; `num_labels` sets the classes.
-        output_hidden_states: Whether to give the feature map of every stage as well.
-        output_attentions: Whether to give the attention probabilities of every block as well.
-        dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
-        name: Name of the model.
-        trainable: Whether training changes its weights.
+        output_hidden_states, output_attentions, dtype, name, trainable, rematerialize: As in `SegformerModel`.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, and gives float32 logits (B, num_labels); with either option
     a dictionary of `logits`, `hidden_states` and `attentions` as in `SegformerModel`.
@@ -268,56 +241,26 @@ class SegformerForImageClassification(PretrainedModel):
         (1, 10)
     """
 
-    def __init__(
-        self,
-        config: SegformerConfig,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        dtype: Any = None,
-        name: str | None = None,
-        trainable: bool = True,
-    ) -> None:
-        # === Layers ===
-        encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
+    @staticmethod
+    def _head(config: SegformerConfig, dtype: Any, features: dict[str, Any]) -> Any:
+        """(B, num_labels), in float32 under every policy."""
         pool = keras.layers.GlobalAveragePooling2D("channels_last", dtype="float32", name="pool")
         classifier = keras.layers.Dense(
             config.num_labels,
-            kernel_initializer=normal_initializer(config.initializer_range),
+            kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
             dtype="float32",
             name="classifier",
         )
-
-        # === Functional model ===
-        pixel_values = encoder.input
-        features = encoder(pixel_values)
-        logits = classifier(pool(features["last_hidden_state"]))  # (B, num_labels)
-        super().__init__(
-            inputs=pixel_values,
-            outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
-            name=name,
-            trainable=trainable,
-        )
-
-        # === Config ===
-        self.segformer = encoder
-        self._remember(
-            config,
-            dtype,
-            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
-        )
+        return classifier(pool(features["last_hidden_state"]))
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class SegformerForSemanticSegmentation(PretrainedModel):
+@keras.saving.register_keras_serializable(package="tf_segformer")
+class SegformerForSemanticSegmentation(_TaskModel):
     """The encoder with the all-MLP decode head.
 
     Args:
         config: The architecture; `num_labels` sets the classes, `decode_head_type` the head.
-        output_hidden_states: Whether to give the feature map of every stage as well.
-        output_attentions: Whether to give the attention probabilities of every block as well.
-        dtype: Keras dtype policy such as "mixed_float16"; the global one by default.
-        name: Name of the model.
-        trainable: Whether training changes its weights.
+        output_hidden_states, output_attentions, dtype, name, trainable, rematerialize: As in `SegformerModel`.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives float32 logits
     (B, ceil(H/4), ceil(W/4), num_labels), neither resized nor normalized; with either option a dictionary of `logits`,
@@ -331,17 +274,9 @@ class SegformerForSemanticSegmentation(PretrainedModel):
         (1, 16, 24, 19)
     """
 
-    def __init__(
-        self,
-        config: SegformerConfig,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        dtype: Any = None,
-        name: str | None = None,
-        trainable: bool = True,
-    ) -> None:
-        # === Layers ===
-        encoder = SegformerModel(config, True, output_attentions, dtype=dtype)
+    @staticmethod
+    def _head(config: SegformerConfig, dtype: Any, features: dict[str, Any]) -> Any:
+        """(B, ceil(H/4), ceil(W/4), num_labels)."""
         decode_head = DECODE_HEAD_CLASSES[config.decode_head_type](
             config.num_labels,
             config.decoder_hidden_size,
@@ -350,32 +285,9 @@ class SegformerForSemanticSegmentation(PretrainedModel):
             dtype=dtype,
             name="decode_head",
         )
+        return decode_head(features["hidden_states"])
 
-        # === Functional model ===
-        pixel_values = encoder.input
-        features = encoder(pixel_values)
-        logits = decode_head(features["hidden_states"])  # (B, ceil(H/4), ceil(W/4), num_labels)
-        super().__init__(
-            inputs=pixel_values,
-            outputs=_task_outputs(logits, features, output_hidden_states, output_attentions),
-            name=name,
-            trainable=trainable,
-        )
-
-        # === Config ===
-        self.segformer = encoder
-        self.decode_head = decode_head
-        self._remember(
-            config,
-            dtype,
-            {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions},
-        )
-
-
-def _task_outputs(logits: Any, features: dict[str, Any], hidden_states: bool, attentions: bool) -> Any:
-    """The logits, and what was asked for beside them."""
-    return _select_outputs(
-        {"logits": logits},
-        {"hidden_states": features["hidden_states"]} if hidden_states else {},
-        {"attentions": features["attentions"]} if attentions else {},
-    )
+    @property
+    def decode_head(self) -> Any:
+        """The decode head."""
+        return self.get_layer("decode_head")

@@ -40,11 +40,11 @@ def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
     return ops.reshape(x, (batch, height, width, channels))
 
 
-def resize_bilinear_gradient(slope: Any, height: Any, width: Any) -> Any:
+def resize_bilinear_gradient(upstream: Any, height: Any, width: Any) -> Any:
     """The gradient by a map of something whose gradient by the resized map is known: the transpose of the resize.
 
     Args:
-        slope: Gradient by the result of `resize_bilinear`, (B, H, W, C).
+        upstream: Gradient by the result of `resize_bilinear`, (B, H, W, C).
         height: Height of the map that was resized, an int or a scalar tensor.
         width: Its width, likewise.
 
@@ -55,18 +55,18 @@ def resize_bilinear_gradient(slope: Any, height: Any, width: Any) -> Any:
         >>> float(resize_bilinear_gradient(keras.ops.ones((1, 8, 12, 1)), 2, 3)[0, 0, 0, 0])
         16.0
     """
-    slope = ops.cast(slope, "float32")
-    batch, rows, columns, channels = ops.shape(slope)
+    upstream = ops.cast(upstream, "float32")
+    batch, rows, columns, channels = ops.shape(upstream)
     if _has_native_kernel():
         import tensorflow as tf
 
         original = tf.zeros((batch, height, width, channels))  # the kernel looks at its shape alone
-        return tf.raw_ops.ResizeBilinearGrad(grads=slope, original_image=original, half_pixel_centers=True)
-    slope = ops.reshape(slope, (batch * rows, columns, channels))
-    slope = ops.matmul(ops.transpose(interpolation_matrix(columns, width)), slope)  # (B*H, width, C)
-    slope = ops.reshape(slope, (batch, rows, width * channels))
-    slope = ops.matmul(ops.transpose(interpolation_matrix(rows, height)), slope)  # (B, height, width*C)
-    return ops.reshape(slope, (batch, height, width, channels))
+        return tf.raw_ops.ResizeBilinearGrad(grads=upstream, original_image=original, half_pixel_centers=True)
+    upstream = ops.reshape(upstream, (batch * rows, columns, channels))
+    upstream = ops.matmul(ops.transpose(interpolation_matrix(columns, width)), upstream)  # (B*H, width, C)
+    upstream = ops.reshape(upstream, (batch, rows, width * channels))
+    upstream = ops.matmul(ops.transpose(interpolation_matrix(rows, height)), upstream)  # (B, height, width*C)
+    return ops.reshape(upstream, (batch, height, width, channels))
 
 
 def interpolation_matrix(size_out: Any, size_in: Any) -> Any:

@@ -71,7 +71,7 @@ def run_after(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
     """Holds tensors back until an earlier one is there, and the gradient by that one until those by these are.
 
     So TensorFlow runs one after the other what else it would run at the same time, with the memory of all; the other
-    backends need no telling.
+    backends order their operations themselves.
 
     Args:
         earlier: A tensor.
@@ -90,9 +90,9 @@ def run_after(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
 
     @tf.custom_gradient
     def hold(earlier: Any, *tensors: Any) -> Any:
-        def gradient(slope: Any, *slopes: Any) -> tuple[Any, ...]:
-            with tf.control_dependencies(slopes):
-                return (tf.identity(slope), *slopes)
+        def gradient(upstream: Any, *others: Any) -> tuple[Any, ...]:
+            with tf.control_dependencies(others):
+                return (tf.identity(upstream), *others)
 
         with tf.control_dependencies([earlier]):
             return (earlier, *map(tf.identity, tensors)), gradient

@@ -32,7 +32,6 @@ from tf_segformer.training.devices import device_scope, synchronize_batch_norm
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer, format_groups, parameter_groups
 from tf_segformer.training.recipes import Recipe, load_recipe
-from tf_segformer.training.rematerialization import rematerialize as rematerialize_blocks
 from tf_segformer.training.run_log import RunLog
 from tf_segformer.training.state import load_state
 from tf_segformer.training.validation import Validation
@@ -284,16 +283,13 @@ def _make_model(
 ) -> keras.Model:
     """The recipe's model, from random weights or from a checkpoint."""
     id2label = dict(enumerate(class_names))
+    options: dict[str, Any] = {"dtype": policy, "rematerialize": rematerialize}
     if checkpoint is None:
         config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)
-        model = SegformerForSemanticSegmentation(config, dtype=policy)
-    else:
-        model = SegformerForSemanticSegmentation.from_pretrained(
-            checkpoint, id2label=id2label, ignore_mismatched_sizes=True, dtype=policy, **recipe.model
-        )
-    if rematerialize:
-        rematerialize_blocks(model)
-    return model
+        return SegformerForSemanticSegmentation(config, **options)
+    return SegformerForSemanticSegmentation.from_pretrained(
+        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **recipe.model
+    )
 
 
 def _make_processor(checkpoint: str | Path | None, recipe: Recipe) -> SegformerImageProcessor:

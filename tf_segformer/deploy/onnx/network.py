@@ -112,7 +112,7 @@ def _attention(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
 
 def _reduce(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
     """Tokens of the reduced map, at least one: the convolution goes over the edge, and what it found there is cut."""
-    ratio = layer.sequence_reduction_ratio
+    ratio = layer.ratio
     if ratio == 1:
         return tokens
     x = _map(graph, tokens, size, layer.hidden_size)

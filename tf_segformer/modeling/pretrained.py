@@ -1,0 +1,75 @@
+"""The ways of a model to and from checkpoints, which users look for in the model: from_pretrained and its like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tf_segformer.ops.initialization import skip_initialization
+
+
+class PretrainedMixin:
+    """Methods that load, save and upload a model.
+
+    The package `checkpoints` knows the models, not the other way round: its functions are imported when a method is
+    called.
+    """
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Any:
+        """Builds the model of a checkpoint and fills in its weights.
+
+        Args:
+            name_or_path: A folder, a checkpoint file, the name of an embedded model ("camvid-b0") or a Hub id
+                "owner/name".
+            **options: `num_labels`, `id2label` and other fields of the configuration to change; with
+                `ignore_mismatched_sizes=True` a head of another size is reinitialized, which a warning says;
+                `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the constructor's
+                `output_hidden_states`, `output_attentions`, `dtype`, `name` and `rematerialize`.
+
+        Returns:
+            The model with the checkpoint's weights.
+
+        Raises:
+            CheckpointError: Listing every tensor that is missing, unexpected or misshapen, or saying why the
+                checkpoint cannot be found or read. Nothing is loaded in part.
+
+        Example:
+            >>> model = SegformerForSemanticSegmentation.from_pretrained("camvid-b0")
+            >>> model.config.num_labels
+            11
+        """
+        from tf_segformer.checkpoints.loading import load_pretrained
+
+        def build(*arguments: Any, **options: Any) -> Any:
+            with skip_initialization():  # the checkpoint's weights follow
+                return cls(*arguments, **options)
+
+        return load_pretrained(build, name_or_path, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors under Hugging Face's names: PyTorch loads them back.
+
+        Args:
+            folder: The folder to write to; made where it is missing. A run that is killed leaves what was there.
+        """
+        from tf_segformer.checkpoints.saving import save_pretrained
+
+        save_pretrained(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads weights, configuration and a model card to the Hugging Face Hub.
+
+        Args:
+            repo_id: "owner/name" of the repository, made where it is missing.
+            **options: `processor`, `token`, `private`, `commit_message` and the fields of the model card.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: Where the Hub rejects or cannot be reached.
+        """
+        from tf_segformer.checkpoints.hub_upload import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
