@@ -52,8 +52,7 @@ class DropPath(ConfiguredLayer):
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.arguments = {"rate": rate}
-        self.rate = rate
+        self.arguments, self.rate = {"rate": rate}, rate
         self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 

@@ -104,7 +104,6 @@ class SegformerModel(PretrainedModel):
         rematerialize: bool = False,
     ) -> None:
         check_config(config)
-        # === Layers ===
         stages = range(config.num_encoder_blocks)
         patch_embeddings = [
             OverlapPatchEmbedding(
@@ -146,7 +145,6 @@ class SegformerModel(PretrainedModel):
             for stage in stages
         ]
 
-        # === Functional model ===
         pixel_values = keras.Input((None, None, config.num_channels), dtype="float32", name="pixel_values")
         x = pixel_values
         hidden_states, attentions = [], []
@@ -170,8 +168,6 @@ class SegformerModel(PretrainedModel):
             name=name,
             trainable=trainable,
         )
-
-        # === Config ===
         self._remember(config, dtype, output_hidden_states, output_attentions, rematerialize)
 
 
@@ -212,7 +208,6 @@ class _TaskModel(PretrainedModel):
             name=name,
             trainable=trainable,
         )
-
         self.segformer = encoder
         self._remember(config, dtype, output_hidden_states, output_attentions, rematerialize)
 
