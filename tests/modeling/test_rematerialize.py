@@ -30,8 +30,10 @@ def test_values_and_gradients_are_those_of_the_plain_block(reduction):
     random_weights(blocks[0])
     blocks[1].set_weights(blocks[0].get_weights())
     plain, again = (tf.function(lambda x, block=block: step(block, x)) for block in blocks)
-    for ours, theirs in zip(again(x), plain(x), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
+    expected = plain(x)
+    largest = max(np.abs(each).max() for each in expected[1:])  # of a key's bias the gradient is what roundings leave
+    for ours, theirs in zip(again(x), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6 * largest)
     convolutions = [
         sum(each.type == "DepthwiseConv2dNative" for each in run.get_concrete_function(x).graph.get_operations())
         for run in (plain, again)
