@@ -89,6 +89,11 @@ def test_the_cost_that_the_readme_states_is_what_info_prints():
     assert f"{ours:.1f} instead of {reference:.1f} GMAC" in README
 
 
+def test_fine_tuning_takes_less_than_twenty_lines():
+    (code,) = [code for language, code in BLOCKS if language == "python" and ".fit(" in code]
+    assert len(code.splitlines()) < 20
+
+
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
 

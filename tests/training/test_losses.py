@@ -1,4 +1,4 @@
-"""SegmentationLoss: its values and gradients are torch's, at every size, with every option, compiled or not."""
+"""SegmentationLoss: values and gradients are those of the definition, at every size, with every option and by XLA."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training import reference_losses
 from tf_segformer.errors import DatasetError
 from tf_segformer.training import row_chunks
 from tf_segformer.training.losses import SegmentationLoss
-
-torch = pytest.importorskip("torch", reason="the reference loss is torch's")
-functional = torch.nn.functional
 
 SHAPE, CLASSES = (2, 5, 7), 4  # logits of odd sizes, where tf.image.resize is wrong under XLA
 LABEL_SIZE = (19, 23)
@@ -46,72 +44,76 @@ def value_and_gradient(loss, logits, labels, jit_compile=False):
     return float(value), gradient.numpy()
 
 
-def torch_loss(logits, labels, weight=None, smoothing=0.0, average="valid", gamma=0.0, dice=0.0, hard_below=None):
-    """The same loss on logits that are resized first, by torch's autograd."""
-    leaf, labels = torch.tensor(logits, requires_grad=True), torch.tensor(labels)
-    size = labels.shape[1:]
-    resized = functional.interpolate(leaf.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
-    counts, classes = labels != 255, resized.shape[1]
-    labels = torch.where(counts, labels, 0)
-    log_p = functional.log_softmax(resized, dim=1)
-    is_label = functional.one_hot(labels, classes).permute(0, 3, 1, 2).float()
-    p_label = (log_p.exp() * is_label).sum(1)
-    pixels = -((is_label * (1 - smoothing) + smoothing / classes) * log_p).sum(1) * (1 - p_label) ** gamma
-    pixel_weights = counts.float()
-    if hard_below is not None:
-        pixel_weights = pixel_weights * (p_label.detach() < hard_below)
-    if weight is not None:
-        pixel_weights = pixel_weights * torch.tensor(weight)[labels]
-    total = pixel_weights.sum() if average == "valid" else pixel_weights.numel()
-    value = (pixels * pixel_weights).sum() / total
-    if dice:
-        p, target = log_p.exp() * counts[:, None], is_label * counts[:, None]
-        overlap, both = (p * target).sum((0, 2, 3)), (p + target).sum((0, 2, 3))
-        present = target.sum((0, 2, 3)) > 0
-        value = value + dice * (1 - (2 * overlap + 1) / (both + 1))[present].mean()
-    value.backward()
-    return float(value.detach()), leaf.grad.numpy()
-
-
 OPTIONS = {
-    "plain": ({}, {}),
-    "average over all pixels": ({"normalize_by": "all_pixels"}, {"average": "all"}),
-    "class weights": ({"class_weights": WEIGHTS}, {"weight": WEIGHTS}),
-    "label smoothing": ({"label_smoothing": 0.1}, {"smoothing": 0.1}),
-    "focal": ({"focal_gamma": 2.0}, {"gamma": 2.0}),
-    "smoothed focal below 1": ({"focal_gamma": 0.5, "label_smoothing": 0.1}, {"gamma": 0.5, "smoothing": 0.1}),
-    "dice": ({"dice_weight": 0.7}, {"dice": 0.7}),
-    "hard examples": ({"ohem_threshold": 0.3, "ohem_min_kept": 5}, {"hard_below": 0.3}),
+    "plain": {},
+    "average over all pixels": {"normalize_by": "all_pixels"},
+    "class weights": {"class_weights": WEIGHTS},
+    "label smoothing": {"label_smoothing": 0.1},
+    "focal": {"focal_gamma": 2.0},
+    "smoothed focal below 1": {"focal_gamma": 0.5, "label_smoothing": 0.1},
+    "dice": {"dice_weight": 0.7},
+    "hard examples": {"ohem_threshold": 0.3, "ohem_min_kept": 5},
+    "hardest examples": {"ohem_threshold": 1e-6, "ohem_min_kept": 40},
+    "everything": {
+        "normalize_by": "all_pixels",
+        "class_weights": WEIGHTS,
+        "label_smoothing": 0.2,
+        "focal_gamma": 1.5,
+        "ohem_threshold": 0.4,
+        "ohem_min_kept": 5,
+        "dice_weight": 0.3,
+    },
 }
+FAST_ON_XLA = {"dice", "hardest examples"}  # each compilation takes seconds
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("option", OPTIONS)
-def test_value_and_gradient_are_those_of_torch(batch, option, jit_compile):
-    ours, theirs = OPTIONS[option]
-    value, gradient = value_and_gradient(SegmentationLoss(**ours), *batch, jit_compile)
-    expected, expected_gradient = torch_loss(*batch, **theirs)
+@pytest.mark.parametrize(
+    ("option", "jit_compile"),
+    [
+        *[pytest.param(option, False, id=f"{option}-graph") for option in OPTIONS],
+        *[
+            pytest.param(option, True, id=f"{option}-xla", marks=() if option in FAST_ON_XLA else pytest.mark.slow)
+            for option in OPTIONS
+        ],
+    ],
+)
+def test_value_and_gradient_are_those_of_the_definition(batch, option, jit_compile):
+    value, gradient = value_and_gradient(SegmentationLoss(**OPTIONS[option]), *batch, jit_compile)
+    expected, expected_gradient = reference_losses.value_and_gradient(*batch, **OPTIONS[option])
     assert value == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-8)
 
 
-def test_plain_average_is_that_of_torch_cross_entropy(batch):
-    logits, labels = batch
-    resized = functional.interpolate(torch.tensor(logits).permute(0, 3, 1, 2), size=LABEL_SIZE, mode="bilinear")
-    expected = functional.cross_entropy(resized, torch.tensor(labels), ignore_index=255)
-    assert float(SegmentationLoss()(labels, logits)) == pytest.approx(float(expected), rel=1e-6)
+def test_the_definition_is_torchs_cross_entropy(batch):
+    functional = pytest.importorskip("torch.nn.functional")
+    import torch
+
+    logits, labels = torch.tensor(batch[0], requires_grad=True), torch.tensor(batch[1])
+    resized = functional.interpolate(logits.permute(0, 3, 1, 2), size=LABEL_SIZE, mode="bilinear")
+    options = {"weight": torch.tensor(WEIGHTS), "ignore_index": 255}
+    loss = functional.cross_entropy(resized, labels, **options)
+    loss.backward()
+    value, gradient = reference_losses.value_and_gradient(*batch, class_weights=WEIGHTS)
+    assert value == pytest.approx(float(loss.detach()), rel=1e-6)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-8)
+    smoothed = functional.cross_entropy(resized, labels, ignore_index=255, label_smoothing=0.1)
+    assert reference_losses.loss_value(*batch, label_smoothing=0.1) == pytest.approx(float(smoothed.detach()), rel=1e-6)
 
 
 def test_single_channel_is_binary_cross_entropy(batch):
     logits, labels = batch[0][..., :1], np.where(batch[1] == 255, 255, batch[1] % 2)
-    leaf = torch.tensor(logits, requires_grad=True)
-    resized = functional.interpolate(leaf.permute(0, 3, 1, 2), size=LABEL_SIZE, mode="bilinear")[:, 0]
-    counts = torch.tensor(labels) != 255
-    expected = functional.binary_cross_entropy_with_logits(resized[counts], torch.tensor(labels)[counts].float())
-    expected.backward()
     value, gradient = value_and_gradient(SegmentationLoss(), logits, labels)
-    assert value == pytest.approx(float(expected.detach()), rel=1e-6)
-    np.testing.assert_allclose(gradient, leaf.grad.numpy(), atol=1e-8)
+    expected, expected_gradient = reference_losses.value_and_gradient(logits, labels)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-8)
+
+
+def test_another_label_is_ignored(batch):
+    logits, labels = batch[0], np.where(batch[1] == 255, 2, batch[1])
+    value, gradient = value_and_gradient(SegmentationLoss(ignore_index=2), logits, labels)
+    expected, expected_gradient = reference_losses.value_and_gradient(logits, labels, ignore_index=2)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def parameter_groups(
 
 
 def format_groups(groups: Sequence[ParameterGroup], variables: Sequence[Any]) -> str:
-    """The groups as a table: name, rate, decay, number of tensors and of parameters, then every path.
+    """The groups as a table: name, rate, decay, number of tensors and of parameters.
 
     Args:
         groups: From `parameter_groups`.
