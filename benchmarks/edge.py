@@ -1,138 +1,176 @@
-"""Edge formats against float32 on real images: size, latency, difference of logits, agreement of class maps.
+"""Exported formats and bfloat16 against float32 on real images: size, time, logits, agreement of class maps.
 
-Run: python benchmarks/edge.py --images camvid/val/images --calibration camvid/train/images
-         [--model camvid-b0] [--frames 50] [--size 360,480] [--threads 2]
+    python -m benchmarks.edge --images camvid/val/images --calibration camvid/train/images
+    python -m benchmarks.edge --images my-images --peers keras litert-float32 --frames 3
+
 Needs the extras "litert" and "onnx". Class maps are compared at the images' own size with those of the Keras model.
 The aims on 50 CamVid frames with camvid-b0: float16 >= 99.9 %, dynamic int8 >= 98 %, full int8 >= 95 % agreement, and
-int8 files of at most 30 % of the float32 one.
+int8 files of at most 30 % of the float32 one. Sizes are those of the embedded model's processor.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
-from tf_segformer.deploy.formats import PRECISIONS
-from tf_segformer.deploy.litert import export_litert
-from tf_segformer.deploy.onnx.export import export_onnx
-from tf_segformer.imaging.files import open_image
-from tf_segformer.imaging.postprocess import class_map_from_logits
-from tf_segformer.inference.forward import forward_function
+from benchmarks.harness import report
+from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.case import Case, Engine, File, Peer
+from benchmarks.peers import onnxruntime, ours
 
-AIMS = {"litert float16": 0.999, "litert dynamic-int8": 0.98, "litert int8": 0.95}
+_MODEL = "camvid-b0"
 _CALIBRATION_FRAMES = 100
+_PRECISIONS = ("float32", "float16", "dynamic-int8", "int8")
 
-Run = Callable[[np.ndarray], np.ndarray]
+
+def make_model(case: Case) -> None:
+    """The embedded model with its processor, as a folder."""
+    from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    SegformerForSemanticSegmentation.from_pretrained(_MODEL).save_pretrained(case.weights)
+    SegformerImageProcessor.from_pretrained(_MODEL).save_pretrained(case.weights)
+
+
+def make_exports(case: Case) -> None:
+    """One file per format."""
+    from tf_segformer import SegformerImageProcessor, export_litert, export_onnx
+
+    model, processor = ours.load_model(case), SegformerImageProcessor.from_pretrained(_MODEL)
+    calibration = [frame[None] for frame in np.load(case.export("calibration.npy"))]
+    folder = case.export("formats")
+    export_onnx(model, folder / "onnx", processor)
+    for precision in _PRECISIONS:
+        options = {"calibration": calibration} if precision == "int8" else {}
+        export_litert(
+            model, folder / precision, processor, precision=precision, size=(case.height, case.width), **options
+        )
+
+
+def _over_frames(load: Callable[[Case], Callable[[np.ndarray], np.ndarray]]) -> Callable[[Case], Engine]:
+    """An engine that runs over all frames, one by one."""
+
+    def engine(case: Case) -> Engine:
+        run, frames = load(case), np.load(case.export("frames.npy"))[:, None]  # (N, 1, H, W, 3)
+
+        def logits() -> np.ndarray:
+            return np.concatenate([np.asarray(run(frame), np.float32) for frame in frames])
+
+        return Engine(run=lambda: len(logits()), output=logits)
+
+    return engine
+
+
+def _keras(dtype: str | None) -> Callable[[Case], Engine]:
+    def load(case: Case) -> Callable[[np.ndarray], np.ndarray]:
+        from tf_segformer.inference.forward import forward_function
+
+        return forward_function(ours.load_model(case, dtype))
+
+    return _over_frames(load)
+
+
+def _litert(precision: str) -> Callable[[Case], Engine]:
+    def load(case: Case) -> Callable[[np.ndarray], np.ndarray]:
+        from ai_edge_litert.interpreter import Interpreter
+
+        runner = Interpreter(str(_file(case, precision)), num_threads=case.threads)
+        signature = runner.get_signature_runner("serving_default")
+        return lambda pixel_values: signature(pixel_values=pixel_values)["logits"]
+
+    return _over_frames(load)
+
+
+def _file(case: Case, name: str) -> Path:
+    """The file of a format."""
+    return next(path for path in case.export("formats").joinpath(name).iterdir() if path.suffix in (".tflite", ".onnx"))
+
+
+_WEIGHTS = File(lambda case: case.weights, make_model)
+_EXPORTS = File(lambda case: case.export("formats"), make_exports, (_WEIGHTS,))
+_ONNX = _over_frames(lambda case: onnxruntime.runner(_file(case, "onnx"), case.threads))
+# Quantized and bfloat16 logits are expected to differ; the table says by how much.
+PEERS = {
+    "keras": Peer("Keras float32", ours.IMPORTS, _keras(None), (_WEIGHTS,)),
+    "bfloat16": Peer("Keras mixed_bfloat16", ours.IMPORTS, _keras("mixed_bfloat16"), (_WEIGHTS,), tolerance=1.0),
+    **{
+        f"litert-{each}": Peer(f"LiteRT {each}", ("ai_edge_litert",), _litert(each), (_EXPORTS,), tolerance=1.0)
+        for each in _PRECISIONS
+    },
+    "onnx": Peer("ONNX float32", onnxruntime.IMPORTS, _ONNX, (_EXPORTS,)),
+}
 
 
 def main() -> None:
-    arguments = _parse_arguments()
-    model = SegformerForSemanticSegmentation.from_pretrained(arguments.model)
-    processor = SegformerImageProcessor.from_pretrained(arguments.model)
-    if arguments.size:
-        height, width = (int(side) for side in arguments.size.split(","))
-        processor = SegformerImageProcessor.from_dict(
-            {**processor.to_dict(), "size": {"height": height, "width": width}}
-        )
-    frames = _spread(arguments.images, arguments.frames)
-    reference = forward_function(model)
+    parser = parser_of(__doc__, list(PEERS), runs=5)
+    parser.add_argument("--images", required=True, help="folder of images to compare on")
+    parser.add_argument(
+        "--calibration", help="folder of images whose ranges int8 is made for; default those of --images"
+    )
+    parser.add_argument("--frames", type=int, default=50)
+    arguments = parser.parse_args()
+    from tf_segformer import SegformerImageProcessor
+    from tf_segformer.imaging.files import open_image
+
+    processor = SegformerImageProcessor.from_pretrained(_MODEL)
+    bench = bench_of(arguments, "benchmarks.edge", PEERS)
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for name, path, run in _formats(model, processor, arguments, Path(folder)):
-            rows.append((name, path.stat().st_size, *_compare(run, reference, processor, frames)))
-            print(f"{name}: done", flush=True)
-    full = next(row[1] for row in rows if row[0] == "litert float32")
-    size = f"{processor.size['height']}x{processor.size['width']}"
-    print(f"\n{arguments.model}, input {size}, {len(frames)} images, {arguments.threads} threads\n")
-    print("| format | MB | of float32 | ms (median) | largest logit difference | mean | agreement | aim |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, file_size, milliseconds, largest, mean, agreement in rows:
-        aim = f"{AIMS[name]:.1%}" if name in AIMS else ""
-        print(
-            f"| {name} | {file_size / 1e6:.2f} | {file_size / full:.0%} | {milliseconds:.0f} | {largest:.2g} "
-            f"| {mean:.2g} | {agreement:.3%} | {aim} |"
+        size = processor.size["height"], processor.size["width"]
+        case = Case(folder, _MODEL, *size, classes=0, threads=arguments.threads)
+        images = [open_image(path) for path in _spread(arguments.images, arguments.frames)]
+        calibration = [
+            open_image(path) for path in _spread(arguments.calibration or arguments.images, _CALIBRATION_FRAMES)
+        ]
+        for name, each in (("frames", images), ("calibration", calibration)):
+            np.save(case.export(f"{name}.npy"), np.concatenate([processor(image)["pixel_values"] for image in each]))
+        sizes = [image.size[::-1] for image in images]
+        table = measure(
+            bench, ["keras", *(key for key in arguments.peers if key != "keras")], case, sizes, arguments.runs
         )
+        report.publish("edge", [table], arguments.output)
 
 
-def _formats(
-    model: SegformerForSemanticSegmentation,
-    processor: SegformerImageProcessor,
-    arguments: argparse.Namespace,
-    folder: Path,
-) -> Iterator[tuple[str, Path, Run]]:
-    """Exports one format after another: its name, its file, and a function that runs it."""
-    size = processor.size["height"], processor.size["width"]
-    for precision in PRECISIONS["litert"]:
-        calibration = None
-        if precision == "int8":
-            photos = _spread(arguments.calibration, _CALIBRATION_FRAMES)
-            calibration = [processor(open_image(path))["pixel_values"] for path in photos]
-        path = export_litert(
-            model, folder / precision, processor, precision=precision, size=size, calibration=calibration
+def measure(bench: Bench, keys: list[str], case: Case, sizes: list[tuple[int, int]], rounds: int) -> report.Table:
+    """The table of formats."""
+    from tf_segformer.imaging.postprocess import class_map_from_logits
+
+    with bench.start_agreeing(keys, case) as team:
+        seconds = interleave({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=0)
+        logits = {key: worker.output() for key, worker in team.workers.items()}
+        files = {key: _bytes(case, key) for key in logits}
+    per_frame = {key: [each / len(sizes) for each in taken] for key, taken in seconds.items()}
+    expected = [class_map_from_logits(each, size) for each, size in zip(logits["keras"], sizes, strict=True)]
+    rows = []
+    for key, values in logits.items():
+        maps = [class_map_from_logits(each, size) for each, size in zip(values, sizes, strict=True)]
+        equal = [np.mean(one == other) for one, other in zip(maps, expected, strict=True)]
+        difference = np.abs(values - logits["keras"])
+        rows.append(
+            {
+                "format": PEERS[key].title,
+                "MB": files[key] / 1e6,
+                **timing_columns(per_frame, key, "keras", "Keras"),
+                "largest logit difference": float(difference.max()),
+                "mean": float(difference.mean()),
+                "agreement, %": 100 * float(np.mean(equal)),
+            }
         )
-        yield f"litert {precision}", path, _litert_runner(path, arguments.threads)
-    path = export_onnx(model, folder / "onnx", processor)
-    yield "onnx float32", path, _onnx_runner(path, arguments.threads)
+    notes = f"{len(sizes)} images, {rounds} rounds in turns; per image. {report.machine(team.versions, bench.hide)}"
+    return report.Table(f"Formats: {case.describe()}", rows, notes, team.skipped)
 
 
-def _compare(
-    run: Run, reference: Run, processor: SegformerImageProcessor, frames: list[Path]
-) -> tuple[float, float, float, float]:
-    """Median milliseconds, largest and mean difference of logits, and the share of equal pixels."""
-    times, largest, differences, agreements = [], 0.0, [], []
-    for path in frames:
-        image = open_image(path)
-        pixel_values = processor(image)["pixel_values"]
-        expected = reference(pixel_values)
-        start = time.perf_counter()
-        logits = run(pixel_values)
-        times.append((time.perf_counter() - start) * 1000)
-        difference = np.abs(logits - expected)
-        largest = max(largest, float(difference.max()))
-        differences.append(float(difference.mean()))
-        ours, theirs = (class_map_from_logits(each[0], image.size[::-1]) for each in (logits, expected))
-        agreements.append(float((ours == theirs).mean()))
-    return statistics.median(times), largest, statistics.mean(differences), statistics.mean(agreements)
-
-
-def _litert_runner(path: Path, threads: int) -> Run:
-    from ai_edge_litert.interpreter import Interpreter
-
-    runner = Interpreter(str(path), num_threads=threads).get_signature_runner("serving_default")
-    return lambda pixel_values: runner(pixel_values=pixel_values)["logits"]
-
-
-def _onnx_runner(path: Path, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options)
-    return lambda pixel_values: session.run(["logits"], {"pixel_values": pixel_values})[0]
+def _bytes(case: Case, key: str) -> float:
+    """Size of the format's file; NaN of a Keras model, which has none here."""
+    name = key.removeprefix("litert-")
+    return _file(case, name).stat().st_size if name in (*_PRECISIONS, "onnx") else float("nan")
 
 
 def _spread(folder: str, count: int) -> list[Path]:
     """Some images of a folder, spread over all of them."""
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     return paths[:: max(1, len(paths) // count)][:count]
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", required=True, help="folder of images to compare on")
-    parser.add_argument("--calibration", required=True, help="folder of images whose ranges int8 is made for")
-    parser.add_argument("--model", default="camvid-b0")
-    parser.add_argument("--frames", type=int, default=50)
-    parser.add_argument("--size", help="HEIGHT,WIDTH of the input; default the processor's")
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

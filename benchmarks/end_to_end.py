@@ -1,4 +1,4 @@
-"""Images a second from JPEG files to class maps: SegmentationPredictor, its parts, the command line, Hugging Face.
+"""From JPEG files to class maps: SegmentationPredictor, the command line, Hugging Face; and the parts of one image.
 
     python -m benchmarks.end_to_end                               # B0 at 512x512, 150 classes, 16 images
     python -m benchmarks.end_to_end --size 256 --runs 2 --peers ours parts
@@ -10,77 +10,154 @@ makes the class map of each image in turn: as far as the predictor is faster tha
 
 from __future__ import annotations
 
-import contextlib
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import report
-from benchmarks.harness.artifacts import IMAGES
-from benchmarks.harness.case import Case
-from benchmarks.harness.end_to_end_peers import PEERS
-from benchmarks.harness.options import add_square_case, measure_square_cases, parser_of
-from benchmarks.harness.pool import Bench, Worker
-from benchmarks.harness.timing import interleave, ratio, summarize
+import numpy as np
 
-TITLES = {key: peer.title for key, peer in PEERS.items()}
+from benchmarks.harness import report
+from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.case import Case, Engine, Peer
+from benchmarks.peers import ours, transformers
+
+_IMPORTS = (*transformers.IMPORTS, "PIL")
+
+
+def _paths(case: Case) -> list[Path]:
+    return sorted(case.export("images").glob("*.jpg"))
+
+
+def _predictor(case: Case) -> Engine:
+    """SegmentationPredictor over the folder."""
+    from tf_segformer import SegmentationPredictor
+
+    model, processor, paths = ours.load_model(case), ours.processor_of(case), _paths(case)
+    predictor = SegmentationPredictor(model, processor)
+    keeping = SegmentationPredictor(model, processor, return_logits=True)
+    return Engine(
+        run=lambda: sum(1 for _ in predictor(paths)),
+        output=lambda: np.stack([np.asarray(result.logits) for result in keeping(paths)]),
+    )
+
+
+def _parts(case: Case) -> Engine:
+    """The same work one image and one part after the other; a run reports the seconds of each part."""
+    from tf_segformer.imaging.files import open_image
+    from tf_segformer.imaging.postprocess import class_map_from_logits
+    from tf_segformer.inference.forward import forward_function
+
+    forward = forward_function(ours.load_model(case))
+    processor, paths = ours.processor_of(case), _paths(case)
+
+    def segment(path: Path, seconds: dict[str, float]) -> np.ndarray:
+        def timed(name: str, work: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            result = work()
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        pixels = timed("decode", lambda: np.asarray(open_image(path)))
+        batch = timed("resize and normalize", lambda: processor(pixels)["pixel_values"])
+        logits = timed("network", lambda: forward(batch))
+        timed("class map", lambda: class_map_from_logits(logits[0], pixels.shape[:2]))
+        return logits
+
+    def run() -> dict[str, float]:
+        seconds: dict[str, float] = {}
+        for path in paths:
+            segment(path, seconds)
+        return seconds
+
+    return Engine(run=run, output=lambda: np.concatenate([segment(path, {}) for path in paths]))
+
+
+def _command(case: Case) -> Engine:
+    """`tf-segformer predict FOLDER`, start-up and writing of the class maps included."""
+    ours.processor_of(case).save_pretrained(case.weights)
+    options = ["--model", case.weights, "--save", "mask", "--output", case.export("segmented")]
+    command = [sys.executable, "-m", "tf_segformer", "predict", case.export("images"), *options]
+
+    def run() -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return Engine(run=run, output=lambda: np.empty(0))
+
+
+_FILES = (ours.WEIGHTS, ours.JPEG_FOLDER)
+PEERS = {
+    "ours": Peer("this project, SegmentationPredictor", ours.IMPORTS, _predictor, _FILES),
+    "parts": Peer("this project, one part after the other", ours.IMPORTS, _parts, _FILES),
+    "command": Peer(
+        "tf-segformer predict, start-up included", ("tensorflow",), _command, _FILES, tolerance=None
+    ),  # it writes class maps, no logits
+    "torch": Peer("HF PyTorch, eager", _IMPORTS, transformers.end_to_end(False), _FILES),
+    "torch-compile": Peer("HF PyTorch, torch.compile", _IMPORTS, transformers.end_to_end(True), _FILES),
+}
 
 
 def main() -> None:
     parser = parser_of(__doc__, list(PEERS), runs=10)
-    add_square_case(parser, ["b0"])
-    measure_square_cases(parser.parse_args(), "benchmarks.harness.end_to_end_peers", PEERS, measure)
-
-
-def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
-    """The tables of one case, with a heading and the machine."""
-    compared = [key for key in keys if key != "command"]  # it writes class maps, no logits
-    parts: list[dict[str, float]] = []
-    with contextlib.ExitStack() as stack:
-        team = stack.enter_context(bench.start_agreeing(compared, case))
-        workers = dict(team.workers)
-        if "command" in keys:
-            workers["command"] = stack.enter_context(contextlib.closing(bench.start("command", case)))
-        runs: dict[str, Any] = {key: worker.run for key, worker in workers.items()}
-        if "parts" in runs:
-            runs["parts"] = lambda: _run_parts(workers["parts"], parts)
-        seconds = interleave(runs, rounds, warmup=1)
-    subject = next(iter(seconds))
-    rows = []
-    for key, taken in seconds.items():
-        summary = summarize(taken)
-        milliseconds = [f"{1000 * each / IMAGES:.1f}" for each in (summary.median, summary.minimum, summary.spread)]
-        rate = f"{IMAGES / summary.median:.1f}"
-        rows.append([TITLES[key], rate, *milliseconds, f"{ratio(seconds[subject], taken):.2f}"])
-    header = ["engine", "images/s", "median ms an image", "min", "spread", f"{TITLES[subject]} / peer"]
-    return "\n".join(
-        [
-            f"\n### End to end: {case.describe()}\n",
-            report.table(header, rows),
-            report.skipped_lines(team.skipped, TITLES),
-            _parts_table(parts[-rounds:]),
-            f"\n{IMAGES} JPEG files, {rounds} rounds in turns; spread is between the quartiles. "
-            f"{report.machine(team.versions, bench.hide)}\n",
+    parser.add_argument("--variants", nargs="+", default=["b0"])
+    parser.add_argument("--size", type=int, default=512, help="side of the square that the network gets")
+    parser.add_argument("--classes", type=int, default=150)
+    arguments = parser.parse_args()
+    bench = bench_of(arguments, "benchmarks.end_to_end", PEERS)
+    side = arguments.size
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [
+            Case(folder, variant, side, side, arguments.classes, threads=arguments.threads)
+            for variant in arguments.variants
         ]
-    )
+        tables = (each for case in cases for each in measure(bench, arguments.peers, case, arguments.runs))
+        report.publish("end_to_end", tables, arguments.output)
 
 
-def _run_parts(worker: Worker, parts: list[dict[str, float]]) -> float:
-    """A run of the worker that tells its parts: they are kept."""
-    seconds = worker.run()
-    parts.append(worker.last["result"])
-    return seconds
+def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[report.Table]:
+    """The table of engines, and that of the parts where they were measured."""
+    parts: list[dict[str, float]] = []
+    with bench.start_agreeing(keys, case) as team:
+        workers = team.workers
 
+        def run(key: str) -> float:
+            seconds = workers[key].run()
+            if key == "parts":
+                parts.append(workers[key].last["result"])
+            return seconds
 
-def _parts_table(parts: list[dict[str, float]]) -> str:
-    """Milliseconds an image of each part, and its share; empty where it was not measured."""
-    if not parts:
-        return ""
-    medians = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
+        seconds = interleave({key: lambda key=key: run(key) for key in workers}, rounds, warmup=1)
+    per_image = {key: [each / ours.IMAGES for each in taken] for key, taken in seconds.items()}
+    subject = next(iter(seconds))
     rows = [
-        [name, f"{1000 * median / IMAGES:.1f}", f"{100 * median / sum(medians.values()):.0f}"]
-        for name, median in medians.items()
+        {
+            "engine": PEERS[key].title,
+            "images/s": 1 / statistics.median(per_image[key]),
+            **timing_columns(per_image, key, subject, PEERS[subject].title),
+        }
+        for key in workers
     ]
-    return "\n" + report.table(["part", "median ms an image", "%"], rows)
+    notes = (
+        f"{ours.IMAGES} JPEG files, {rounds} rounds in turns; milliseconds per image; spread is between the quartiles. "
+        f"{report.machine(team.versions, bench.hide)}"
+    )
+    tables = [report.Table(f"End to end: {case.describe()}", rows, notes, team.skipped)]
+    if parts:
+        medians = {name: statistics.median(each[name] for each in parts[-rounds:]) for name in parts[0]}
+        part_rows = [
+            {
+                "part": name,
+                "median ms per image": 1000 * median / ours.IMAGES,
+                "%": 100 * median / sum(medians.values()),
+            }
+            for name, median in medians.items()
+        ]
+        tables.append(report.Table(f"Parts of one image: {case.describe()}", part_rows))
+    return tables
 
 
 if __name__ == "__main__":

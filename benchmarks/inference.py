@@ -1,10 +1,11 @@
 """Time of one inference of this project and its peers: same weights, images and threads, in turns.
 
-    python -m benchmarks.inference --variants b0 b2 --sizes 512 1024 --classes 150 19 --tf-port-python PATH
+    python -m benchmarks.inference --variants b0 b2 --sizes 512 1024 --classes 150 19
+    python -m benchmarks.inference --peers ours ours-mixed-bfloat16 ours-bfloat16     # on a CPU with avx512_bf16
     python -m benchmarks.inference --peers ours openvino --runs 50
 
 Every engine runs in a process of its own; all are asked in turns. Before that their logits are compared. "/ peer" is
-the time of this project over the peer's, the median of the rounds' ratios; "x floor" is the time over that of the
+the time of the first engine over the peer's, the median of the rounds' ratios; "x floor" is the time over that of the
 arithmetic of this project's form of the network at the speed of a large matrix product, measured in the same turns.
 """
 
@@ -15,56 +16,83 @@ import contextlib
 import tempfile
 
 from benchmarks.harness import report
-from benchmarks.harness.case import Case
-from benchmarks.harness.inference_peers import INFERENCE, PEERS, matmul_flop
-from benchmarks.harness.options import bench_of, parser_of
-from benchmarks.harness.pool import Bench
-from benchmarks.harness.timing import interleave, ratio, summarize
+from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.case import Case, Peer
+from benchmarks.peers import keras_hub, onnxruntime, openvino, ours, transformers
 
-TITLES = {key: peer.title for key, peer in PEERS.items()}
+_WEIGHTS, _ONNX, _HF_ONNX = (ours.WEIGHTS,), (ours.ONNX,), (transformers.ONNX,)
+_BFLOAT16 = 0.1  # tolerance: a bfloat16 has three significant digits, and the network fifty layers
+PEERS = {
+    "ours": Peer("this project", ours.IMPORTS, ours.predictor_graph(), _WEIGHTS),
+    "ours-fixed": Peer("this project, fixed size", ours.IMPORTS, ours.fixed_size, _WEIGHTS),
+    "ours-saved-model": Peer("this project's SavedModel", ("tensorflow",), ours.saved_model, (ours.SAVED_MODEL,)),
+    "openvino": Peer("OpenVINO, HF ONNX", openvino.IMPORTS, openvino.inference("hugging-face.onnx"), _HF_ONNX),
+    "openvino-ours": Peer("OpenVINO, this project's ONNX", openvino.IMPORTS, openvino.inference("ours.onnx"), _ONNX),
+    "onnxruntime": Peer(
+        "onnxruntime, HF ONNX", onnxruntime.IMPORTS, onnxruntime.inference("hugging-face.onnx"), _HF_ONNX
+    ),
+    "onnxruntime-ours": Peer(
+        "onnxruntime, this project's ONNX", onnxruntime.IMPORTS, onnxruntime.inference("ours.onnx"), _ONNX
+    ),
+    "torch-compile": Peer(
+        "HF PyTorch, torch.compile", transformers.IMPORTS, transformers.inference(compile_model=True), _WEIGHTS
+    ),
+    "torch": Peer("HF PyTorch, eager", transformers.IMPORTS, transformers.inference(compile_model=False), _WEIGHTS),
+    "keras-hub": Peer(
+        "keras-hub (with its resize)", keras_hub.IMPORTS, keras_hub.inference(True), _WEIGHTS, square_only=True
+    ),
+    "keras-hub-logits": Peer(
+        "keras-hub, to the logits", keras_hub.IMPORTS, keras_hub.inference(False), _WEIGHTS, square_only=True
+    ),
+}
+COMPARED = tuple(PEERS)  # by default
+PEERS |= {
+    "ours-eager": Peer("this project, not compiled", ours.IMPORTS, ours.eager, _WEIGHTS),
+    "ours-mixed-bfloat16": Peer(
+        "this project, mixed_bfloat16", ours.IMPORTS, ours.predictor_graph("mixed_bfloat16"), _WEIGHTS, _BFLOAT16
+    ),
+    "ours-bfloat16": Peer(
+        "this project, bfloat16", ours.IMPORTS, ours.predictor_graph("bfloat16"), _WEIGHTS, _BFLOAT16
+    ),
+    "matmul": Peer("matrix product", ("tensorflow",), ours.matmul, tolerance=None),
+}
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.harness.inference_peers", PEERS)
+    bench = bench_of(arguments, "benchmarks.inference", PEERS)
     with tempfile.TemporaryDirectory() as folder:
-        for variant in arguments.variants:
-            for size in arguments.sizes:
-                for classes in arguments.classes:
-                    case = Case(folder, variant, size, size, classes, arguments.batch, arguments.threads)
-                    text = measure(bench, arguments.peers, case, arguments.runs)
-                    report.write(text, arguments.output)
+        cases = [
+            Case(folder, variant, size, size, classes, arguments.batch, arguments.threads)
+            for variant in arguments.variants
+            for size in arguments.sizes
+            for classes in arguments.classes
+        ]
+        tables = (measure(bench, arguments.peers, case, arguments.runs) for case in cases)
+        report.publish("inference", tables, arguments.output)
 
 
-def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> str:
-    """The table of one case, with a heading and the machine."""
+def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> report.Table:
+    """The table of one case."""
     with bench.start_agreeing(keys, case) as team, contextlib.closing(bench.start("matmul", case)) as matmul:
         runs = {key: worker.run for key, worker in team.workers.items()}
         seconds = interleave({**runs, "matmul": matmul.run}, rounds)
-    peak = matmul_flop() / min(seconds.pop("matmul"))
-    floor = 2 * _macs(case) / peak
+    peak = ours.matmul_flop() / min(seconds.pop("matmul"))
+    floor = 2 * _macs(case) / peak  # seconds
     rows = []
-    for key, taken in seconds.items():
-        summary = summarize(taken)
-        cells = [f"{1000 * each:.1f}" for each in (summary.median, summary.minimum, summary.spread)]
-        ratios = [f"{ratio(seconds[ours], taken):.2f}" for ours in _ours(seconds)]
-        rows.append([TITLES[key], *cells, *ratios, f"{summary.median / floor:.1f}", f"{team.differences[key]:.0e}"])
-    header = ["engine", "median ms", "min", "spread", *(f"{TITLES[ours]} / peer" for ours in _ours(seconds))]
-    return "\n".join(
-        [
-            f"\n### Inference: {case.describe()}\n",
-            report.table([*header, "x floor", "difference"], rows),
-            report.skipped_lines(team.skipped, TITLES),
-            f"\n{rounds} rounds in turns; spread is between the quartiles; difference is that of the logits from "
-            f"{TITLES[team.reference]}'s, over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at "
-            f"{peak / 1e9:.0f} GFLOP/s take {1000 * floor:.1f} ms. {report.machine(team.versions, bench.hide)}\n",
-        ]
+    subject = next(iter(seconds))
+    for key in seconds:
+        columns = timing_columns(seconds, key, subject, PEERS[subject].title)
+        times_floor = columns["median ms"] / 1000 / floor
+        rows.append(
+            {"engine": PEERS[key].title, **columns, "x floor": times_floor, "difference": team.differences[key]}
+        )
+    notes = (
+        f"{rounds} rounds in turns; spread is between the quartiles; difference is that of the logits from a peer's, "
+        f"over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at {peak / 1e9:.0f} GFLOP/s take "
+        f"{1000 * floor:.1f} ms. {report.machine(team.versions, bench.hide)}"
     )
-
-
-def _ours(seconds: dict[str, list[float]]) -> list[str]:
-    """The forms of this project that ratios are given of."""
-    return [key for key in ("ours", "ours-fixed") if key in seconds]
+    return report.Table(f"Inference: {case.describe()}", rows, notes, team.skipped)
 
 
 def _macs(case: Case) -> int:
@@ -77,7 +105,7 @@ def _macs(case: Case) -> int:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__, INFERENCE, runs=20)
+    parser = parser_of(__doc__, COMPARED, runs=20)
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="sides of the square image")
     parser.add_argument("--classes", nargs="+", type=int, default=[150, 19])

@@ -1,142 +1,122 @@
-"""What serving costs beside the network: size, start, and the parts of one request.
+"""What serving costs next to the network: size of the SavedModel, its start, and the parts of one request.
 
-Run: python benchmarks/serving.py [--model camvid-b0 | --variant b0 --classes 19] [--width 1024 --height 512]
-A fresh process loads the SavedModel and answers; medians of interleaved runs. The aims for B0 on two cores: under
-17 MB, load and first request under 5 s, and a request at most 1.15 times the bare network plus decoding and encoding.
+    python -m benchmarks.serving                                     # B0, 19 classes, a JPEG of 1024x512
+    python -m benchmarks.serving --width 512 --height 256 --runs 3
+
+A fresh process loads the SavedModel and answers; each run does every part once, one after the other. The aims for B0
+on two cores: under 17 MB, load and first request under 5 s, and a request at most 1.15 times the bare network plus
+decoding and encoding.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-NETWORK_FACTOR = 1.15
-
-
-def main() -> None:
-    arguments = _parse_arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.measure is None:
-            version = _export(arguments, folder)
-            size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
-            print(f"SavedModel: {size / 1e6:.2f} MB", flush=True)
-            command = [sys.executable, __file__, *sys.argv[1:], "--measure", str(version)]
-            subprocess.run(command, check=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-        else:
-            _measure(arguments)
+from benchmarks.harness import report
+from benchmarks.harness.bench import Bench, bench_of, parser_of
+from benchmarks.harness.case import Case, Engine, Peer
+from benchmarks.peers import ours
 
 
-def _export(arguments: argparse.Namespace, folder: str) -> Path:
-    """Exports the model with its own processor, or a random one of a variant."""
-    from tf_segformer import (
-        SegformerConfig,
-        SegformerForSemanticSegmentation,
-        SegformerImageProcessor,
-        export_saved_model,
-    )
+def _load(case: Case) -> Engine:
+    """The SavedModel; a run reports the seconds of a request ("serving_default") and of its parts."""
+    import tensorflow as tf
 
-    if arguments.model:
-        model = SegformerForSemanticSegmentation.from_pretrained(arguments.model)
-        processor = SegformerImageProcessor.from_pretrained(arguments.model)
-    else:
-        config = SegformerConfig.from_variant(arguments.variant, num_labels=arguments.classes, initializer_range=0.1)
-        model, processor = SegformerForSemanticSegmentation(config), SegformerImageProcessor()
-    Path(folder, "processor.json").write_text(json.dumps(processor.to_dict()))
-    return export_saved_model(model, folder, processor)
+    ours.set_tensorflow_threads(case.threads)
+    signatures = tf.saved_model.load(str(case.export("saved-model") / "1")).signatures
+    encoded = tf.constant([ours.jpeg_bytes(case.width, case.height)])
+    parts: dict[str, Callable[[], Any]] = {}  # traced after the first request, which is timed alone
+
+    def run() -> dict[str, float]:
+        seconds = {"serving_default": _seconds(lambda: signatures["serving_default"](image_bytes=encoded))}
+        if not parts:
+            parts.update(_parts(case, signatures, encoded))
+            for part in parts.values():
+                part()
+        return seconds | {name: _seconds(part) for name, part in parts.items()}
+
+    return Engine(run=run, output=lambda: np.empty(0))
 
 
-def _measure(arguments: argparse.Namespace) -> None:
-    """Loads the SavedModel and times a request and its parts."""
+def _parts(case: Case, signatures: Any, encoded: Any) -> dict[str, Callable[[], Any]]:
+    """The steps of a request, each on the result of the one before."""
     import tensorflow as tf
 
     from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
     from tf_segformer.imaging.graph.decode import decode_image
     from tf_segformer.imaging.graph.preprocess import preprocess
-    from tf_segformer.imaging.processor import SegformerImageProcessor
 
-    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
-    version = Path(arguments.measure)
-    processor = SegformerImageProcessor.from_dict(json.loads((version.parent / "processor.json").read_text()))
-    encoded = tf.constant([_photograph(arguments.image, arguments.width, arguments.height)])
-    start = time.perf_counter()
-    signatures = tf.saved_model.load(str(version)).signatures
-    loaded = time.perf_counter()
-    signatures["serving_default"](image_bytes=encoded)
-    warm = time.perf_counter()
-    signatures["serving_default"](image_bytes=encoded)
-    answered = time.perf_counter()
-    print(
-        f"start: load {loaded - start:.2f} s, warm-up request {warm - loaded:.2f} s, first request after it "
-        f"{answered - warm:.2f} s: {answered - start:.2f} s"
-    )
-
-    size = tf.constant([arguments.height, arguments.width])
+    processor, size = ours.processor_of(case), tf.constant([case.height, case.width])
     prepare = tf.function(lambda image: preprocess(image, processor)[None])
-    settle = tf.function(lambda logits: class_map_from_logits(logits, size))
+    to_class_map = tf.function(lambda logits: class_map_from_logits(logits, size))
     decode, encode = tf.function(decode_image), tf.function(encode_png)
     image = decode(encoded[0])
     pixel_values = prepare(image)
     logits = signatures["tensor"](pixel_values=pixel_values)["logits"]
-    class_map = settle(logits[0])
-    parts = {
+    class_map = to_class_map(logits[0])
+    return {
         "decode": lambda: decode(encoded[0]),
         "resize and normalize": lambda: prepare(image),
-        "network (tensor)": lambda: signatures["tensor"](pixel_values=pixel_values)["logits"],
-        "class map": lambda: settle(logits[0]),
+        "network": lambda: signatures["tensor"](pixel_values=pixel_values)["logits"],
+        "class map": lambda: to_class_map(logits[0]),
         "encode": lambda: encode(class_map),
-        "serving_default": lambda: signatures["serving_default"](image_bytes=encoded)["class_map_bytes"],
     }
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(arguments.runs):
-        for name, run in parts.items():
-            start = time.perf_counter()
-            run().numpy()
-            times[name].append((time.perf_counter() - start) * 1000)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    print(f"medians of {arguments.runs} on {arguments.threads} threads, {arguments.width}x{arguments.height}:")
-    for name, median in medians.items():
-        print(f"  {name:22} {median:8.1f} ms")
-    network = medians["network (tensor)"]
-    factor = (medians["serving_default"] - medians["decode"] - medians["encode"]) / network
-    print(f"serving_default without decoding and encoding is {factor:.2f} x the network (aim: {NETWORK_FACTOR})")
 
 
-def _photograph(path: str | None, width: int, height: int) -> bytes:
-    """A JPEG of the size: of an image, or of smooth random colors."""
-    if path:
-        image = Image.open(path).convert("RGB")
-    else:
-        colors = np.random.default_rng(0).integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8)
-        image = Image.fromarray(colors)
-    encoded = io.BytesIO()
-    image.resize((width, height), Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
-    return encoded.getvalue()
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    result = work()
+    for tensor in result.values() if isinstance(result, dict) else [result]:
+        tensor.numpy()
+    return time.perf_counter() - start
 
 
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder, embedded name or Hub id; otherwise a random model")
+PEERS = {"saved-model": Peer("this project's SavedModel", ("tensorflow",), _load, (ours.SAVED_MODEL,), tolerance=None)}
+
+
+def main() -> None:
+    parser = parser_of(__doc__, list(PEERS), runs=30)
     parser.add_argument("--variant", default="b0")
     parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--image", help="an image to serve; otherwise random colors")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # the fresh process: a version to measure
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    bench = bench_of(arguments, "benchmarks.serving", PEERS)
+    with tempfile.TemporaryDirectory() as folder:
+        size = arguments.height, arguments.width
+        case = Case(folder, arguments.variant, *size, arguments.classes, threads=arguments.threads)
+        report.publish("serving", [measure(bench, case, arguments.runs)], arguments.output)
+
+
+def measure(bench: Bench, case: Case, rounds: int) -> report.Table:
+    """Start and parts of a request."""
+    with bench.start_agreeing(["saved-model"], case) as team:
+        worker = team.workers["saved-model"]
+        warm_up = worker.last["result"]["serving_default"]
+        runs = []
+        for _ in range(rounds):
+            worker.run()
+            runs.append(worker.last["result"])
+        size = sum(path.stat().st_size for path in case.export("saved-model").rglob("*") if path.is_file())
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    factor = (medians["serving_default"] - medians["decode"] - medians["encode"]) / medians["network"]
+    rows: list[report.Row] = [
+        {"quantity": "size, MB", "value": size / 1e6},
+        {"quantity": "load, s", "value": worker.facts["load_seconds"]},
+        {"quantity": "warm-up request, s", "value": warm_up},
+        {"quantity": "first request after it, s", "value": runs[0]["serving_default"]},
+        *({"quantity": f"{name}, ms", "value": 1000 * median} for name, median in medians.items()),
+        {"quantity": "request without decoding and encoding / network", "value": factor},
+        {"quantity": "peak, GB", "value": worker.last["peak"] / 1e9},
+    ]
+    notes = f"Medians of {rounds} runs. {report.machine(team.versions, bench.hide)}"
+    return report.Table(f"Serving: {case.describe()}", rows, notes)
 
 
 if __name__ == "__main__":

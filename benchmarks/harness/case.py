@@ -1,4 +1,4 @@
-"""What is measured: one network at one size, its inputs, and where its weights and exports lie."""
+"""What is measured: one network at one size, its inputs and files, and the engines that run it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+TOLERANCE = 1e-3  # of the largest output; keras-hub's approximate GELU makes 1e-4, the others differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Case:
         return Path(self.folder, f"{self.variant}-{self.classes}")
 
     def export(self, name: str) -> Path:
-        """Place of a file made from the weights for this size."""
+        """Path of a file made for this network and size."""
         return Path(self.folder, f"{self.variant}-{self.classes}-{self.batch}x{self.height}x{self.width}-{name}")
 
     def pixel_values(self) -> np.ndarray:
@@ -36,8 +38,12 @@ class Case:
         shape = self.batch, self.height, self.width, 3
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
+    def channels_first(self) -> np.ndarray:
+        """The same images as (B, 3, H, W)."""
+        return np.ascontiguousarray(self.pixel_values().transpose(0, 3, 1, 2))
+
     def labels(self) -> np.ndarray:
-        """Class maps (B, H, W) int32 of blocks of 16x16 pixels, none ignored: the TensorFlow port cannot take 255."""
+        """Class maps (B, H, W) int32 of blocks of 16x16 pixels, none ignored."""
         shape = self.batch, -(-self.height // 16), -(-self.width // 16)
         blocks = np.random.default_rng(1).integers(0, self.classes, shape, dtype=np.int32)
         return blocks.repeat(16, axis=1).repeat(16, axis=2)[:, : self.height, : self.width]
@@ -45,18 +51,18 @@ class Case:
     def describe(self) -> str:
         """The case in words, for a heading."""
         return (
-            f"{self.variant.upper()}, {self.height}x{self.width}, {self.classes} classes, batch {self.batch}, float32, "
+            f"{self.variant.upper()}, {self.height}x{self.width}, {self.classes} classes, batch {self.batch}, "
             f"{self.threads} threads"
         )
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network that an engine has loaded.
+    """What an engine has loaded.
 
     Args:
-        run: Does the measured work once and waits for its end.
-        output: The logits (B, h, w, K) of the case's images in float32, for the check that engines agree.
+        run: Does the measured work once and waits for its end; may return the loss, or seconds by part.
+        output: What engines must agree in, mostly the logits (B, h, w, K) of the case's images in float32.
     """
 
     run: Callable[[], Any]
@@ -64,21 +70,36 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One way to run the network.
+class File:
+    """A file or folder that engines load, made once for a case in a process of its own.
 
     Args:
-        title: What tables call it.
+        path: Where it is.
+        make: Writes it; a function of a module, which that process imports by name.
+        needs: Files that it is made from.
+    """
+
+    path: Callable[[Case], Path]
+    make: Callable[[Case], None]
+    needs: tuple[File, ...] = ()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to do the measured work.
+
+    Args:
+        title: Its name in tables.
         imports: Modules it needs, imported and timed before anything else.
         load: Makes the engine of a case.
-        artifacts: What must be made from the weights first, keys of `ARTIFACTS`.
-        needs_tf_port: Whether it runs in the other environment, that of the TensorFlow port of transformers.
+        files: What must exist first.
+        tolerance: Largest difference of outputs, as a fraction of the reference's largest; None: not compared.
         square_only: Whether it takes square images only.
     """
 
     title: str
     imports: tuple[str, ...]
     load: Callable[[Case], Engine]
-    artifacts: tuple[str, ...] = ("weights",)
-    needs_tf_port: bool = False
+    files: tuple[File, ...] = ()
+    tolerance: float | None = TOLERANCE
     square_only: bool = False

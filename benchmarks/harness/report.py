@@ -1,12 +1,55 @@
-"""Tables in Markdown, and the machine that they were taken on."""
+"""Results: tables in Markdown, the machine that they were measured on, and one line of JSON at the end."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: a heading, rows of values by column, what was not measured and why (by title), and notes."""
+
+    heading: str
+    rows: Sequence[Row]
+    notes: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The table as Markdown that also reads as text."""
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        cells = [[_cell(row.get(column)) for column in columns] for row in self.rows]
+        skipped = "".join(f"\n- skipped: {title}: {reason}" for title, reason in self.skipped.items())
+        parts = [f"\n### {self.heading}\n", table(columns, cells), skipped, self.notes]
+        return "\n".join(part for part in parts if part) + "\n"
+
+
+def publish(benchmark: str, tables: Iterable[Table], output: str | None = None) -> None:
+    """Prints each table as it comes, and all of them as one line of JSON at the end.
+
+    Args:
+        benchmark: Name of the script.
+        tables: Measured one after the other.
+        output: File to add the Markdown to.
+    """
+    results = []
+    for each in tables:
+        print(each.markdown(), flush=True)
+        if output:
+            with Path(output).open("a", encoding="utf-8") as file:
+                file.write(each.markdown() + "\n")
+        rows = [{column: _number(value) for column, value in row.items()} for row in each.rows]
+        results.append({"heading": each.heading, "rows": rows, "skipped": dict(each.skipped), "notes": each.notes})
+    print(json.dumps({"benchmark": benchmark, "results": results}), flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -22,17 +65,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
 
-    def draw(cells: Sequence[str]) -> str:
+    def align(cells: Sequence[str]) -> str:
         first, *others = (
             cell.rjust(width) if column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return f"| {' | '.join([first, *others])} |"
 
-    rule = draw(
+    rule = align(
         [("-" * (width - 1) + ":") if column else ":" + "-" * (width - 1) for column, width in enumerate(widths)]
     )
-    return "\n".join([draw(lines[0]), rule, *map(draw, lines[1:])])
+    return "\n".join([align(lines[0]), rule, *map(align, lines[1:])])
 
 
 def machine(versions: Iterable[Mapping[str, str]], hidden: Sequence[str] = ()) -> str:
@@ -55,17 +98,18 @@ def machine(versions: Iterable[Mapping[str, str]], hidden: Sequence[str] = ()) -
     )
 
 
-def skipped_lines(skipped: Mapping[str, str], titles: Mapping[str, str]) -> str:
-    """A list of the peers that were not measured, and why, set apart from a table above it; empty without any."""
-    return "".join(f"\n- skipped: {titles[key]}: {reason}" for key, reason in skipped.items())
+def _cell(value: object) -> str:
+    """A value with four significant digits; empty where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def write(text: str, path: str | None) -> None:
-    """Prints a result and, where a path is given, adds it to that file."""
-    print(text, flush=True)
-    if path:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+def _number(value: object) -> object:
+    """A value as JSON has it: six significant digits, null instead of NaN."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _processor() -> str:

@@ -1,18 +1,26 @@
-"""The tools that all benchmarks share: agreement, turns, tables, and workers that skip, answer, fail and end."""
+"""The harness of all benchmarks: agreement, turns, tables, and workers that skip, answer, fail and end."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 
 import numpy as np
 import pytest
 
 from benchmarks.harness import report
-from benchmarks.harness.agreement import Disagreement, check_agreement
-from benchmarks.harness.case import Case, Engine, Peer
-from benchmarks.harness.pool import Bench, GivenUp, Limits, Skipped
-from benchmarks.harness.timing import Summary, interleave, ratio, summarize
+from benchmarks.harness.bench import (
+    Bench,
+    Disagreement,
+    check_agreement,
+    interleave,
+    measure_alone,
+    ratio,
+    timing_columns,
+)
+from benchmarks.harness.case import Case, Engine, File, Peer
+from benchmarks.harness.worker import GivenUp, Limits, Skipped
 
 CASE = Case("unused", height=64, width=96, classes=5, batch=2)
 
@@ -33,16 +41,31 @@ def _slow(case: Case) -> Engine:
     return Engine(run=lambda: time.sleep(60), output=lambda: np.empty(0))
 
 
+def _filed(case: Case) -> Engine:
+    length = len(case.export("file.txt").read_text())
+    return Engine(run=lambda: float(length), output=case.pixel_values)
+
+
+def _labels(case: Case) -> Engine:
+    return Engine(run=lambda: None, output=case.labels)
+
+
+def make_file_of_case(case: Case) -> None:
+    case.export("file.txt").write_text("seven b")
+
+
 # The table that the workers of these tests read.
 PEERS = {
-    "stand-in": Peer("a stand-in", ("numpy",), _stand_in, artifacts=()),
-    "wrong": Peer("a wrong one", ("numpy",), _wrong, artifacts=()),
-    "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in, artifacts=()),
-    "failing": Peer("a failing one", (), _failing, artifacts=()),
-    "slow": Peer("a slow one", (), _slow, artifacts=()),
-    "wave": Peer("one that needs a module of Python's own", ("wave",), _stand_in, artifacts=()),
-    "square": Peer("a square one", (), _stand_in, artifacts=(), square_only=True),
-    "port": Peer("the port", (), _stand_in, artifacts=(), needs_tf_port=True),
+    "stand-in": Peer("a stand-in", ("numpy",), _stand_in),
+    "wrong": Peer("a wrong one", ("numpy",), _wrong),
+    "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in),
+    "failing": Peer("a failing one", (), _failing),
+    "slow": Peer("a slow one", (), _slow),
+    "wave": Peer("one that needs a module of Python's own", ("wave",), _stand_in),
+    "square": Peer("a square one", (), _stand_in, square_only=True),
+    "filed": Peer("one with a file", (), _filed, (File(lambda case: case.export("file.txt"), make_file_of_case),)),
+    "uncompared": Peer("one without logits", (), _wrong, tolerance=None),
+    "labels": Peer("labels", (), _labels),
 }
 
 
@@ -61,22 +84,19 @@ def test_a_worker_answers_with_seconds_peak_and_output(bench):
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(bench):
-    with bench.start_agreeing(["missing", "stand-in", "square", "port"], CASE) as team:
+    with bench.start_agreeing(["missing", "stand-in", "square"], CASE) as team:
         assert list(team.workers) == ["stand-in"]
         worker = team.workers["stand-in"]
     assert worker._process.poll() is not None, "the process outlives its table"
     assert team.skipped == {
-        "missing": "nowhere_to_be_found is not installed",
-        "square": "it takes square images only",
-        "port": "its environment is not given (--tf-port-python)",
+        "a missing one": "nowhere_to_be_found is not installed",
+        "a square one": "it takes square images only",
     }
-    lines = report.skipped_lines(team.skipped, {key: peer.title for key, peer in PEERS.items()})
-    assert lines.splitlines()[1] == "- skipped: a missing one: nowhere_to_be_found is not installed"
 
 
 def test_a_wrong_peer_among_workers_stops_before_anything_is_timed(bench):
     with (
-        pytest.raises(Disagreement, match=r"wrong: its logits differ from those of stand-in"),
+        pytest.raises(Disagreement, match=r"wrong: its output differs from that of stand-in"),
         bench.start_agreeing(["stand-in", "wrong"], CASE),
     ):
         pytest.fail("a table of different networks")
@@ -121,9 +141,9 @@ def test_equal_engines_agree_and_say_by_how_much():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda logits: logits + 0.01 * np.abs(logits).max(), "not the same network"),
-        (lambda logits: logits[..., ::-1], "not the same network"),
-        (lambda logits: np.where(logits == logits.max(), np.nan, logits), "not the same network"),
+        (lambda logits: logits + 0.01 * np.abs(logits).max(), "something else"),
+        (lambda logits: logits[..., ::-1], "something else"),
+        (lambda logits: np.where(logits == logits.max(), np.nan, logits), "something else"),
         (lambda logits: logits[:, :2], "shape"),
         (lambda logits: logits.transpose(0, 3, 1, 2), "shape"),
     ],
@@ -134,7 +154,7 @@ def test_a_wrong_peer_stops_the_comparison(spoil, message):
 
 
 def test_a_reference_of_one_class_is_rejected():
-    with pytest.raises(Disagreement, match="one class"):
+    with pytest.raises(Disagreement, match="one class or value"):
         check_agreement({"one": np.zeros((1, 4, 6, 3), "float32")}, reference="one")
 
 
@@ -151,14 +171,15 @@ def test_turns_are_taken_one_after_the_other():
 
 
 def test_statistics():
-    assert summarize([4.0, 1.0, 2.0, 3.0, 5.0]) == Summary(median=3.0, minimum=1.0, spread=2.0)
-    assert summarize([4.0]) == Summary(4.0, 4.0, 0.0)
+    columns = timing_columns({"a": [4.0, 1.0, 2.0, 3.0, 5.0], "b": [4.0]}, "a", "a", "A")
+    assert columns == {"median ms": 3000.0, "min": 1000.0, "spread": 2000.0, "A / peer": 1.0}
+    assert timing_columns({"b": [4.0]}, "b", "b", "B")["spread"] == 0
     assert ratio([1.0, 10.0, 3.0], [2.0, 20.0, 4.0]) == 0.5, "the ratio of a round, not of the medians"
 
 
 def test_a_table_is_markdown_that_reads_as_text():
-    drawn = report.table(["engine", "ms"], [["this project", 41], ["a peer", "105.5"]])
-    assert drawn.splitlines() == [
+    text = report.table(["engine", "ms"], [["this project", 41], ["a peer", "105.5"]])
+    assert text.splitlines() == [
         "| engine       |    ms |",
         "| :----------- | ----: |",
         "| this project |    41 |",
@@ -175,10 +196,51 @@ def test_the_machine_is_described_without_its_name():
     assert socket.gethostname() not in described.split()
 
 
-def test_inputs_are_the_same_in_every_process():
-    assert CASE.pixel_values().shape == (2, 64, 96, 3)
-    np.testing.assert_array_equal(CASE.pixel_values(), CASE.pixel_values())
-    labels = CASE.labels()
-    assert labels.shape == (2, 64, 96)
-    assert set(np.unique(labels)) == set(range(5))
+def test_the_last_line_is_json_and_the_file_gets_the_tables(tmp_path, capsys):
+    rows = [{"engine": "a", "ms": 12345.678901, "peak": float("nan")}, {"engine": "b", "ms": 2.0}]
+    table = report.Table("Times", rows, "Two rounds.", {"a missing one": "not installed"})
+    report.publish("example", [table, table], str(tmp_path / "results.md"))
+    printed = capsys.readouterr().out
+    result = json.loads(printed.splitlines()[-1])
+    assert result["benchmark"] == "example" and len(result["results"]) == 2
+    assert result["results"][0]["rows"] == [{"engine": "a", "ms": 12345.7, "peak": None}, {"engine": "b", "ms": 2.0}]
+    written = (tmp_path / "results.md").read_text()
+    assert written.count("### Times") == 2
+    assert "- skipped: a missing one: not installed" in written
+    assert "NaN" not in printed and "nan" not in written
+
+
+def test_a_file_is_made_once_before_its_engine_loads(bench, tmp_path):
+    case = Case(str(tmp_path))
+    with contextlib.closing(bench.start("filed", case)) as worker:
+        worker.run()
+        assert worker.last["result"] == 7.0
+    case.export("file.txt").write_text("kept")
+    with contextlib.closing(bench.start("filed", case)) as worker:
+        worker.run()
+        assert worker.last["result"] == 4.0
+
+
+def test_a_peer_without_a_tolerance_is_not_compared(bench):
+    with bench.start_agreeing(["stand-in", "uncompared"], CASE) as team:
+        assert list(team.workers) == ["stand-in", "uncompared"]
+        assert list(team.differences) == ["stand-in"]
+
+
+def test_a_fresh_process_reports_its_start_and_its_peaks(bench):
+    alone = measure_alone(bench, "stand-in", CASE, later_runs=2, with_output=True)
+    assert list(alone.facts["import_seconds"]) == ["numpy"]
+    assert 10e6 < alone.facts["import_peak"] <= alone.facts["load_peak"] <= alone.peak
+    np.testing.assert_array_equal(alone.output, CASE.pixel_values())
+
+
+def test_inputs_are_the_same_in_every_process(bench):
+    for key in ("stand-in", "labels"):
+        one, other = (measure_alone(bench, key, CASE, 0, with_output=True).output for _ in range(2))
+        np.testing.assert_array_equal(one, other)
+        assert one.shape[:3] == (2, 64, 96)
+
+
+def test_labels_have_every_class_and_the_size_of_the_image():
+    assert set(np.unique(CASE.labels())) == set(range(5))
     assert Case("x", height=50, width=70).labels().shape == (1, 50, 70)

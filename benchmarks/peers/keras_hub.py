@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, Engine
+from benchmarks.peers.ours import keras_training, load_model, set_tensorflow_threads
 
+IMPORTS = ("tensorflow", "keras_hub")
 # The layers of one keras-hub block, by this project's names.
 _BLOCK = {
     "layer_norm_1": "norm1",
@@ -23,15 +26,14 @@ _BLOCK = {
 }
 
 
-def keras_hub_segmenter(case: Case) -> Any:
+def _segmenter(case: Case) -> Any:
     """`keras_hub.models.SegFormerImageSegmenter` of the case's architecture, size and weights."""
     import keras
     import keras_hub
 
-    from tf_segformer import SegformerForSemanticSegmentation
     from tf_segformer.checkpoints.mapping import model_variables
 
-    ours = SegformerForSemanticSegmentation.from_pretrained(case.weights)
+    ours = load_model(case)
     config = ours.config
     encoder = keras_hub.models.MiTBackbone(
         layerwise_depths=config.depths,
@@ -81,3 +83,33 @@ def _attribute(layer: Any, path: str) -> Any:
     for part in path.split("."):
         layer = getattr(layer, part, None)
     return layer
+
+
+def inference(whole: bool) -> Callable[[Case], Engine]:
+    """The segmenter as it is, which resizes the logits to the image, or up to the logits."""
+
+    def load(case: Case) -> Engine:
+        import keras
+        import tensorflow as tf
+
+        set_tensorflow_threads(case.threads)
+        model = _segmenter(case)
+        to_logits = keras.Model(model.input, model.output_segmentation_head.output)
+        measured = model if whole else to_logits
+        run = tf.function(lambda pixel_values: measured(pixel_values, training=False))
+        pixel_values = case.pixel_values()
+        return Engine(
+            run=lambda: run(pixel_values).numpy(), output=lambda: to_logits(pixel_values, training=False).numpy()
+        )
+
+    return load
+
+
+def training(case: Case) -> Engine:
+    """Keras' own training step; keras-hub's model resizes its logits to the image by itself."""
+    import keras
+
+    model = _segmenter(case)
+    to_logits = keras.Model(model.input, model.output_segmentation_head.output)
+    model = keras.Model(model.input, model.output)  # the same layers without its `compile`, which adds a metric
+    return keras_training(case, model, keras.losses.SparseCategoricalCrossentropy(from_logits=True), to_logits)

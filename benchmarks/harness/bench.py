@@ -1,0 +1,244 @@
+"""Comparison of engines: the same outputs first, then times taken in turns, then their statistics."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.case import TOLERANCE, Case, Peer
+from benchmarks.harness.worker import GivenUp, Limits, Skipped, Worker, make_file
+
+REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here gives the logits to compare with
+# TensorFlow and transformers import these where they are installed, 0.2 GB and seconds of it, and no engine needs them.
+HIDDEN = ("jax", "sklearn", "matplotlib")
+# Thread pools spin after a call, in case another comes, and take cores from the engine whose turn is next:
+# onnxruntime's for about 50 ms (measured: processor time after the answer), the others' for less than 10. A pause
+# before each timed call lets them fall asleep.
+PAUSE = 0.1
+
+
+class Disagreement(Exception):
+    """An engine whose outputs are not those of the reference."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where workers of one table come from.
+
+    Args:
+        module: Module of the table of peers.
+        peers: That table.
+        limits: What any answer of a worker may take.
+        hide: Modules that no worker may find.
+    """
+
+    module: str
+    peers: Mapping[str, Peer]
+    limits: Limits = field(default_factory=Limits)
+    hide: Sequence[str] = ()
+
+    def start(self, key: str, case: Case) -> Worker:
+        """A worker of the peer, once its files exist.
+
+        Raises:
+            Skipped: It cannot run here.
+            GivenUp: It did not load within the limits.
+        """
+        peer = self.peers[key]
+        if peer.square_only and case.height != case.width:
+            raise Skipped("it takes square images only")
+        for file in peer.files:
+            make_file(file, case)
+        return Worker({"module": self.module, "peer": key}, case, self.limits, self.hide)
+
+    @contextlib.contextmanager
+    def start_agreeing(self, keys: Sequence[str], case: Case) -> Iterator[Team]:
+        """Workers of all peers that can run here, once their outputs have been compared; ended at the end.
+
+        Each has done its work once, so that whatever it compiles on its first call is done.
+
+        Raises:
+            Disagreement: One computes something else.
+        """
+        workers: dict[str, Worker] = {}
+        skipped: dict[str, str] = {}
+        outputs: dict[str, np.ndarray] = {}
+        try:
+            for key in keys:
+                print(f"  loading {self.peers[key].title}", file=sys.stderr, flush=True)
+                try:
+                    workers[key] = self.start(key, case)
+                    if self.peers[key].tolerance is not None:
+                        outputs[key] = workers[key].output()
+                    workers[key].run()
+                except (Skipped, GivenUp) as reason:
+                    skipped[key] = str(reason)
+            running = {key: worker for key, worker in workers.items() if key not in skipped}
+            if not running:
+                raise SystemExit(f"none of the peers can run: {skipped}")
+            differences = self.compare({key: each for key, each in outputs.items() if key in running})
+            yield Team(running, {self.peers[key].title: why for key, why in skipped.items()}, differences)
+        finally:
+            for worker in workers.values():
+                worker.close()
+
+    def compare(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Compares the outputs of peers with those of the first of REFERENCES, or else the first of all."""
+        if not outputs:
+            return {}
+        reference = next((key for key in REFERENCES if key in outputs), next(iter(outputs)))
+        tolerances = {key: self.peers[key].tolerance or TOLERANCE for key in outputs}
+        return check_agreement(outputs, reference, tolerances)
+
+
+@dataclass(frozen=True)
+class Team:
+    """Workers that compute the same.
+
+    Args:
+        workers: Worker by key of its peer.
+        skipped: Why others cannot run here, by title.
+        differences: Largest difference of each one's output, as a fraction of the reference's largest value.
+    """
+
+    workers: dict[str, Worker]
+    skipped: dict[str, str]
+    differences: dict[str, float]
+
+    @property
+    def versions(self) -> list[dict[str, str]]:
+        """Versions by name, of each worker."""
+        return [worker.facts["versions"] for worker in self.workers.values()]
+
+
+def check_agreement(
+    outputs: Mapping[str, np.ndarray], reference: str, tolerances: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Compares the outputs of all engines with those of one.
+
+    Args:
+        outputs: Logits (B, h, w, K), or anything else of one shape, by name.
+        reference: Name of the engine to compare with.
+        tolerances: Largest difference by name, as a fraction of the reference's largest value; TOLERANCE if missing.
+
+    Returns:
+        The largest difference by name, as a fraction of the reference's largest value.
+
+    Raises:
+        Disagreement: A shape that differs, a difference that is too large or not a number, or a reference whose
+            values are so alike that agreement would say nothing.
+    """
+    expected = outputs[reference]
+    values = expected.argmax(-1) if expected.ndim == 4 else expected
+    if np.unique(values).size < 2:
+        raise Disagreement(f"{reference} gives one class or value everywhere: agreement with it says nothing")
+    scale = np.abs(expected).max()
+    differences = {}
+    for name, output in outputs.items():
+        if output.shape != expected.shape:
+            raise Disagreement(f"{name}: output of shape {output.shape}, but {expected.shape} of {reference}")
+        difference = float(np.abs(output - expected).max() / scale)
+        tolerance = (tolerances or {}).get(name, TOLERANCE)
+        if not difference <= tolerance:
+            raise Disagreement(
+                f"{name}: its output differs from that of {reference} by {difference:.1e} of the largest value "
+                f"(at most {tolerance:.0e}): it computes something else"
+            )
+        differences[name] = difference
+    return differences
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a fresh process took: facts of its start (`worker._load`), seconds of its runs, its peak and output."""
+
+    facts: dict[str, Any]
+    first_seconds: float
+    later_seconds: float  # the median
+    peak: float
+    output: np.ndarray | None
+
+
+def measure_alone(bench: Bench, key: str, case: Case, later_runs: int = 3, with_output: bool = False) -> Alone:
+    """Starts a process, runs the peer once and then a few times more, asks for its output last, and ends it.
+
+    Raises:
+        Skipped: The peer cannot run here.
+        GivenUp: It took more than the bench's limits.
+    """
+    print(f"  {bench.peers[key].title}, {case.describe()}", file=sys.stderr, flush=True)
+    with contextlib.closing(bench.start(key, case)) as worker:
+        first = worker.run()
+        later = [worker.run() for _ in range(later_runs)] or [first]
+        peak = worker.last["peak"]
+        return Alone(worker.facts, first, statistics.median(later), peak, worker.output() if with_output else None)
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 2, pause: float = PAUSE
+) -> dict[str, list[float]]:
+    """Runs all in turns, A B C A B C, so that what disturbs the machine disturbs all alike.
+
+    Args:
+        runs: What to time, by name; each does its work and returns its own seconds, so that pipes do not count.
+        rounds: Turns that count.
+        warmup: Turns before them.
+        pause: Seconds of rest before each call.
+
+    Returns:
+        Seconds of each round by name, in order: the i-th of all were taken one after the other.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warmup + rounds):
+        for name, run in runs.items():
+            time.sleep(pause)
+            taken = run()
+            if turn >= warmup:
+                seconds[name].append(taken)
+    return seconds
+
+
+def timing_columns(seconds: Mapping[str, Sequence[float]], key: str, subject: str, title: str) -> dict[str, float]:
+    """Columns of one engine: milliseconds, and how much longer the subject takes (the median ratio of the rounds)."""
+    taken = seconds[key]
+    first, _, third = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else (0.0, 0.0, 0.0)
+    return {
+        "median ms": 1000 * statistics.median(taken),
+        "min": 1000 * min(taken),
+        "spread": 1000 * (third - first),
+        f"{title} / peer": ratio(seconds[subject], taken),
+    }
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How much longer ours takes: the median of the ratios of rounds, in which both met the same disturbance."""
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def parser_of(description: str | None, peers: Sequence[str], runs: int) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have: the module's docstring, default peers and rounds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", default=list(peers), metavar="PEER", help=", ".join(peers))
+    parser.add_argument("--runs", type=int, default=runs, help=f"rounds that count, {runs} by default")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every engine, 2 by default")
+    parser.add_argument("--time-limit", type=float, default=1800, help="seconds after which a peer is given up")
+    parser.add_argument("--memory-limit", type=float, default=float("inf"), help="gigabytes of one process, likewise")
+    parser.add_argument("--hide", nargs="*", default=HIDDEN, help="modules that no engine may find")
+    parser.add_argument("--output", metavar="PATH", help="file to add the tables to")
+    return parser
+
+
+def bench_of(arguments: argparse.Namespace, module: str, peers: Mapping[str, Peer]) -> Bench:
+    """Where workers of a table of peers come from, as the options say."""
+    if unknown := set(arguments.peers) - set(peers):
+        raise SystemExit(f"unknown peers: {', '.join(sorted(unknown))}; known: {', '.join(peers)}")
+    limits = Limits(arguments.time_limit, arguments.memory_limit)
+    return Bench(module, peers, limits, arguments.hide)

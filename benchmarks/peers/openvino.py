@@ -1,0 +1,32 @@
+"""OpenVINO on an ONNX file: Hugging Face's, whose images are channels first, or this project's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.harness.case import Case, Engine
+from benchmarks.peers.ours import channels_first, channels_last
+
+IMPORTS = ("openvino",)
+
+
+def inference(name: str) -> Callable[[Case], Engine]:
+    """The network of the case's file of that name."""
+    make = channels_last if name == "ours.onnx" else channels_first
+
+    def load(case: Case) -> Engine:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(case.export(name))
+        shape = (case.height, case.width, 3) if make is channels_last else (3, case.height, case.width)
+        model.reshape((case.batch, *shape))
+        settings = {
+            "INFERENCE_NUM_THREADS": case.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # or it may choose bfloat16 by itself
+        }
+        compiled = core.compile_model(model, "CPU", settings)
+        return make(case, lambda pixel_values: compiled(pixel_values)[0])
+
+    return load
