@@ -1,4 +1,4 @@
-"""From JPEG files to class maps: SegmentationPredictor, the command line, Hugging Face; and the parts of one image.
+"""From JPEG files to class maps: predictor, served SavedModel, command line, Hugging Face; the parts of one image.
 
     python -m benchmarks.end_to_end                               # B0 at 512x512, 150 classes, 16 images
     python -m benchmarks.end_to_end --size 256 --runs 2 --peers ours parts
@@ -13,7 +13,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Engine, Peer
 from benchmarks.peers import ours, transformers
 
@@ -77,6 +76,23 @@ def _parts(case: Case) -> Engine:
     return Engine(run=run, output=lambda: np.concatenate([segment(path, {}) for path in paths]))
 
 
+def _served(case: Case) -> Engine:
+    """What a server runs: the SavedModel from the bytes of a JPEG to those of a class map, image by image."""
+    import tensorflow as tf
+
+    ours.set_tensorflow_threads(case.threads)
+    signatures = tf.saved_model.load(str(case.export("saved-model") / "1")).signatures
+    requests = [tf.constant([path.read_bytes()]) for path in _paths(case)]
+
+    def run(signature: str, name: str) -> list[np.ndarray]:
+        return [signatures[signature](image_bytes=each)[name].numpy() for each in requests]
+
+    return Engine(
+        run=lambda: len(run("serving_default", "class_map_bytes")),
+        output=lambda: np.concatenate(run("logits", "logits")),
+    )
+
+
 def _command(case: Case) -> Engine:
     """`tf-segformer predict FOLDER`, start-up and writing of the class maps included."""
     ours.processor_of(case).save_pretrained(case.weights)
@@ -93,6 +109,9 @@ _FILES = (ours.WEIGHTS, ours.JPEG_FOLDER)
 PEERS = {
     "ours": Peer("this project, SegmentationPredictor", ours.IMPORTS, _predictor, _FILES),
     "parts": Peer("this project, one part after the other", ours.IMPORTS, _parts, _FILES),
+    "served": Peer(
+        "this project's SavedModel, image by image", ("tensorflow",), _served, (ours.SAVED_MODEL, ours.JPEG_FOLDER)
+    ),
     "command": Peer(
         "tf-segformer predict, start-up included", ("tensorflow",), _command, _FILES, tolerance=None
     ),  # it writes class maps, no logits
@@ -107,15 +126,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the square that the network gets")
     parser.add_argument("--classes", type=int, default=150)
     arguments = parser.parse_args()
-    bench = bench_of(arguments, "benchmarks.end_to_end", PEERS)
-    side = arguments.size
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [
-            Case(folder, variant, side, side, arguments.classes, threads=arguments.threads)
-            for variant in arguments.variants
-        ]
-        tables = (each for case in cases for each in measure(bench, arguments.peers, case, arguments.runs))
-        report.publish("end_to_end", tables, arguments.output)
+    settings = [(variant, arguments.size, arguments.size, arguments.classes, 1) for variant in arguments.variants]
+    publish_cases("end_to_end", PEERS, arguments, settings, measure)
 
 
 def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[report.Table]:
@@ -136,6 +148,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
     rows = [
         {
             "engine": PEERS[key].title,
+            "load s": workers[key].facts["load_seconds"],
             "images/s": 1 / statistics.median(per_image[key]),
             **timing_columns(per_image, key, subject, PEERS[subject].title),
         }

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import tempfile
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Peer
 from benchmarks.peers import keras_hub, onnxruntime, openvino, ours, transformers
 
@@ -60,19 +59,16 @@ PEERS |= {
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.inference", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [
-            Case(folder, variant, size, size, classes, arguments.batch, arguments.threads)
-            for variant in arguments.variants
-            for size in arguments.sizes
-            for classes in arguments.classes
-        ]
-        tables = (measure(bench, arguments.peers, case, arguments.runs) for case in cases)
-        report.publish("inference", tables, arguments.output)
+    settings = [
+        (variant, size, size, classes, arguments.batch)
+        for variant in arguments.variants
+        for size in arguments.sizes
+        for classes in arguments.classes
+    ]
+    publish_cases("inference", PEERS, arguments, settings, measure)
 
 
-def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> report.Table:
+def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[report.Table]:
     """The table of one case."""
     with bench.start_agreeing(keys, case) as team, contextlib.closing(bench.start("matmul", case)) as matmul:
         runs = {key: worker.run for key, worker in team.workers.items()}
@@ -92,7 +88,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> report.Ta
         f"over the largest logit. Floor: {_macs(case) / 1e9:.1f} GMAC at {peak / 1e9:.0f} GFLOP/s take "
         f"{1000 * floor:.1f} ms. {report.machine(team.versions, bench.hide)}"
     )
-    return report.Table(f"Inference: {case.describe()}", rows, notes, team.skipped)
+    return [report.Table(f"Inference: {case.describe()}", rows, notes, team.skipped)]
 
 
 def _macs(case: Case) -> int:

@@ -14,11 +14,11 @@ at the end. With more than one process the first is not counted: it fills the fi
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
-import tempfile
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Alone, Bench, bench_of, measure_alone, parser_of
+from benchmarks.harness.bench import Alone, Bench, measure_alone, parser_of, publish_cases
 from benchmarks.harness.case import Case
 from benchmarks.harness.worker import GivenUp, Skipped
 from benchmarks.inference import COMPARED, PEERS
@@ -28,18 +28,16 @@ _GROWTH = [(side, side, 1) for side in (256, 512, 1024, 1536, 2048)] + [(512, 51
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.inference", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [
-            Case(folder, variant, height, width, arguments.classes, batch, arguments.threads)
-            for variant in arguments.variants
-            for height, width, batch in (_GROWTH if arguments.growth else [(*arguments.size, 1)])
-        ]
-        tables = (measure(bench, arguments.peers, case, arguments.runs, arguments.processes) for case in cases)
-        report.publish("memory", tables, arguments.output)
+    sizes = _GROWTH if arguments.growth else [(*arguments.size, 1)]
+    settings = [
+        (variant, height, width, arguments.classes, batch)
+        for variant in arguments.variants
+        for height, width, batch in sizes
+    ]
+    publish_cases("memory", PEERS, arguments, settings, functools.partial(measure, processes=arguments.processes))
 
 
-def measure(bench: Bench, keys: list[str], case: Case, later_runs: int, processes: int) -> report.Table:
+def measure(bench: Bench, keys: list[str], case: Case, later_runs: int, processes: int) -> list[report.Table]:
     """The table of one case."""
     results: dict[str, list[Alone]] = {key: [] for key in keys}
     skipped: dict[str, str] = {}
@@ -67,7 +65,7 @@ def measure(bench: Bench, keys: list[str], case: Case, later_runs: int, processe
         f"Largest resident memory and seconds, medians of {processes} processes; {later_runs} inferences after the "
         f"first. {report.machine(versions, bench.hide)}"
     )
-    return report.Table(f"Memory and start-up: {case.describe()}", rows, notes, skipped)
+    return [report.Table(f"Memory and start-up: {case.describe()}", rows, notes, skipped)]
 
 
 def _columns(result: Alone) -> dict[str, float]:

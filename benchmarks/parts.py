@@ -10,14 +10,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Engine, File, Peer
 from benchmarks.peers import ours
 
@@ -149,15 +148,13 @@ _DEFAULTS = {
 def main() -> None:
     arguments = _parse_arguments()
     side, classes, batch = _DEFAULTS[arguments.part]
-    keys = [key for key in arguments.peers if key in PARTS[arguments.part]]
-    bench = bench_of(arguments, "benchmarks.parts", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        size = arguments.size or side
-        case = Case(folder, arguments.variant, size, size, classes, arguments.batch or batch, arguments.threads)
-        report.publish("parts", [measure(bench, arguments.part, keys, case, arguments.runs)], arguments.output)
+    arguments.peers = [key for key in arguments.peers if key in PARTS[arguments.part]]
+    side = arguments.size or side
+    settings = [(arguments.variant, side, side, classes, arguments.batch or batch)]
+    publish_cases("parts", PEERS, arguments, settings, measure)
 
 
-def measure(bench: Bench, part: str, keys: list[str], case: Case, rounds: int) -> report.Table:
+def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[report.Table]:
     """The table of one part."""
     with bench.start_agreeing(keys, case) as team:
         workers = team.workers
@@ -173,7 +170,7 @@ def measure(bench: Bench, part: str, keys: list[str], case: Case, rounds: int) -
         for key, worker in workers.items()
     ]
     notes = f"{rounds} rounds in turns after one that is not counted. {report.machine(team.versions, bench.hide)}"
-    return report.Table(f"{part}: {case.describe()}", rows, notes, team.skipped)
+    return [report.Table(f"{PEERS[subject].title} and its plain form: {case.describe()}", rows, notes, team.skipped)]
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -11,10 +11,9 @@ the logits are compared. Losses of a step differ a little because dropout is ran
 from __future__ import annotations
 
 import argparse
-import tempfile
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Peer
 from benchmarks.peers import keras_hub, ours, transformers
 
@@ -31,18 +30,13 @@ PEERS = {
 
 def main() -> None:
     arguments = _parse_arguments()
-    bench = bench_of(arguments, "benchmarks.training", PEERS)
-    with tempfile.TemporaryDirectory() as folder:
-        named = [name.partition(":") for name in arguments.cases]
-        cases = [
-            Case(folder, variant, arguments.size, arguments.size, arguments.classes, int(batch or 1), arguments.threads)
-            for variant, _, batch in named
-        ]
-        tables = (measure(bench, arguments.peers, case, arguments.runs) for case in cases)
-        report.publish("training", tables, arguments.output)
+    named = [name.partition(":") for name in arguments.cases]
+    side = arguments.size
+    settings = [(variant, side, side, arguments.classes, int(batch or 1)) for variant, _, batch in named]
+    publish_cases("training", PEERS, arguments, settings, measure)
 
 
-def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> report.Table:
+def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[report.Table]:
     """The table of one case."""
     with bench.start_agreeing(keys, case) as team:
         workers = team.workers
@@ -65,7 +59,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> report.Ta
         f"{rounds} rounds in turns; spread is between the quartiles; peak of the whole process. "
         f"{report.machine(team.versions, bench.hide)}"
     )
-    return report.Table(f"Training step: {case.describe()}", rows, notes, team.skipped)
+    return [report.Table(f"Training step: {case.describe()}", rows, notes, team.skipped)]
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import report
 from benchmarks.harness.case import TOLERANCE, Case, Peer
 from benchmarks.harness.worker import GivenUp, Limits, Skipped, Worker, make_file
 
@@ -234,6 +236,29 @@ def parser_of(description: str | None, peers: Sequence[str], runs: int) -> argpa
     parser.add_argument("--hide", nargs="*", default=HIDDEN, help="modules that no engine may find")
     parser.add_argument("--output", metavar="PATH", help="file to add the tables to")
     return parser
+
+
+def publish_cases(
+    name: str,
+    peers: Mapping[str, Peer],
+    arguments: argparse.Namespace,
+    settings: Sequence[tuple[str, int, int, int, int]],
+    measure: Callable[[Bench, list[str], Case, int], list[report.Table]],
+) -> None:
+    """Measures one case after the other and publishes its tables.
+
+    Args:
+        name: The script, a module of `benchmarks`, whose `PEERS` are `peers`.
+        peers: That table.
+        arguments: With the options of `parser_of`.
+        settings: Variant, height, width, classes and batch of each case.
+        measure: Tables of a case, from where workers come from, the peers' keys, the case and the rounds.
+    """
+    bench = bench_of(arguments, f"benchmarks.{name}", peers)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [Case(folder, *each, threads=arguments.threads) for each in settings]
+        tables = (table for case in cases for table in measure(bench, arguments.peers, case, arguments.runs))
+        report.publish(name, tables, arguments.output)
 
 
 def bench_of(arguments: argparse.Namespace, module: str, peers: Mapping[str, Peer]) -> Bench:

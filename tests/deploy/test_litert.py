@@ -51,7 +51,7 @@ def test_litert_of_open_size_takes_any(segformers, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "agreement"), [("float16", 0.995), ("dynamic-int8", 0.9), ("int8", 0.8)]
-)  # of a random network, whose classes lie close together; a trained one keeps more (benchmarks/edge.py)
+)  # of a random network, whose classes lie close together; a trained one keeps more (benchmarks.edge)
 def test_litert_of_lower_precision_is_smaller_and_agrees(segformers, tmp_path, precision, agreement):
     model = segformers().model
     calibration = [random_pixel_values(1, *SIZE) + shift for shift in (-0.5, 0, 0.5)] if precision == "int8" else None

@@ -191,6 +191,14 @@ def test_it_loads_where_this_package_is_not(exported, tmp_path):
     np.testing.assert_array_equal(read_png((tmp_path / "map.png").read_bytes()), exported().class_map(IMAGES[0]))
 
 
+@pytest.fixture
+def tiny_export(tmp_path):
+    """Exports of one tiny model, written for a device."""
+    config = SegformerConfig(num_labels=3, depths=(1, 1, 1, 1), initializer_range=0.1)
+    model = SegformerForSemanticSegmentation(config)
+    return lambda device: export_saved_model(model, tmp_path / str(device), device=device)
+
+
 def test_labels_and_colors_travel_along(exported):
     version = exported().version
     entries = json.loads((version / "assets" / "labels.json").read_text(encoding="utf-8"))
@@ -199,6 +207,34 @@ def test_labels_and_colors_travel_along(exported):
     assert [one.decode() for one in answer["labels"].numpy()[1]] == list(LABELS.values())
     np.testing.assert_array_equal(answer["colors"][1], palette_for(list(LABELS.values())))
     assert [each["color"] for each in entries] == answer["colors"][0].numpy().tolist()
+
+
+@pytest.mark.parametrize("device", [None, "CPU", "GPU"])
+def test_the_export_says_for_which_device_it_was_written(tiny_export, device):
+    version = tiny_export(device)
+    written = json.loads((version / "assets" / "export.json").read_text(encoding="utf-8"))
+    assert written == {"device": device or ("GPU" if tf.config.list_logical_devices("GPU") else "CPU")}
+
+
+def test_graphs_of_both_devices_differ_in_form_and_agree_in_their_logits(tiny_export):
+    pixel_values = tf.constant(np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype("float32"))
+    networks = [signatures(tiny_export(device))["tensor"] for device in ("CPU", "GPU")]
+    assert _kernels(networks[0].graph) != _kernels(networks[1].graph)
+    on_cpu, on_gpu = (one(pixel_values=pixel_values)["logits"].numpy() for one in networks)
+    np.testing.assert_allclose(on_cpu, on_gpu, **LOGITS)
+
+
+def test_an_unknown_device_is_rejected_before_anything_is_written(tiny_export, tmp_path):
+    with pytest.raises(ValueError, match="TPU"):
+        tiny_export("TPU")
+    assert not list(tmp_path.iterdir())
+
+
+def _kernels(graph) -> list[str]:
+    """Names of all operations of a graph and of the functions that it calls."""
+    definition = graph.as_graph_def()
+    functions = definition.library.function
+    return sorted(node.op for part in (definition.node, *(each.node_def for each in functions)) for node in part)
 
 
 def test_tfsmlayer_runs_and_trains_the_tensor_signature(exported):

@@ -23,6 +23,7 @@ from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
+from tf_segformer.ops import tracing
 
 
 def export_saved_model(
@@ -34,6 +35,7 @@ def export_saved_model(
     weights_dtype: str = "float32",
     max_pixels: int = MAX_SERVED_PIXELS,
     top_k: int = 5,
+    device: str | None = None,
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel, in a folder as TensorFlow Serving wants it.
 
@@ -55,7 +57,8 @@ def export_saved_model(
 
     `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not affect the
     others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
-    head is folded. Class names and colors are in `assets/labels.json`.
+    head is folded. Class names and colors are in `assets/labels.json`, and `assets/export.json` says for which device
+    the graph was written: it runs on others, too, but attention in chunks, for example, is faster on a CPU alone.
 
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
@@ -67,12 +70,14 @@ def export_saved_model(
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
         max_pixels: Images of more pixels are invalid by their header, before they are decoded.
         top_k: How many classes a classification model gives.
+        device: Kind of device that the graph is written for, "CPU" or "GPU"; None is a GPU where TensorFlow sees one,
+            and else the CPU.
 
     Returns:
         The folder of the version.
 
     Raises:
-        ValueError: A model or a processor that cannot be exported, or a number out of range.
+        ValueError: A model or a processor that cannot be exported, an unknown device, or a number out of range.
         FileExistsError: The version exists.
 
     Example:
@@ -89,19 +94,30 @@ def export_saved_model(
     target = Path(folder) / str(int(version))
     if target.exists():
         raise FileExistsError(f"{target} exists: choose another version, or remove it first")
+    with tracing.trace_for(device or tracing.target_device()):
+        return _write(model, target, processor, weights_dtype, int(max_pixels), int(top_k))
+
+
+def _write(
+    model: Any, target: Path, processor: SegformerImageProcessor, weights_dtype: str, max_pixels: int, top_k: int
+) -> Path:
+    """Traces the signatures for the device of the context and saves them."""
     network = InferenceNetwork(model, weights_dtype)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
     if model.config.num_channels != 3:
         signatures["serving_default"] = signatures["tensor"]
     else:
-        pipeline = Pipeline(network, _checked(processor), labels, int(max_pixels))
+        pipeline = Pipeline(network, _checked(processor), labels, max_pixels)
         if isinstance(model, SegformerForSemanticSegmentation):
             signatures |= segmentation_signatures(pipeline)
         else:
-            signatures |= classification_signatures(pipeline, int(top_k))
+            signatures |= classification_signatures(pipeline, top_k)
     with tempfile.TemporaryDirectory() as assets, atomic_write(target) as partial:
         network.labels = tf.saved_model.Asset(_write_labels(Path(assets), labels))
+        about = Path(assets, "export.json")
+        about.write_text(json.dumps({"device": tracing.target_device()}) + "\n", encoding="utf-8")
+        network.about = tf.saved_model.Asset(str(about))
         tf.saved_model.save(network, str(partial), signatures=signatures)
     return target
 
