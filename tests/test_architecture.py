@@ -18,6 +18,7 @@ ALLOWED = {
     "modeling": LEAVES | {"ops", "configuration"},
     "imaging": LEAVES,
     "checkpoints": LEAVES | {"configuration", "imaging"},
+    "loading": LEAVES | {"modeling", "checkpoints"},
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},

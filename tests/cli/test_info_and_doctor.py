@@ -45,3 +45,20 @@ def test_doctor_tells_versions_and_devices(run):
     assert facts["keras"]["backend"] == keras.backend.backend()
     assert any("cpu" in device for device in facts["keras"]["devices"])
     assert f"keras                     {keras.version()}" in run("doctor").out
+
+
+@pytest.mark.parametrize("command", ["predict", "info", "convert", "evaluate", "export"])
+def test_options_of_the_hub_reach_it(run, image, tmp_path, command):
+    photo, target = image(tmp_path / "photo.png"), tmp_path / "out"
+    arguments = {
+        "predict": [photo, "-m", "owner/name", "-o", target],
+        "info": ["owner/name"],
+        "convert": ["owner/name", target],
+        "evaluate": ["owner/name", tmp_path],
+        "export": ["owner/name", target],
+    }
+    outcome = run(command, *arguments[command], "--local-files-only", "--cache-dir", tmp_path / "cache")
+    assert outcome.code == 2
+    assert "owner/name: " in outcome.err
+    assert "is not in the local cache; drop local_files_only" in outcome.err
+    assert not target.exists()

@@ -96,7 +96,7 @@ def test_modes_reach_the_predictor(run, checkpoint, image, tmp_path):
 def test_bfloat16_is_how_the_model_computes(run, checkpoint, image, tmp_path):
     photo = image(tmp_path / "photo.png")
     logits = []
-    for folder, *options in (("exact",), ("rounded", "--bfloat16")):
+    for folder, *options in (("exact",), ("rounded", "--precision", "bfloat16")):
         outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / folder, "--save", "logits", *options)
         assert outcome.code == 0, outcome.err
         (written,) = (tmp_path / folder).iterdir()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, write_dataset
 from tf_segformer.cli import train as command
+from tf_segformer.hub import HubOptions
 
 RECIPE = """
 from tf_segformer.data.augmentation import Augmentation
@@ -117,7 +118,7 @@ def arguments_of_train(monkeypatch):
 
 def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path):
     options = "--init random --epochs 3 --batch-size 2 --learning-rate 0.5 --seed 4 --precision bfloat16 --no-jit"
-    result = invoke(*options.split(), "--rematerialize", "--devices", "1", "--resume", "--no-check")
+    result = invoke(*options.split(), "--rematerialize", "--devices", "1", "--resume", "--no-check", "--revision", "v2")
     assert result.exception is None, result.output
     assert result.output == "best mIoU 50.00 at step 7\n"
     recipe, (train_data, val_data) = arguments_of_train.pop("recipe"), arguments_of_train.pop("data")
@@ -137,6 +138,7 @@ def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path)
         "resume": True,
         "check": False,
         "parallel_calls": None,
+        "hub": HubOptions(revision="v2"),
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line `tf-segformer`: one subcommand a user story, each imported when it is called."""
+"""The command line `tf-segformer`: one subcommand per task, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from tf_segformer import __version__
 from tf_segformer.errors import SegformerError
 
 COMMANDS = {
-    "predict": ("tf_segformer.cli.predict:predict", "Segment photographs: class map, colored overlay, class shares."),
+    "predict": ("tf_segformer.cli.predict:predict", "Segment photos: class map, overlay, fraction of each class."),
     "info": ("tf_segformer.cli.info:info", "Describe a model: parameters, GMACs, labels, origin."),
     "convert": ("tf_segformer.cli.convert:convert", "Move weights between PyTorch, Hugging Face and Keras."),
     "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),
     "train": ("tf_segformer.cli.train:train", "Train or fine-tune on a labelled dataset."),
     "export": ("tf_segformer.cli.export:export", "Write a SavedModel, LiteRT or ONNX file."),
-    "serving-config": ("tf_segformer.cli.serving_config:serving_config", "Write what TF Serving needs beside a model."),
+    "serving-config": (
+        "tf_segformer.cli.serving_config:serving_config",
+        "Configure TensorFlow Serving.",
+    ),
     "doctor": ("tf_segformer.cli.doctor:doctor", "Print versions, devices and settings of this installation."),
 }
 
@@ -58,7 +61,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """SegFormer in Keras 3: segment images, train, convert weights, export and serve.
 
-    Exit codes: 0 done; 1 some images could not be read; 2 wrong arguments or input, said in a line on stderr.
+    Exit codes: 0 done; 1 some images could not be read; 2 wrong arguments or input, with a line on stderr.
 
     Completion of commands and options in bash (zsh and fish likewise): add the line
     eval "$(_TF_SEGFORMER_COMPLETE=bash_source tf-segformer)" to ~/.bashrc.

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from tf_segformer.checkpoints.architecture import TASK_CLASSES
 from tf_segformer.checkpoints.file_conversion import KERAS_WRITERS, TARGETS, convert_checkpoint, read_labels
 from tf_segformer.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from tf_segformer.cli.loading import import_keras
+from tf_segformer.cli.options import hub_options
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import HubOptions
 
@@ -28,16 +28,14 @@ TOLERANCE = 1e-5
 )  # fmt: skip
 @click.option("--labels", metavar="NAME|FILE", help="Class names: ade20k, cityscapes, camvid, voc, or a file of them.")
 @click.option("--verify", is_flag=True, help="Load TARGET again and compare its outputs with those of SOURCE.")
-@click.option("--revision", help="Branch, tag or commit of a SOURCE on the Hub.")
-@click.option("--token", help="Access token of the Hub.")
+@hub_options
 def convert(
     source: str,
     target: Path,
     to: str | None,
     labels: str | None,
     verify: bool,
-    revision: str | None,
-    token: str | None,
+    hub: HubOptions,
 ) -> None:
     """Converts the weights SOURCE and writes them to TARGET.
 
@@ -48,7 +46,7 @@ def convert(
     Example: tf-segformer convert segformer.b0.512x512.ade.160k.pth segformer-b0 --labels ade20k --verify
     """
     to = to or ("keras" if target.name.endswith(tuple(KERAS_WRITERS)) else "huggingface")
-    opened = open_checkpoint(source, HubOptions(revision, token))
+    opened = open_checkpoint(source, hub)
     if labels is not None:
         opened = opened.relabeled(read_labels(labels))
     opened.check_complete()
@@ -78,10 +76,9 @@ def compare_outputs(source: OpenCheckpoint, target: str | Path) -> float:
     """
     import numpy as np
 
-    from tf_segformer.modeling import models
+    from tf_segformer.loading import load_model
 
-    model_class = getattr(models, TASK_CLASSES[source.task])
-    first, second = model_class.from_pretrained(source), model_class.from_pretrained(target)
+    first, second = load_model(source), load_model(target)
     image = np.random.default_rng(0).standard_normal((1, 97, 131, first.config.num_channels), dtype=np.float32)
     expected = first.predict_on_batch(image)
     return float(np.abs(second.predict_on_batch(image) - expected).max() / max(np.abs(expected).max(), 1e-30))

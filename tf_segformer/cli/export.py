@@ -11,9 +11,10 @@ import click
 
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
-from tf_segformer.cli.options import read_numbers
+from tf_segformer.cli.options import hub_options, precision_option, read_numbers
 from tf_segformer.deploy.formats import DATA_FORMATS, MAX_SERVED_PIXELS, PRECISIONS
 from tf_segformer.errors import CheckpointError, SegformerError
+from tf_segformer.hub import HubOptions
 
 _ANY_PRECISION = tuple(dict.fromkeys(each for choices in PRECISIONS.values() for each in choices))
 _CALIBRATION_IMAGES = 100
@@ -23,10 +24,11 @@ _CALIBRATION_IMAGES = 100
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--format", "format_name", type=click.Choice(list(PRECISIONS)), default="saved_model", show_default=True)
-@click.option(
-    "--precision", type=click.Choice(_ANY_PRECISION), default="float32", show_default=True,
-    help="saved_model: float32, or weights in float16 or bfloat16; litert: float32, float16, dynamic-int8, int8.",
-)  # fmt: skip
+@precision_option(
+    "Of the written weights: float32, float16 or bfloat16 in a saved_model, float32, float16, dynamic-int8 or int8 "
+    "in litert.",
+    _ANY_PRECISION,
+)
 @click.option(
     "--version", type=click.IntRange(1), default=1, show_default=True, help="saved_model: number of the version."
 )
@@ -47,6 +49,7 @@ _CALIBRATION_IMAGES = 100
     "--data-format", type=click.Choice(DATA_FORMATS), default=DATA_FORMATS[0], show_default=True,
     help="onnx: layout of pixel values and logits; channels_first is that of Hugging Face's export.",
 )  # fmt: skip
+@hub_options
 def export(
     model: str,
     folder: Path,
@@ -57,6 +60,7 @@ def export(
     size: str | None,
     calibration: str | None,
     data_format: str,
+    hub: HubOptions,
 ) -> None:
     """Writes MODEL into FOLDER for a server or a device.
 
@@ -76,12 +80,13 @@ def export(
         raise click.UsageError("--precision int8 and --calibration PHOTOS go together")
     if precision == "int8" and size == "any":
         raise click.UsageError("--precision int8 needs a fixed --size")
-    loaded, processor = load_model(model), load_processor(model)
-    if loaded.task == "encoder":
-        raise CheckpointError(f"{loaded.weights}: an encoder alone cannot be exported, it has no classes")
+    loaded, checkpoint = load_model(model, hub)
+    processor = load_processor(checkpoint)
+    if checkpoint.task == "encoder":
+        raise CheckpointError(f"{checkpoint.path}: an encoder alone cannot be exported, it has no classes")
     try:
         written = _write(
-            loaded.model, folder, processor, format_name, precision, version, max_pixels, size, calibration, data_format
+            loaded, folder, processor, format_name, precision, version, max_pixels, size, calibration, data_format
         )
     except SegformerError:
         raise

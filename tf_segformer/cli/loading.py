@@ -5,97 +5,88 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import DEFAULT_HUB, HubOptions
 
 if TYPE_CHECKING:
+    from tf_segformer.checkpoints.loading import OpenCheckpoint
     from tf_segformer.imaging.processor import SegformerImageProcessor
+    from tf_segformer.modeling.models import PretrainedModel, SegformerForSemanticSegmentation
 
 DEFAULT_MODEL = "camvid-b0"
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with its weights, and where they came from.
-
-    Args:
-        model: The Keras model of the checkpoint's task.
-        task: "segmentation", "classification" or "encoder".
-        weights: The file of the weights.
-        family: Whose tensor names it has, in words.
-    """
-
-    model: Any
-    task: str
-    weights: Path
-    family: str
-
-
-def load_model(name: str, bfloat16: bool = False) -> LoadedModel:
-    """Loads a checkpoint into the model that its tensors are made for.
+def load_model(
+    name: str, hub: HubOptions = DEFAULT_HUB, precision: str = "float32"
+) -> tuple[PretrainedModel, OpenCheckpoint]:
+    """Loads a checkpoint into the model of its task; a bad one is reported before the seconds that Keras takes.
 
     Args:
         name: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
-        bfloat16: Whether the model computes in bfloat16; its weights stay float32.
+        hub: How to reach the Hub.
+        precision: One of `options.PRECISIONS`; the weights stay float32.
 
     Returns:
-        The model and its origin.
+        The model and the checkpoint.
 
     Raises:
         CheckpointError: Where the checkpoint cannot be found, read, recognized or matched.
     """
-    from tf_segformer.checkpoints.architecture import TASK_CLASSES
     from tf_segformer.checkpoints.loading import open_checkpoint
 
-    opened = open_checkpoint(name)
-    import_keras()  # seconds: only after the checkpoint was found to be one
-    from tf_segformer.modeling import models
+    opened = open_checkpoint(name, hub)
+    import_keras()
+    from tf_segformer import loading
 
-    model_class = getattr(models, TASK_CLASSES[opened.task])
-    model = model_class.from_pretrained(opened, dtype="mixed_bfloat16" if bfloat16 else None)
-    return LoadedModel(model, opened.task, opened.path, opened.family)
+    return loading.load_model(opened, dtype=None if precision == "float32" else f"mixed_{precision}"), opened
 
 
-def load_processor(name: str) -> SegformerImageProcessor:
-    """Loads the image processor beside a checkpoint; the usual one, with a note on stderr, where there is none.
-
-    Args:
-        name: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
-
-    Returns:
-        The processor.
+def load_processor(checkpoint: OpenCheckpoint) -> SegformerImageProcessor:
+    """Loads the image processor of a checkpoint; the default one, with a note on stderr, where it has none.
 
     Raises:
         CheckpointError: Where its file is there but not usable.
     """
-    from tf_segformer.hub import find_file
     from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 
-    if find_file(name, [CONFIG_NAME]) is not None:
-        return SegformerImageProcessor.from_pretrained(name)
+    file = checkpoint.find_file(CONFIG_NAME)
+    if file is not None:
+        return SegformerImageProcessor.from_pretrained(file)
     processor = SegformerImageProcessor()
     height, width = processor.target_size
     click.echo(
-        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height}, ImageNet's mean",
+        f"tf-segformer: {checkpoint.name_or_path} has no {CONFIG_NAME}: images are resized to {width}x{height}, "
+        "ImageNet's mean",
         err=True,
     )
     return processor
 
 
-def require_segmentation(loaded: LoadedModel) -> Any:
-    """The model of a segmentation checkpoint.
+def load_segmenter(
+    name: str, hub: HubOptions, precision: str
+) -> tuple[SegformerForSemanticSegmentation, SegformerImageProcessor]:
+    """Loads the model and the processor of a segmentation checkpoint.
+
+    Raises:
+        CheckpointError: As for `load_model`, and for a checkpoint of another task.
+    """
+    model, checkpoint = load_model(name, hub, precision)
+    return require_segmentation(model, checkpoint), load_processor(checkpoint)
+
+
+def require_segmentation(model: PretrainedModel, checkpoint: OpenCheckpoint) -> SegformerForSemanticSegmentation:
+    """The model, if it is one for segmentation.
 
     Raises:
         CheckpointError: For a checkpoint of another task.
     """
-    if loaded.task != "segmentation":
-        raise CheckpointError(f"{loaded.weights}: this is a checkpoint for {loaded.task}, it has no decode head")
-    return loaded.model
+    if checkpoint.task != "segmentation":
+        raise CheckpointError(f"{checkpoint.path}: this is a checkpoint for {checkpoint.task}, it has no decode head")
+    return cast("SegformerForSemanticSegmentation", model)
 
 
 def import_keras() -> None:

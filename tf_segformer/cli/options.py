@@ -1,12 +1,16 @@
-"""The options by which `predict` and `evaluate` choose how images are seen."""
+"""The options that several commands have: the Hub, the precision, and how `predict` and `evaluate` run the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
+from tf_segformer.hub import HubOptions
 from tf_segformer.inference.predictor import MODES, SegmentationPredictor
 
 
@@ -35,7 +39,44 @@ def read_numbers(kind: Callable[[str], Any], most: int | None = None) -> Callabl
     return read
 
 
-_OPTIONS = (
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+
+def precision_option(text: str, choices: Sequence[str] = PRECISIONS) -> Callable[..., Any]:
+    """The option `--precision`.
+
+    Args:
+        text: Help: of what it is the precision.
+        choices: Its values; the first is the default.
+
+    Returns:
+        A decorator of a command, which takes it as `precision`.
+    """
+    return click.option("--precision", type=click.Choice(choices), default=choices[0], show_default=True, help=text)
+
+
+_HUB_OPTIONS = (
+    click.option("--revision", metavar="NAME", help="Hub: branch, tag or commit of the model."),
+    click.option("--token", help="Hub: access token; by default the stored one, or HF_TOKEN."),
+    click.option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Hub: folder of the downloads."),
+    click.option("--local-files-only", is_flag=True, help="Hub: take what was downloaded before, ask no server."),
+)
+HUB_OPTION_NAMES = tuple(each.name for each in fields(HubOptions))
+
+
+def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the Hub to a command, which takes them together as `hub`; next to its `def`."""
+
+    @wraps(command)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        return command(*arguments, hub=HubOptions.pop_from(keywords), **keywords)
+
+    for option in reversed(_HUB_OPTIONS):
+        run = option(run)
+    return run
+
+
+_PREDICTION_OPTIONS = (
     click.option("--mode", type=click.Choice(MODES), default="resize", show_default=True, help="How images are seen."),
     click.option(
         "--window", metavar="N[,N]", callback=read_numbers(int, 2), help="Height and width of the windows of slide."
@@ -50,13 +91,13 @@ _OPTIONS = (
     click.option(
         "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images or windows at once."
     ),
-    click.option("--bfloat16", is_flag=True, help="Compute in bfloat16: faster on CPUs with avx512_bf16 or AMX."),
+    precision_option("Of the computation; weights stay float32. bfloat16 is faster on CPUs with avx512_bf16 or AMX."),
 )
 
 
 def prediction_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command, which takes them as `mode, window, stride, scales, flip, batch_size, bfloat16`."""
-    for option in reversed(_OPTIONS):
+    """Adds the options to a command, as `mode, window, stride, scales, flip, batch_size, precision`."""
+    for option in reversed(_PREDICTION_OPTIONS):
         command = option(command)
     return command
 

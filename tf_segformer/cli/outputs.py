@@ -1,4 +1,4 @@
-"""What `predict` writes: one group of files an image, each whole or not at all."""
+"""What `predict` writes: one group of files per image, each complete or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tf_segformer.imaging.visualize import draw_overlay
 from tf_segformer.inference.results import SegmentationResult
 from tf_segformer.io import atomic_write
 
-_MOST_OVERLAY_PIXELS = 32_000_000  # of a larger image the overlay is drawn at 1/2, 1/3, ...: it is to be looked at
+_MOST_OVERLAY_PIXELS = 32_000_000  # overlays of larger images are painted at 1/2, 1/3, ... of their size
 
 KINDS = {"overlay": "_overlay.png", "mask": "_mask.png", "json": ".json", "logits": "_logits.npy"}
 
@@ -101,13 +101,13 @@ class OutputFolder:
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:
-    """A result as JSON: the image's path and size, the share of each class present, the class names."""
+    """A result as JSON: the image's path and size, the fraction of each class present, the class names."""
     height, width = result.class_map.shape
     return {
         "image": result.source,
         "height": height,
         "width": width,
-        "class_fractions": {name: round(share, 6) for name, share in result.class_fractions.items()},
+        "class_fractions": {name: round(fraction, 6) for name, fraction in result.class_fractions.items()},
         "labels": {str(index): name for index, name in result.labels.items()},
     }
 

@@ -1,4 +1,4 @@
-"""`tf-segformer predict`: photographs in; class maps, overlays with legend and class shares out."""
+"""`tf-segformer predict`: images in; class maps, overlays with legend and class fractions out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import click
 
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
-from tf_segformer.cli.options import make_predictor, prediction_options
+from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
 from tf_segformer.cli.outputs import KINDS, OutputFolder, describe
+from tf_segformer.hub import HubOptions
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import Failure, SegmentationResult
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tf_segformer.cli.remote import RemotePredictor
 
 PARTLY_FAILED, UNUSABLE = 1, 2
-_SHARES_IN_A_LINE = 4
+_CLASSES_IN_A_LINE = 4
 _TOP_CLASSES = 5
 
 
@@ -33,7 +34,7 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
     return kinds
 
 
-@click.command(short_help="Segment photographs.")
+@click.command(short_help="Segment photos.")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...")
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Folder, file, embedded name or Hub id.")
 @click.option(
@@ -45,11 +46,12 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
     help=f"What to write: {', '.join(KINDS)}.",
 )  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colors.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image instead of tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image instead of tables.")
 @click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
 @click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
 @prediction_options
 @click.pass_context
+@hub_options
 def predict(
     context: click.Context,
     photos: tuple[str, ...],
@@ -60,10 +62,11 @@ def predict(
     as_json: bool,
     server: str | None,
     server_model: str,
-    bfloat16: bool,
+    precision: str,
+    hub: HubOptions,
     **options: Any,
 ) -> None:
-    """Segments photographs and writes a class map (PNG) and an overlay with legend for each.
+    """Segments images and writes a class map (PNG) and an overlay with legend for each.
 
     PHOTO is a file, a folder, a quoted pattern such as "photos/*.jpg", or - for a list of paths on standard input.
     A classification checkpoint prints its five most probable classes instead and writes nothing.
@@ -82,11 +85,12 @@ def predict(
         remote = make_remote_predictor(context, server, server_model, save)
         done, failed = _segment(remote, images, OutputFolder(output, save, images, alpha), as_json)
     elif images:
-        loaded, processor = load_model(model, bfloat16), load_processor(model)
-        if loaded.task == "classification":
-            done, failed = _classify(loaded.model, processor, images, as_json)
+        loaded, checkpoint = load_model(model, hub, precision)
+        processor = load_processor(checkpoint)
+        if checkpoint.task == "classification":
+            done, failed = _classify(loaded, processor, images, as_json)
         else:
-            segmenter = require_segmentation(loaded)
+            segmenter = require_segmentation(loaded, checkpoint)
             predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
             folder = OutputFolder(output, save, images, alpha, processor.apply_exif_orientation)
             done, failed = _segment(predictor, images, folder, as_json)
@@ -113,17 +117,18 @@ def _segment(
 
 
 def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
-    """Prints the shares of one image: a table where it is the only one, a line otherwise, or JSON."""
+    """Prints the class fractions of one image: a table where it is the only one, a line otherwise, or JSON."""
     if as_json:
         click.echo(json.dumps({**describe(result), "files": [str(path) for path in paths]}, ensure_ascii=False))
         return
-    shares = result.class_fractions
+    fractions = result.class_fractions
     if not alone:
-        largest = ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:_SHARES_IN_A_LINE])
-        more = len(shares) - _SHARES_IN_A_LINE
+        largest = ", ".join(f"{name} {_percent(each)}" for name, each in list(fractions.items())[:_CLASSES_IN_A_LINE])
+        more = len(fractions) - _CLASSES_IN_A_LINE
         click.echo(f"{result.source}: {largest}{f' and {more} more' if more > 0 else ''}")
         return
-    _print_table(str(result.source), ("class", "share"), [(name, _percent(share)) for name, share in shares.items()])
+    rows = [(name, _percent(each)) for name, each in fractions.items()]
+    _print_table(str(result.source), ("class", "fraction"), rows)
     for path in paths:
         click.echo(f"wrote {path}")
 
@@ -160,8 +165,8 @@ def _print_table(title: str, header: tuple[str, str], rows: list[tuple[str, str]
     Console(soft_wrap=True).print(table)
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %" if share >= 0.0005 else "<0.1 %"
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f} %" if fraction >= 0.0005 else "<0.1 %"
 
 
 def _report_failures(failures: list[Failure], reported: int) -> int:

@@ -9,17 +9,20 @@ import click
 from click.core import ParameterSource
 
 from tf_segformer.cli.loading import import_keras
+from tf_segformer.cli.options import HUB_OPTION_NAMES
 from tf_segformer.deploy.tf_serving.client import OK, Client
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.files import MAX_FILE_BYTES
 from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.io import read_bytes
 
-_LOCAL_OPTIONS = ("model", "mode", "window", "stride", "scales", "flip", "batch_size", "bfloat16")
+_LOCAL_OPTIONS = (
+    "model", "mode", "window", "stride", "scales", "flip", "batch_size", "precision", *HUB_OPTION_NAMES
+)  # fmt: skip
 
 
 class RemotePredictor:
-    """Stands in for a `SegmentationPredictor`: one request an image.
+    """Replaces a `SegmentationPredictor`: one request per image.
 
     Args:
         client: A client of the server.
@@ -74,7 +77,7 @@ def make_remote_predictor(context: click.Context, url: str, name: str, saved_kin
     if "logits" in saved_kinds:
         raise click.UsageError("--save logits needs a model in this process, not --server")
     if url.startswith("grpc"):
-        import_keras()  # with TensorFlow, whose start-up notes nobody asked for
+        import_keras()  # and TensorFlow, without its start-up notes
     try:
         return RemotePredictor(Client(url, name))
     except (ValueError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""`tf-segformer serving-config`: what TensorFlow Serving needs beside an exported model."""
+"""`tf-segformer serving-config`: the configuration and warm-up requests of TensorFlow Serving for an exported model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from tf_segformer.cli.loading import import_keras
 
 
-@click.command("serving-config", short_help="Write what TF Serving needs beside a model.")
+@click.command("serving-config", short_help="Write the configuration of TensorFlow Serving.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="serving", show_default=True,
@@ -31,7 +31,7 @@ def serving_config(
 
     Example: tf-segformer serving-config served
     """
-    import_keras()  # with TensorFlow, whose start-up notes nobody asked for
+    import_keras()  # and TensorFlow, without its start-up notes
     from tf_segformer.deploy.tf_serving.configuration import WARMUP_PATH, newest_version, write_serving_config
 
     commands = write_serving_config(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tf_segformer.cli.options import hub_options, precision_option
 from tf_segformer.errors import DatasetError
 
 
@@ -24,13 +25,7 @@ from tf_segformer.errors import DatasetError
 @click.option("--seed", type=int, help="Decides initial weights, data order, augmentation and dropout.")
 @click.option("--class-names", metavar="A,B,...", help="Class names of a dataset of kind 'folder'.")
 @click.option("--palette", metavar="RRGGBB,...", help="Colors of the classes, where the labels are RGB images.")
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the computation; the weights stay float32.",
-)
+@precision_option("Of the computation; the weights stay float32.")
 @click.option("--jit/--no-jit", default=None, help="Compile the step with XLA; default as Keras decides.")
 @click.option(
     "--rematerialize", is_flag=True, help="Compute activations anew in the backward pass: less memory, more time."
@@ -40,6 +35,7 @@ from tf_segformer.errors import DatasetError
 @click.option("--check/--no-check", default=True, help="Open every file before the first step.")
 @click.option("--write-tfrecords", type=click.Path(path_type=Path), help="Write the data as TFRecord shards and stop.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
+@hub_options
 def train(
     recipe: str,
     data: Path,

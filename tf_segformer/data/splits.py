@@ -1,4 +1,4 @@
-"""open_splits: the training and the validation split of a folder, whether it holds files or TFRecord shards."""
+"""The kind of a dataset by its folders, and its two splits, whether it holds files or TFRecord shards."""
 
 from __future__ import annotations
 
@@ -6,8 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tf_segformer.data.datasets import LabelledDataset, find_dataset
+from tf_segformer.imaging.labels import LABELS
 
 SPLITS = ("train", "val")
+_KIND_OF_FOLDER = {"leftImg8bit": "cityscapes", "annotations": "ade20k", "SegmentationClass": "voc"}
+
+
+def detect_kind(root: str | Path, class_names: Sequence[str]) -> str:
+    """The kind of a dataset: by a folder that only this kind has; CamVid, which has none, by the class names.
+
+    Args:
+        root: The dataset's folder.
+        class_names: The model's class names.
+
+    Returns:
+        A key of `datasets.KINDS`; "folder" where nothing speaks for another.
+
+    Example:
+        >>> detect_kind("my-dataset", ["sky", "road"])
+        'folder'
+    """
+    found = next((kind for folder, kind in _KIND_OF_FOLDER.items() if Path(root, folder).is_dir()), None)
+    names = [name.strip().lower() for name in class_names]
+    return found or ("camvid" if names == [name.lower() for name in LABELS["camvid"]] else "folder")
 
 
 def open_splits(

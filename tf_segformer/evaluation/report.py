@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
+from tf_segformer.imaging.visualize import draw_comparison
+from tf_segformer.inference.results import SegmentationResult
 from tf_segformer.io import atomic_write, write_json
 
 SUMMARY = {"mIoU": "mean IoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "fwIoU": "frequency-weighted IoU"}
@@ -80,6 +84,30 @@ def write_report(
     with atomic_write(paths[1]) as partial:
         image.save(partial, "PNG")
     return paths
+
+
+class ComparisonWriter:
+    """For `evaluate(on_result=...)`: writes the first images with prediction, labels and errors next to each other.
+
+    Args:
+        folder: Where to write `<image>_comparison.png`.
+        count: Number of images.
+        class_names: Names of the K classes.
+    """
+
+    def __init__(self, folder: str | Path, count: int, class_names: Sequence[str]) -> None:
+        self._folder = Path(folder)
+        self._remaining = count
+        self._class_names = class_names
+
+    def __call__(self, example: Any, result: SegmentationResult, labels: np.ndarray) -> None:
+        """Writes one image, if it is among the first."""
+        if self._remaining <= 0:
+            return
+        self._remaining -= 1
+        image = draw_comparison(example.read_image(), result.class_map, labels, self._class_names)
+        with atomic_write(self._folder / f"{Path(example.labels_name).stem}_comparison.png") as partial:
+            image.save(partial, "PNG")
 
 
 def _or_none(metric: float) -> float | None:

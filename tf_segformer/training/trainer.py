@@ -15,7 +15,7 @@ from tf_segformer.data.datasets import LabelledDataset
 from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import CheckpointError, SegformerError
-from tf_segformer.hub import find_file
+from tf_segformer.hub import DEFAULT_HUB, HubOptions, find_file
 from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.io import read_text
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -71,6 +71,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     parallel_calls: int | None = None,
+    hub: HubOptions = DEFAULT_HUB,
 ) -> dict[str, Any]:
     """Trains a model by a recipe: what `tf-segformer train` does.
 
@@ -98,6 +99,7 @@ def train(
         callbacks: Keras callbacks of your own; an epoch reaches from one validation to the next, and its logs hold
             "val_mIoU", "val_aAcc" and "val_loss".
         parallel_calls: Images prepared at once; None lets tf.data decide.
+        hub: How to reach the Hub, where `model` is a Hub id.
 
     Returns:
         The row of the log with the best validation mIoU.
@@ -134,8 +136,8 @@ def train(
     with device_scope(devices) as count:
         if not isinstance(model, keras.Model):
             checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
-            processor = processor or _make_processor(checkpoint, recipe)
-            model = _make_model(checkpoint, recipe, splits[0].class_names, PRECISIONS[precision], rematerialize)
+            processor = processor or _make_processor(checkpoint, recipe, hub)
+            model = _make_model(checkpoint, recipe, splits[0].class_names, PRECISIONS[precision], rematerialize, hub)
         if count > 1:
             synchronize_batch_norm(model)
         compile_model(model, recipe, jit_compile=jit_compile)
@@ -279,7 +281,12 @@ def _batches(
 
 
 def _make_model(
-    checkpoint: str | Path | None, recipe: Recipe, class_names: Sequence[str], policy: str, rematerialize: bool
+    checkpoint: str | Path | None,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    policy: str,
+    rematerialize: bool,
+    hub: HubOptions,
 ) -> keras.Model:
     """The recipe's model, from random weights or from a checkpoint."""
     id2label = dict(enumerate(class_names))
@@ -288,16 +295,18 @@ def _make_model(
         config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)
         return SegformerForSemanticSegmentation(config, **options)
     return SegformerForSemanticSegmentation.from_pretrained(
-        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **recipe.model
+        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **vars(hub), **recipe.model
     )
 
 
-def _make_processor(checkpoint: str | Path | None, recipe: Recipe) -> SegformerImageProcessor:
+def _make_processor(
+    checkpoint: str | Path | None, recipe: Recipe, hub: HubOptions = DEFAULT_HUB
+) -> SegformerImageProcessor:
     """The checkpoint's processor, but for images at their own size and labels as the dataset gives them."""
     fields: dict[str, Any] = {"do_resize": False, "do_reduce_labels": recipe.dataset == "ade20k"}
-    if checkpoint is None or find_file(checkpoint, [CONFIG_NAME]) is None:
+    if checkpoint is None or find_file(checkpoint, [CONFIG_NAME], hub) is None:
         return SegformerImageProcessor(**fields)
-    return SegformerImageProcessor.from_pretrained(checkpoint, **fields)
+    return SegformerImageProcessor.from_pretrained(checkpoint, **vars(hub), **fields)
 
 
 def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
