@@ -223,8 +223,8 @@ class SegformerForImageClassification(_TaskModel):
 
     Args:
         config: The architecture; `num_labels` sets the classes.
-        output_hidden_states, output_attentions, dtype, name, trainable, rematerialize: As in `SegformerModel`.
 
+    The other arguments are those of `SegformerModel`.
     Takes `pixel_values` (B, H, W, num_channels), float32, and gives float32 logits (B, num_labels); with either option
     a dictionary of `logits`, `hidden_states` and `attentions` as in `SegformerModel`.
 
@@ -255,8 +255,8 @@ class SegformerForSemanticSegmentation(_TaskModel):
 
     Args:
         config: The architecture; `num_labels` sets the classes, `decode_head_type` the head.
-        output_hidden_states, output_attentions, dtype, name, trainable, rematerialize: As in `SegformerModel`.
 
+    The other arguments are those of `SegformerModel`.
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives float32 logits
     (B, ceil(H/4), ceil(W/4), num_labels), neither resized nor normalized; with either option a dictionary of `logits`,
     `hidden_states` and `attentions` as in `SegformerModel`.
