@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -231,3 +232,20 @@ def test_installed_program_prints_nothing_of_tensorflow(checkpoint, image, tmp_p
     )
     assert completed.returncode == 0
     assert completed.stderr == ""
+
+
+def test_colors_of_the_checkpoint_are_those_of_overlay_and_mask(run, checkpoint, image, tmp_path):
+    colors = [[250, 0, 0], [0, 250, 0], [0, 0, 250]]
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "palette": colors}))
+    photo = image(tmp_path / "photo.png")
+    outcome = run("predict", photo, "-m", folder, "-o", tmp_path / "out", "--alpha", "1")
+    assert outcome.code == 0, outcome.err
+    mask = Image.open(tmp_path / "out" / "photo_mask.png")
+    assert mask.getpalette()[:9] == [value for color in colors for value in color]
+    classes = np.asarray(mask)
+    overlay = np.asarray(Image.open(tmp_path / "out" / "photo_overlay.png").convert("RGB"))
+    factor = overlay.shape[0] // classes.shape[0]
+    np.testing.assert_array_equal(overlay[0, 0 : 5 * factor : factor], np.array(colors)[classes[0, :5]])

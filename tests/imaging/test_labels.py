@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS, PALETTES, generate_palette, palette_for
+from tf_segformer.imaging.labels import (
+    CITYSCAPES_TRAIN_IDS,
+    LABELS,
+    PALETTES,
+    checkpoint_palette,
+    generate_palette,
+    palette_for,
+)
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("ade20k", 150), ("cityscapes", 19), ("camvid", 11), ("voc", 21)])
@@ -67,3 +76,16 @@ def test_cityscapes_ids_become_training_ids():
     assert CITYSCAPES_TRAIN_IDS[[7, 8, 33]].tolist() == [0, 1, 18]
     assert CITYSCAPES_TRAIN_IDS[[0, 6, 29, 30, 34, 255]].tolist() == [255] * 6
     assert sorted(CITYSCAPES_TRAIN_IDS[CITYSCAPES_TRAIN_IDS != 255].tolist()) == list(range(19))
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [None, "red", [[1, 2, 3]], [[1, 2, 3], [4, 5]], [[1, 2, 3], [4, 5, 256]], [[0.5, 0, 0], [1, 1, 1]], {"a": 1}],
+)
+def test_colors_that_do_not_fit_the_classes_are_not_taken(palette):
+    assert checkpoint_palette(SimpleNamespace(extra={"palette": palette}), 2) is None
+
+
+def test_colors_of_a_checkpoint_are_taken():
+    config = SimpleNamespace(extra={"palette": [[1, 2, 3], [4, 5, 255]]})
+    np.testing.assert_array_equal(checkpoint_palette(config, 2), np.array([[1, 2, 3], [4, 5, 255]], np.uint8))

@@ -80,7 +80,7 @@ class OutputFolder:
             number += 1
 
     def _write_mask(self, path: Path, result: SegmentationResult) -> None:
-        mask_image(result.class_map, list(result.labels.values())).save(path, "PNG")
+        mask_image(result.class_map, list(result.labels.values()), result.palette).save(path, "PNG")
 
     def _write_overlay(self, path: Path, result: SegmentationResult) -> None:
         assert result.source is not None
@@ -89,7 +89,8 @@ class OutputFolder:
         if step > 1:
             image = image.reduce(step)
         class_map = result.class_map[::step, ::step]
-        draw_overlay(image, class_map, list(result.labels.values()), alpha=self._alpha).save(path, "PNG")
+        labels = list(result.labels.values())
+        draw_overlay(image, class_map, labels, palette=result.palette, alpha=self._alpha).save(path, "PNG")
 
     def _write_json(self, path: Path, result: SegmentationResult) -> None:
         path.write_text(json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -112,12 +113,13 @@ def describe(result: SegmentationResult) -> dict[str, Any]:
     }
 
 
-def mask_image(class_map: np.ndarray, labels: list[str]) -> Image.Image:
+def mask_image(class_map: np.ndarray, labels: list[str], palette: np.ndarray | None = None) -> Image.Image:
     """A class map as an image whose pixel values are the classes.
 
     Args:
         class_map: (H, W) classes.
         labels: Class names.
+        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
 
     Returns:
         An 8-bit image with the classes' colors as its palette; a 16-bit one for more than 256 classes.
@@ -125,5 +127,5 @@ def mask_image(class_map: np.ndarray, labels: list[str]) -> Image.Image:
     if len(labels) > 256:
         return Image.fromarray(class_map.astype(np.uint16))
     image = Image.fromarray(class_map.astype(np.uint8))
-    image.putpalette(palette_for(labels).tobytes())
+    image.putpalette((palette_for(labels) if palette is None else palette).tobytes())
     return image

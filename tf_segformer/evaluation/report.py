@@ -105,7 +105,9 @@ class ComparisonWriter:
         if self._remaining <= 0:
             return
         self._remaining -= 1
-        image = draw_comparison(example.read_image(), result.class_map, labels, self._class_names)
+        image = draw_comparison(
+            example.read_image(), result.class_map, labels, self._class_names, palette=result.palette
+        )
         with atomic_write(self._folder / f"{Path(example.labels_name).stem}_comparison.png") as partial:
             image.save(partial, "PNG")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +123,30 @@ def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
     names = _comparable(labels)
     dataset = next((key for key, known in LABELS.items() if _comparable(known) == names), None)
     return PALETTES[dataset] if dataset else generate_palette(len(names))
+
+
+def checkpoint_palette(config: Any, num_labels: int) -> np.ndarray | None:
+    """The colors that a checkpoint brings along for its classes.
+
+    Args:
+        config: The model's configuration; its `extra["palette"]` is read, one (red, green, blue) per class.
+        num_labels: Number of classes K.
+
+    Returns:
+        Colors (K, 3), uint8; None where there are none, or what is there does not fit.
+
+    Example:
+        >>> checkpoint_palette(None, 2) is None
+        True
+    """
+    colors = getattr(config, "extra", {}).get("palette")
+    try:
+        palette = np.asarray(colors)
+    except ValueError:  # rows of different lengths
+        return None
+    if palette.shape != (num_labels, 3) or palette.dtype.kind not in "iu" or palette.min() < 0 or palette.max() > 255:
+        return None
+    return palette.astype(np.uint8)
 
 
 @lru_cache(maxsize=8)

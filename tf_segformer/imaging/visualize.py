@@ -55,7 +55,7 @@ def draw_overlay(
         image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
         labels: Names of the K classes.
-        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
+        palette: Colors (K, 3), uint8, such as `result.palette`; None takes `palette_for(labels)`.
         alpha: Weight of the colors, 0 (image only) to 1 (colors only).
         legend: Whether to add the legend at the right: the fraction of the image that each class covers.
 
@@ -95,7 +95,7 @@ def draw_comparison(
         prediction: Predicted class indices (H, W).
         target: True class indices (H, W).
         labels: Names of the K classes.
-        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
+        palette: Colors (K, 3), uint8, such as `result.palette`; None takes `palette_for(labels)`.
         ignore_index: Label of the target that counts neither as right nor as wrong; painted black.
 
     Returns:
@@ -144,7 +144,7 @@ def draw_boundaries(
         image: The image, RGB, of the size of the class map.
         class_map: Class indices (H, W).
         labels: Names of the K classes.
-        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
+        palette: Colors (K, 3), uint8, such as `result.palette`; None takes `palette_for(labels)`.
 
     Returns:
         RGB image with the legend at its right. Images below 640 pixels are enlarged by a whole factor.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.imaging import transforms
+from tf_segformer.imaging.labels import checkpoint_palette
 from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
@@ -216,12 +217,13 @@ class SegmentationPredictor:
         confidence: np.ndarray | None = None,
         logits: np.ndarray | None = None,
     ) -> SegmentationResult:
-        """Names the classes and where the image came from."""
+        """Adds the class names, their colors and the source of the image."""
         labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
         labels = dict(labels or {index: f"class {index}" for index in range(num_classes)})
         if len(labels) != num_classes:
             raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
-        return SegmentationResult(image.index, image.source, class_map, labels, confidence, logits)
+        palette = checkpoint_palette(getattr(self.model, "config", None), num_classes)
+        return SegmentationResult(image.index, image.source, class_map, labels, confidence, logits, palette)
 
 
 def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...]:

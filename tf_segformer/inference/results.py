@@ -22,6 +22,8 @@ class SegmentationResult:
         labels: Class names by index.
         confidence: (H, W) float32, the probability of the predicted class, where it was asked for.
         logits: (h, w, K) float32 as the model gave them, where they were asked for.
+        palette: (K, 3) uint8, the colors that the checkpoint has for its classes, if any; the functions of `visualize`
+            take it.
     """
 
     index: int
@@ -30,6 +32,7 @@ class SegmentationResult:
     labels: dict[int, str]
     confidence: np.ndarray | None = None
     logits: np.ndarray | None = None
+    palette: np.ndarray | None = None
 
     @property
     def class_fractions(self) -> dict[str, float]:
