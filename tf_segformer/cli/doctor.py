@@ -83,7 +83,7 @@ def _versions() -> dict[str, str]:
 
 
 def _tensorflow_settings(backend: str) -> dict[str, Any]:
-    """Threads and kernels of TensorFlow; 0 threads means one a core."""
+    """Threads and kernels of TensorFlow; 0 threads means one per core."""
     if backend != "tensorflow":
         return {}
     import tensorflow as tf
