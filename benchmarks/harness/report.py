@@ -28,9 +28,9 @@ class Table:
         """The table as Markdown that also reads as text."""
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         cells = [[_cell(row.get(column)) for column in columns] for row in self.rows]
-        skipped = "".join(f"\n- skipped: {title}: {reason}" for title, reason in self.skipped.items())
-        parts = [f"\n### {self.heading}\n", table(columns, cells), skipped, self.notes]
-        return "\n".join(part for part in parts if part) + "\n"
+        skipped = "\n".join(f"- skipped: {title}: {reason}" for title, reason in self.skipped.items())
+        parts = [f"### {self.heading}", table(columns, cells), skipped, self.notes]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def publish(benchmark: str, tables: Iterable[Table], output: str | None = None) -> None:
