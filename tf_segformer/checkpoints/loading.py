@@ -113,7 +113,7 @@ def open_checkpoint(
 
     Example:
         >>> open_checkpoint("camvid-b0").describe()
-        'Hugging Face (PyTorch): segmentation B0, 11 classes, 236 variables, 14.9 MB'
+        'Hugging Face (PyTorch): segmentation B0, 11 classes, 207 variables, 7.4 MB'
     """
     checkpoint = read_checkpoint(resolve_weights(name_or_path, hub))
     fields = checkpoint.config

@@ -28,6 +28,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> from safetensors.numpy import save_file
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_file({"classifier.bias": np.zeros(3, "float32")}, f"{folder}/model.safetensors")

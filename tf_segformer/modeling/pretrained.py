@@ -35,6 +35,7 @@ class PretrainedMixin:
                 checkpoint cannot be found or read. Nothing is loaded in part.
 
         Example:
+            >>> from tf_segformer import SegformerForSemanticSegmentation
             >>> model = SegformerForSemanticSegmentation.from_pretrained("camvid-b0")
             >>> model.config.num_labels
             11

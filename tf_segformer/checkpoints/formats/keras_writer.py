@@ -107,6 +107,7 @@ def describe_model(config: SegformerConfig, task: str) -> dict[str, Any]:
             "config": config.to_dict(),
             "output_hidden_states": False,
             "output_attentions": False,
+            "rematerialize": False,
             "dtype": policy,
             "name": _model_name(task),
             "trainable": True,

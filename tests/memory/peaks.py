@@ -1,0 +1,129 @@
+"""Measures in a process of its own how much memory a computation takes at its peak, and how much its plain form takes.
+
+python tests/memory/peaks.py attention    # prints {"ours": bytes, "plain": bytes}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "2"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_segformer import SegformerDecodeHead
+from tf_segformer.imaging import postprocess
+from tf_segformer.ops import attention, chunked_head, tracing
+
+Run = Callable[[], object]
+UNBOUNDED = 2**50
+
+
+def status(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def peak_of(run: Run) -> int:
+    """The bytes that `run` adds to the process at its peak; a first run has traced and allocated what stays."""
+    run()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+    before = status("VmRSS")
+    run()
+    return status("VmHWM") - before
+
+
+def with_value(module: object, name: str, value: object, make: Callable[[], Run]) -> Run:
+    """What `make` gives, traced and run while a name of a module has another value."""
+    run: list[Run] = []
+
+    def changed() -> object:
+        before = getattr(module, name)
+        setattr(module, name, value)
+        try:
+            run[:] = run or [make()]
+            return run[0]()
+        finally:
+            setattr(module, name, before)
+
+    return changed
+
+
+def gradient_of(function: Callable, *inputs: tf.Tensor) -> Run:
+    """Traces the sum of a function and its gradients by the inputs and all variables."""
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            result = tf.reduce_sum(function(*inputs))
+        variables = tape.watched_variables()
+        return [tf.reduce_sum(each) for each in tape.gradient(result, [*inputs, *variables]) if each is not None]
+
+    return step
+
+
+def attention_in_chunks() -> tuple[Run, Run]:
+    tokens = tf.random.normal((1, 6144, 1, 16))
+
+    def make() -> Run:
+        return tf.function(lambda: attention.attention(tokens, tokens, tokens))
+
+    return make(), with_value(attention, "MAX_ELEMENTS", UNBOUNDED, make)
+
+
+def attention_gradient() -> tuple[Run, Run]:
+    tokens = tf.random.normal((1, 6144, 1, 16))
+
+    def make() -> Run:
+        return gradient_of(lambda x: attention.attention(x, x, x, training=True), tokens)
+
+    return make(), with_value(tracing, "tuned_for_cpu", lambda: False, make)
+
+
+def head_in_chunks() -> tuple[Run, Run]:
+    maps = [tf.random.normal((1, 224 // 2**stage, 224 // 2**stage, 8)) for stage in range(4)]
+    head = SegformerDecodeHead(num_labels=5, hidden_size=768)
+    head(maps)
+
+    def make() -> Run:
+        return tf.function(lambda: head(maps))
+
+    return make(), with_value(chunked_head, "MAX_HIDDEN", UNBOUNDED, make)
+
+
+def class_map() -> tuple[Run, Run]:
+    logits = np.random.default_rng(0).standard_normal((1, 128, 128, 64), np.float32)
+
+    def whole() -> object:
+        return tf.image.resize(logits, (1536, 1536)).numpy().argmax(-1)
+
+    return lambda: postprocess.class_map_from_logits(logits[0], (1536, 1536)), whole
+
+
+# A claim about memory, and the most that our form may take of what the plain form takes.
+CLAIMS = {
+    attention_in_chunks: 0.5,
+    attention_gradient: 0.5,
+    head_in_chunks: 0.6,
+    class_map: 0.5,
+}
+
+if __name__ == "__main__":
+    keras.utils.set_random_seed(0)
+    claim = next(each for each in CLAIMS if each.__name__ == sys.argv[1])
+    ours, plain = map(peak_of, claim())
+    print(json.dumps({"ours": ours, "plain": plain, "bound": CLAIMS[claim]}))
