@@ -109,7 +109,7 @@ WORDS = {
     r"strips": ("chunks of rows", ()),
     r"in turn": ("sequentially", ()),
     r"aside": ("temporary", ()),
-    r"class_shares|class shares": ("class_fractions", ("cli/",)),
+    r"class_shares|class shares": ("class_fractions", ()),
     r"refus(e|es|ed|al|als)": ("reject", ()),
     r"(one|row|map|file|table) a (stage|block|class|image|file|row|position|family)": (
         "one per stage",

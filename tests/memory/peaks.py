@@ -1,6 +1,6 @@
 """Measures in a process of its own how much memory a computation takes at its peak, and how much its plain form takes.
 
-python tests/memory/peaks.py attention    # prints {"ours": bytes, "plain": bytes}
+python tests/memory/peaks.py attention_in_chunks    # prints {"ours": bytes, "plain": bytes}
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer import SegformerDecodeHead
+from tf_segformer import (
+    SegformerConfig,
+    SegformerDecodeHead,
+    SegformerForSemanticSegmentation,
+    losses,
+)
 from tf_segformer.imaging import postprocess
 from tf_segformer.ops import attention, chunked_head, tracing
 
@@ -114,12 +119,40 @@ def class_map() -> tuple[Run, Run]:
     return lambda: postprocess.class_map_from_logits(logits[0], (1536, 1536)), whole
 
 
+def loss_in_chunks() -> tuple[Run, Run]:
+    logits = tf.random.normal((8, 96, 96, 100))
+    labels = tf.random.uniform((8, 384, 384), maxval=100, dtype=tf.int32)
+    loss = losses.SegmentationLoss()
+
+    def plain(logits: tf.Tensor) -> tf.Tensor:
+        resized = tf.image.resize(logits, (384, 384))
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, resized)
+
+    return gradient_of(lambda x: loss(labels, x), logits), gradient_of(plain, logits)
+
+
+def _training_step() -> Run:
+    config = SegformerConfig(
+        hidden_sizes=(32, 64, 96, 128), num_attention_heads=(1, 2, 3, 4), depths=(2, 1, 1, 1), decoder_hidden_size=256
+    )
+    model = SegformerForSemanticSegmentation(config)
+    images, labels = tf.random.normal((2, 256, 256, 3)), tf.zeros((2, 256, 256), tf.int32)
+    loss = losses.SegmentationLoss()
+    return gradient_of(lambda x: loss(labels, model(x, training=True)), images)
+
+
+def training_step() -> tuple[Run, Run]:
+    return _training_step(), with_value(tracing, "tuned_for_cpu", lambda: False, _training_step)
+
+
 # A claim about memory, and the most that our form may take of what the plain form takes.
 CLAIMS = {
     attention_in_chunks: 0.5,
     attention_gradient: 0.5,
     head_in_chunks: 0.6,
     class_map: 0.5,
+    loss_in_chunks: 0.6,
+    training_step: 0.8,
 }
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tf_segformer.errors import DatasetError
 @precision_option("Of the computation; the weights stay float32.")
 @click.option("--jit/--no-jit", default=None, help="Compile the step with XLA; default as Keras decides.")
 @click.option(
-    "--rematerialize", is_flag=True, help="Compute activations anew in the backward pass: less memory, more time."
+    "--rematerialize", is_flag=True, help="Compute activations again in the backward pass: less memory, more time."
 )
 @click.option("--devices", type=click.IntRange(1), help="Train on this many GPUs; default all.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default all.")

@@ -91,7 +91,7 @@ def train(
         seed: Decides initial weights, data order, augmentation and dropout, instead of the recipe's.
         precision: "float32", or "float16" or "bfloat16" for the computation; the weights stay float32.
         jit_compile: Whether XLA compiles the step; "auto" as Keras decides.
-        rematerialize: Whether the backward pass computes activations anew: less memory, more time.
+        rematerialize: Whether the backward pass computes activations again: less memory, more time.
         devices: Number of GPUs; None for all.
         check: Whether to open every file before the first step.
         resume: Continue the run in `output`: same data order and schedule, so that the weights become those of a run
