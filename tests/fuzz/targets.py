@@ -21,7 +21,7 @@ from tf_segformer.checkpoints.file_conversion import read_labels
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.data.datasets import find_dataset
-from tf_segformer.data.tfrecords import open_tfrecords, parse_record
+from tf_segformer.data.tfrecords import ShardedDataset, open_tfrecords
 from tf_segformer.errors import SegformerError
 from tf_segformer.hub import shard_names
 from tf_segformer.imaging.files import open_image, open_label_map
@@ -95,7 +95,7 @@ def lists(data: bytes) -> None:
 def tfrecord(data: bytes) -> None:
     """One record of a shard, as the training pipeline reads it."""
     with suppress(tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter of messages that quote the record
-        parse_record(tf.constant(data))
+        ShardedDataset("fuzz", (), 1, ()).decode(tf.constant(data))
 
 
 def training_state(data: bytes) -> None:
