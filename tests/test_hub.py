@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import sys
+import threading
 import time
 
 import huggingface_hub.constants
@@ -131,12 +132,19 @@ def test_a_hub_that_takes_no_connection_is_given_up_in_time(server, tmp_path, mo
 
 
 def test_a_name_that_is_looked_up_without_end_is_given_up_in_time(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30))
+    released = threading.Event()
+
+    def look_up(*_, **__):
+        released.wait(30)
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(hub, "_CONNECT_SECONDS", 0.5)
     start = time.monotonic()
     with pytest.raises(CheckpointError, match=r"out of reach .*does not answer"):
         SegformerConfig.from_pretrained("owner/name", cache_dir=tmp_path)
     assert time.monotonic() - start < 3
+    released.set()  # the thread that asks ends with this test, not within another one
 
 
 def test_a_slow_hub_is_waited_for(server, published, tmp_path, monkeypatch):

@@ -234,7 +234,35 @@ def _find_on_hub(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Pat
         raise CheckpointError(
             f"{hub_id!r}: no such file or folder, no embedded model (there are: {known}), no Hub id 'owner/name'"
         )
-    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    # Where the Hub is out of reach, all names are looked up in the cache, which asks the network for nothing.
+    unreachable = (
+        None if hub.local_files_only else hub_failure(hf_hub_url(hub_id, file_names[0], revision=hub.revision))
+    )
+    if unreachable is None and not hub.local_files_only:
+        return _download(hub_id, file_names, hub)
+    for name in file_names:
+        path = try_to_load_from_cache(hub_id, name, cache_dir=hub.cache_dir, revision=hub.revision)
+        if isinstance(path, str):
+            return Path(path)
+    wanted = " or ".join(file_names)
+    if unreachable is None:
+        raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
+    raise CheckpointError(_out_of_reach(hub_id, wanted, unreachable)) from unreachable
+
+
+def _out_of_reach(hub_id: str, wanted: str, reason: Exception) -> str:
+    """Says that neither the Hub nor the cache has a file, and what can be done."""
+    return (
+        f"{hub_id}: the Hub is out of reach ({short_message(reason)}) and {wanted} is not in the local cache: "
+        "check the connection, set HF_ENDPOINT to a mirror, or give a folder that holds the model's files"
+    )
+
+
+def _download(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Path | None:
+    """The first of some files that a Hub repository has, fetched unless the cache has the newest version."""
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -243,16 +271,9 @@ def _find_on_hub(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Pat
         RevisionNotFoundError,
     )
 
-    # Where the Hub is out of reach, all names are looked up in the cache without another wait.
-    unreachable = (
-        None if hub.local_files_only else hub_failure(hf_hub_url(hub_id, file_names[0], revision=hub.revision))
-    )
     for name in file_names:
-        offline = hub.local_files_only or unreachable is not None
         try:
-            return Path(hf_hub_download(hub_id, name, **{**vars(hub), "local_files_only": offline}))
-        except LocalEntryNotFoundError as error:
-            unreachable = unreachable or error
+            return Path(hf_hub_download(hub_id, name, **vars(hub)))
         except GatedRepoError as error:
             raise CheckpointError(
                 f"{hub_id}: a gated repository: accept its terms on the Hub, then pass token="
@@ -263,19 +284,13 @@ def _find_on_hub(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Pat
             ) from error
         except RevisionNotFoundError as error:
             raise CheckpointError(f"{hub_id}: the repository has no revision {hub.revision!r}") from error
+        except LocalEntryNotFoundError as error:  # the Hub went away after it had answered
+            raise CheckpointError(_out_of_reach(hub_id, name, error)) from error
         except EntryNotFoundError:
             continue
         except hub_errors() as error:
             raise CheckpointError(f"{hub_id}: the Hub did not give {name}: {short_message(error)}") from error
-    if unreachable is None:
-        return None
-    wanted = " or ".join(file_names)
-    if hub.local_files_only:
-        raise CheckpointError(f"{hub_id}: {wanted} is not in the local cache; drop local_files_only to download it")
-    raise CheckpointError(
-        f"{hub_id}: the Hub is out of reach ({short_message(unreachable)}) and {wanted} is not in the local cache: "
-        "check the connection, set HF_ENDPOINT to a mirror, or give a folder that holds the model's files"
-    ) from unreachable
+    return None
 
 
 _failures: dict[str, tuple[float, Exception]] = {}  # host -> when it was out of reach, and how
