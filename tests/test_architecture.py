@@ -27,8 +27,8 @@ ALLOWED = {
     **{leaf: {"errors", "io"} for leaf in sorted(LEAVES)},
 }
 # A model's from_pretrained, save_pretrained and push_to_hub are methods, because users look for them there; they
-# import the room of checkpoints when they are called.
-METHODS = {("modeling/pretrained.py", "checkpoints"), ("evaluation/metrics.py", "training")}
+# import the package of checkpoints when they are called.
+METHODS = {("modeling/pretrained.py", "checkpoints")}
 
 
 def package(module: str) -> str:

@@ -72,6 +72,7 @@ def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--format", "onnx", "--device", "gpu"), "--device is for --format saved_model"),
         (("--precision", "int8"), "--precision of saved_model is one of float32, float16, bfloat16"),
         (("--format", "onnx", "--size", "64"), "are for --format litert"),
         (("--data-format", "channels_first"), "--data-format is for --format onnx"),

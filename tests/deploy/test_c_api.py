@@ -18,6 +18,7 @@ WHEEL = Path(tf.sysconfig.get_lib())
 LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(COMPILER is None, reason="needs a C compiler"),
     pytest.mark.skipif(
         not all((WHEEL / name).exists() for name in LIBRARIES), reason="this wheel has no C libraries for Linux"

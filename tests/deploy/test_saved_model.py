@@ -209,6 +209,17 @@ def test_labels_and_colors_travel_along(exported):
     assert [each["color"] for each in entries] == answer["colors"][0].numpy().tolist()
 
 
+@pytest.mark.slow
+def test_colors_of_the_checkpoint_travel_along(small_config, tmp_path):
+    colors = [[9, 8, 7], [255, 0, 1], [2, 3, 4], [5, 6, 7], [0, 0, 0]]
+    small_config.extra["palette"] = colors
+    version = export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path)
+    entries = json.loads((version / "assets" / "labels.json").read_text(encoding="utf-8"))
+    assert [each["color"] for each in entries] == colors
+    answer = signatures(version)["serving_default"](image_bytes=tf.constant(IMAGES[:1]))
+    np.testing.assert_array_equal(answer["colors"][0], colors)
+
+
 @pytest.mark.parametrize("device", [None, "CPU", "GPU"])
 def test_the_export_says_for_which_device_it_was_written(tiny_export, device):
     version = tiny_export(device)
@@ -216,6 +227,7 @@ def test_the_export_says_for_which_device_it_was_written(tiny_export, device):
     assert written == {"device": device or ("GPU" if tf.config.list_logical_devices("GPU") else "CPU")}
 
 
+@pytest.mark.slow
 def test_graphs_of_both_devices_differ_in_form_and_agree_in_their_logits(tiny_export):
     pixel_values = tf.constant(np.random.default_rng(0).standard_normal((1, 64, 96, 1)).astype("float32"))
     networks = [signatures(tiny_export(device))["tensor"] for device in ("CPU", "GPU")]
@@ -237,6 +249,7 @@ def _kernels(graph) -> list[str]:
     return sorted(node.op for part in (definition.node, *(each.node_def for each in functions)) for node in part)
 
 
+@pytest.mark.slow
 def test_tfsmlayer_runs_and_trains_the_tensor_signature(exported):
     model, _, version = exported()
     layer = keras.layers.TFSMLayer(str(version), call_endpoint="tensor")
@@ -249,6 +262,7 @@ def test_tfsmlayer_runs_and_trains_the_tensor_signature(exported):
     assert all(each is not None for each in gradients)
 
 
+@pytest.mark.slow
 def test_half_precision_weights_halve_the_size(small_config, tmp_path):
     model = SegformerForSemanticSegmentation(small_config.replace(num_channels=1))
     sizes = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+import tf_segformer
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
 from tf_segformer.cli.options import hub_options, precision_option, read_numbers
@@ -37,12 +38,17 @@ _CALIBRATION_IMAGES = 100
     help="saved_model: larger images are rejected by their header.",
 )  # fmt: skip
 @click.option(
+    "--device", type=click.Choice(("cpu", "gpu"), case_sensitive=False), default=None,
+    help="saved_model: kind of device that the graph is written for; it runs on the other, too.  [default: gpu where "
+    "TensorFlow sees one]",
+)  # fmt: skip
+@click.option(
     "--size", metavar="H[,W]|any", default=None,
     help="litert: size of the input; default the processor's. 'any' leaves it open, except in int8.",
 )  # fmt: skip
 @click.option(
     "--calibration",
-    metavar="PHOTOS",
+    metavar="IMAGES",
     help=f"litert int8: folder or pattern of images; {_CALIBRATION_IMAGES} are used.",
 )
 @click.option(
@@ -57,6 +63,7 @@ def export(
     precision: str,
     version: int,
     max_pixels: int,
+    device: str | None,
     size: str | None,
     calibration: str | None,
     data_format: str,
@@ -74,10 +81,12 @@ def export(
         raise click.UsageError(f"--precision of {format_name} is one of {', '.join(PRECISIONS[format_name])}")
     if (size or calibration) and format_name != "litert":
         raise click.UsageError("--size and --calibration are for --format litert")
+    if device and format_name != "saved_model":
+        raise click.UsageError("--device is for --format saved_model")
     if data_format != DATA_FORMATS[0] and format_name != "onnx":
         raise click.UsageError("--data-format is for --format onnx")
     if (precision == "int8") != (calibration is not None):
-        raise click.UsageError("--precision int8 and --calibration PHOTOS go together")
+        raise click.UsageError("--precision int8 and --calibration IMAGES go together")
     if precision == "int8" and size == "any":
         raise click.UsageError("--precision int8 needs a fixed --size")
     loaded, checkpoint = load_model(model, hub)
@@ -85,44 +94,21 @@ def export(
     if checkpoint.task == "encoder":
         raise CheckpointError(f"{checkpoint.path}: an encoder alone cannot be exported, it has no classes")
     try:
-        written = _write(
-            loaded, folder, processor, format_name, precision, version, max_pixels, size, calibration, data_format
-        )
+        options: dict[str, Any] = {"data_format": data_format}
+        if format_name == "saved_model":
+            options = {"version": version, "weights_dtype": precision, "max_pixels": max_pixels}
+            options["device"] = device and device.upper()
+        elif format_name == "litert":
+            sides = _read_size(size, processor)
+            processor = processor if sides is None else replace(processor, size=sides)
+            images = _calibration(calibration, processor) if calibration else None
+            options = {"precision": precision, "size": sides, "calibration": images}
+        written = getattr(tf_segformer, f"export_{format_name}")(loaded, folder, processor, **options)
     except SegformerError:
         raise
     except ValueError as error:  # a processor that cannot run in a graph
         raise click.UsageError(str(error)) from error
     click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
-
-
-def _write(
-    model: Any,
-    folder: Path,
-    processor: Any,
-    format_name: str,
-    precision: str,
-    version: int,
-    max_pixels: int,
-    size: str | None,
-    calibration: str | None,
-    data_format: str,
-) -> Path:
-    """Calls the function of one format with what it takes."""
-    if format_name == "saved_model":
-        from tf_segformer.deploy.saved_model import export_saved_model
-
-        return export_saved_model(model, folder, processor, version, weights_dtype=precision, max_pixels=max_pixels)
-    if format_name == "onnx":
-        from tf_segformer.deploy.onnx.export import export_onnx
-
-        return export_onnx(model, folder, processor, data_format=data_format)
-    sides = _read_size(size, processor)
-    if sides is not None:
-        processor = replace(processor, size=sides)
-    photos = _calibration(calibration, processor) if calibration else None
-    from tf_segformer.deploy.litert import export_litert
-
-    return export_litert(model, folder, processor, precision=precision, size=sides, calibration=photos)
 
 
 def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:
@@ -139,15 +125,15 @@ def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:
     return sides
 
 
-def _calibration(photos: str, processor: Any) -> Iterator[Any]:
+def _calibration(pattern: str, processor: Any) -> Iterator[Any]:
     """Pixel values of some images, spread over all that were named."""
     from tf_segformer.imaging.files import open_image
 
-    images, problems = expand_inputs([photos])
+    paths, problems = expand_inputs([pattern])
     if problems:
         raise click.UsageError(problems[0])
-    step = max(1, len(images) // _CALIBRATION_IMAGES)
-    for path in images[::step][:_CALIBRATION_IMAGES]:
+    step = max(1, len(paths) // _CALIBRATION_IMAGES)
+    for path in paths[::step][:_CALIBRATION_IMAGES]:
         yield processor(open_image(path))["pixel_values"]
 
 

@@ -19,7 +19,7 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
-from tf_segformer.imaging.labels import palette_for
+from tf_segformer.imaging.labels import checkpoint_palette, palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -104,17 +104,20 @@ def _write(
     """Traces the signatures for the device of the context and saves them."""
     network = InferenceNetwork(model, weights_dtype)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    palette = checkpoint_palette(model.config, len(labels))
+    if palette is None:
+        palette = palette_for(labels)
     signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
     if model.config.num_channels != 3:
         signatures["serving_default"] = signatures["tensor"]
     else:
         pipeline = Pipeline(network, _checked(processor), labels, max_pixels)
         if isinstance(model, SegformerForSemanticSegmentation):
-            signatures |= segmentation_signatures(pipeline)
+            signatures |= segmentation_signatures(pipeline, palette)
         else:
             signatures |= classification_signatures(pipeline, top_k)
     with tempfile.TemporaryDirectory() as assets, atomic_write(target) as partial:
-        network.labels = tf.saved_model.Asset(_write_labels(Path(assets), labels))
+        network.labels = tf.saved_model.Asset(_write_labels(Path(assets), labels, palette))
         about = Path(assets, "export.json")
         about.write_text(json.dumps({"device": tracing.target_device()}) + "\n", encoding="utf-8")
         network.about = tf.saved_model.Asset(str(about))
@@ -131,10 +134,9 @@ def _checked(processor: SegformerImageProcessor) -> SegformerImageProcessor:
     return processor
 
 
-def _write_labels(folder: Path, labels: tuple[str, ...]) -> str:
+def _write_labels(folder: Path, labels: tuple[str, ...], palette: np.ndarray) -> str:
     """Writes class names and colors as they go into the assets."""
     path = folder / "labels.json"
-    colors = np.asarray(palette_for(labels)).tolist()
-    entries = [{"name": name, "color": color} for name, color in zip(labels, colors, strict=True)]
+    entries = [{"name": name, "color": color} for name, color in zip(labels, palette.tolist(), strict=True)]
     path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return str(path)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_segformer.deploy.formats import MAX_SERVED_PIXELS
 from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
 from tf_segformer.imaging.graph.decode import OK, safe_decode_image
 from tf_segformer.imaging.graph.preprocess import preprocess
-from tf_segformer.imaging.labels import palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
 _PARALLEL_IMAGES = 4  # decoded at once: a bound on memory
@@ -83,18 +83,19 @@ class Pipeline:
         return logits, sizes, statuses
 
 
-def segmentation_signatures(pipeline: Pipeline) -> dict[str, Signature]:
+def segmentation_signatures(pipeline: Pipeline, palette: np.ndarray) -> dict[str, Signature]:
     """The signatures of a semantic segmentation model; `export_saved_model` describes them.
 
     Args:
         pipeline: The network and what surrounds it.
+        palette: Colors of the classes (K, 3), uint8.
 
     Returns:
         Functions by signature name, the first argument's name being the input's.
     """
     logits_of = _of_bytes(pipeline.logits_of)
     labels = tf.constant(pipeline.labels)
-    colors = tf.constant(palette_for(pipeline.labels), tf.uint8)
+    colors = tf.constant(palette, tf.uint8)
 
     def segment(image_bytes: tf.Tensor) -> Outputs:
         logits, sizes, statuses = logits_of(image_bytes)

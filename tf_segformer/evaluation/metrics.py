@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_segformer.ops.labels import squeeze_labels
 from tf_segformer.ops.resize import resize_bilinear
-from tf_segformer.training.losses import squeeze_labels
 
 _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
 
