@@ -197,7 +197,8 @@ def test_mmseg_head_activates_every_projection(feature_maps):
         resize_bilinear(ops.relu(norm(convolution(each), training=False)), height, width)
         for each, convolution, norm in zip(feature_maps, head.convolutions, head.batch_norms, strict=True)
     ]
-    fused = ops.relu(head.fusion_norm(head.fusion(ops.concatenate(projected, axis=-1)), training=False))
+    fused = ops.matmul(ops.concatenate(projected, axis=-1), head.fusion.kernel)
+    fused = ops.relu(head.fusion_norm(fused, training=False))
     expected = ops.convert_to_numpy(head.classifier(fused))
     logits = ops.convert_to_numpy(head(feature_maps))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())

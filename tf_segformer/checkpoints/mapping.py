@@ -130,7 +130,13 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
     Raises:
         ValueError: Where a variable's path has no such end, so that it is no SegFormer.
+        CheckpointError: For a quantized model, whose weights are of no checkpoint's types.
     """
+    if any(getattr(layer, "quantization_mode", None) for layer in model._flatten_layers()):
+        raise CheckpointError(
+            "the model is quantized, and a checkpoint holds float weights: model.save('model.keras') keeps it as it "
+            "is; save_pretrained comes before quantize"
+        )
     variables = {}
     for variable in model.weights:
         match = _VARIABLE.fullmatch(variable.path)

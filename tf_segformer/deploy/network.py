@@ -12,6 +12,7 @@ from keras import ops
 from tf_segformer.deploy.formats import PRECISIONS
 from tf_segformer.modeling.decode_head import SegformerDecodeHead
 from tf_segformer.modeling.models import SegformerForImageClassification, SegformerForSemanticSegmentation
+from tf_segformer.modeling.quantization import quantized_layers
 from tf_segformer.ops.chunked_head import fused_head
 from tf_segformer.ops.tracing import share_traces
 
@@ -123,16 +124,21 @@ def check_exportable(model: Any) -> None:
 
 
 def check_task(model: Any) -> None:
-    """Rejects models without classes.
+    """Rejects models without classes, and quantized ones.
 
     Args:
         model: A Keras model.
 
     Raises:
-        ValueError: Neither a segmentation nor a classification model.
+        ValueError: Neither a segmentation nor a classification model, or one whose layers are quantized.
     """
     if not isinstance(model, (SegformerForSemanticSegmentation, SegformerForImageClassification)):
         raise ValueError(
             f"{type(model).__name__} cannot be exported: it must be a SegformerForSemanticSegmentation or a "
             "SegformerForImageClassification."
+        )
+    if quantized_layers(model):
+        raise ValueError(
+            "the model is quantized, which the exported formats do for themselves: export it before quantize(); "
+            "`precision` says how weights are stored."
         )

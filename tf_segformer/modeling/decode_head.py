@@ -181,13 +181,19 @@ class MmsegDecodeHead(_DecodeHead):
         stages = range(len(input_shape))
         self.convolutions = [self._dense(f"convolution_{stage}", self.hidden_size, use_bias=False) for stage in stages]
         self.batch_norms = [self._batch_norm(f"batch_norm_{stage}") for stage in stages]
-        self.fusion = self._dense("fusion", self.hidden_size, use_bias=False)
+        self.fusion = LinearWeights(
+            self.hidden_size,
+            use_bias=False,
+            initializer_range=self.initializer_range,
+            dtype=self.dtype_policy,
+            name="fusion",
+        )
         self.fusion_norm = self._batch_norm("fusion_norm")
         hidden_shape = (None, None, None, self.hidden_size)
         for stage, shape in enumerate(input_shape):
             self.convolutions[stage].build(shape)
             self.batch_norms[stage].build(hidden_shape)
-        self.fusion.build((None, len(input_shape) * self.hidden_size))
+        self.fusion.build((len(input_shape) * self.hidden_size,))
         self.fusion_norm.build(hidden_shape)
         self.classifier.build((None, self.hidden_size))
 

@@ -16,6 +16,7 @@ from tf_segformer.modeling.inputs import check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 from tf_segformer.modeling.normalization import LayerNormalization
 from tf_segformer.modeling.pretrained import PretrainedMixin
+from tf_segformer.modeling.quantization import layer_filter, quantize_again, quantized_layers
 
 
 class PretrainedModel(PretrainedMixin, keras.Model):
@@ -46,9 +47,25 @@ class PretrainedModel(PretrainedMixin, keras.Model):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
+        """Quantizes the dense layers, in place: `model.quantize("int8")`.
+
+        Args:
+            mode: "int8", "int4" or "float8".
+            config: A `keras.quantizers.QuantizationConfig` instead.
+            filters: Which dense layers, as for every Keras model; all but the classifier by default.
+            **options: Further options of Keras.
+
+        Raises:
+            ValueError: For another mode, and where `filters` leave no layer.
+        """
+        super().quantize(mode, config=config, filters=layer_filter(self, filters), **options)
+
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON."""
+        """The constructor's arguments, ready for JSON, and which layers are quantized where some are."""
+        quantization = quantized_layers(self)
         return {
+            **({"quantization": quantization} if quantization else {}),
             "config": self.config.to_dict(),
             **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -61,9 +78,12 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         """Builds the model that `get_config` described."""
         arguments = dict(config)
         architecture = SegformerConfig.from_dict(arguments.pop("config"))
+        quantization = arguments.pop("quantization", {})
         if isinstance(arguments.get("dtype"), dict):
             arguments["dtype"] = keras.dtype_policies.deserialize(arguments["dtype"])
-        return cls(architecture, **arguments)
+        model = cls(architecture, **arguments)
+        quantize_again(model, quantization)
+        return model
 
 
 @keras.saving.register_keras_serializable(package="tf_segformer")
