@@ -45,12 +45,15 @@ def test_chunks_have_the_values_of_the_definition(max_elements, dynamic, heads, 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("max_elements", [10 * 22, 37 * 22], ids=["chunks", "at once"])
-def test_recomputed_gradients_are_those_of_the_plain_form(max_elements, jit_compile, monkeypatch):
+@pytest.mark.parametrize("dynamic", [False, True], ids=["known sizes", "open sizes"])
+def test_recomputed_gradients_are_those_of_the_plain_form(max_elements, dynamic, jit_compile, monkeypatch):
     monkeypatch.setattr(module, "MAX_ELEMENTS", max_elements)
     inputs = random_inputs()
     with trace_for("GPU"):
         plain = gradients(*inputs)
-    for ours, theirs in zip(tf.function(gradients, jit_compile=jit_compile)(*inputs), plain, strict=True):
+    signature = [tf.TensorSpec((None, None, 2, 4)) for _ in inputs] if dynamic else None
+    function = tf.function(gradients, jit_compile=jit_compile, input_signature=signature)
+    for ours, theirs in zip(function(*inputs), plain, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 

@@ -1,7 +1,4 @@
-"""Efficient self-attention: every token looks at keys and values of a reduced resolution.
-
-Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1.
-"""
+"""Efficient self-attention: every token looks at keys and values of a reduced resolution."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class EfficientSelfAttention(ConfiguredLayer):
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
 
-    Source: Xie et al. 2021, section 3.1, "Efficient Self-Attention", equation 2.
+    Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1, "Efficient Self-Attention", equation 2.
 
     Example:
         >>> attention = EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)
@@ -105,11 +102,11 @@ class EfficientSelfAttention(ConfiguredLayer):
         Returns:
             (B*H*W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W').
         """
-        batch = feature_shape.batch
-        reduced = self._reduce(tokens, feature_shape, training)  # (B*H'*W', C)
-        query = self._split_heads(self.query(tokens), batch)  # (B, H*W, heads, C/heads)
-        key = self._split_heads(self.key(reduced), batch)  # (B, H'*W', heads, C/heads)
-        value = self._split_heads(self.value(reduced), batch)
+        reduced, reduced_shape = self._reduce(tokens, feature_shape, training)  # (B*H'*W', C)
+        split = self.num_heads, self.hidden_size // self.num_heads
+        query = ops.reshape(self.query(tokens), feature_shape.with_heads(*split))  # (B, H*W, heads, C/heads)
+        key = ops.reshape(self.key(reduced), reduced_shape.with_heads(*split))  # (B, H'*W', heads, C/heads)
+        value = ops.reshape(self.value(reduced), reduced_shape.with_heads(*split))
         probabilities = None
         if return_attention or (training and self.dropout.rate > 0):  # these need the probabilities themselves
             probabilities = attention_probabilities(query, key, training=training)  # (B, heads, H*W, H'*W')
@@ -119,11 +116,11 @@ class EfficientSelfAttention(ConfiguredLayer):
         outputs = self.output_dense(ops.reshape(context, (-1, self.hidden_size)))
         return (outputs, probabilities) if return_attention else outputs
 
-    def _reduce(self, tokens: Any, feature_shape: FeatureShape, training: bool) -> Any:
+    def _reduce(self, tokens: Any, feature_shape: FeatureShape, training: bool) -> tuple[Any, FeatureShape]:
         """Shrinks the map for keys and values; one smaller than the ratio is padded so that one key is left."""
         ratio = self.ratio
         if ratio == 1:
-            return tokens
+            return tokens, feature_shape
         batch, height, width = feature_shape.batch, feature_shape.height, feature_shape.width
         pad_h, pad_w = (
             max(ratio - side, 0) if isinstance(side, int) else ops.maximum(ratio - side, 0) for side in (height, width)
@@ -132,9 +129,6 @@ class EfficientSelfAttention(ConfiguredLayer):
         x = ops.pad(x, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
         # TensorFlow forgets how many channels there are where it pads by a tensor; LiteRT has to know
         x = ops.reshape(x, (batch, height + pad_h, width + pad_w, self.hidden_size))
-        reduced = ops.reshape(self.sequence_reduction(x), (-1, self.hidden_size))
-        return self.layer_norm(reduced, training=training)
-
-    def _split_heads(self, tokens: Any, batch: Any) -> Any:
-        """(B*N, C) -> (B, N, heads, C/heads)."""
-        return ops.reshape(tokens, (batch, -1, self.num_heads, self.hidden_size // self.num_heads))
+        x = self.sequence_reduction(x)  # (B, H', W', C)
+        reduced = self.layer_norm(ops.reshape(x, (-1, self.hidden_size)), training=training)
+        return reduced, FeatureShape(batch, *ops.shape(x)[1:3])

@@ -32,3 +32,8 @@ class FeatureShape:
     def with_channels(self, channels: int) -> tuple[Any, ...]:
         """(B, H, W, channels)."""
         return self.batch, self.height, self.width, channels
+
+    def with_heads(self, heads: int, width: int) -> tuple[Any, ...]:
+        """(B, H*W, heads, width); where H or W is a tensor, -1 stands for the number of tokens."""
+        known = isinstance(self.height, int) and isinstance(self.width, int)
+        return self.batch, self.height * self.width if known else -1, heads, width

@@ -51,6 +51,8 @@ def attention(query: Any, key: Any, value: Any, *, training: bool = False) -> An
     elements_of_a_query = query.shape[1] * num_keys
     rows = MAX_ELEMENTS // elements_of_a_query
     rows = max(rows, 1) if known else ops.maximum(rows, 1)
+    if not known and not tracing.runs_tensorflow_kernels():  # XLA compiles no loop in a branch with a gradient
+        return _swap_heads(attend(query, key, value, training))
     choose = _choose_now if known else ops.cond
     context = choose(
         num_queries <= rows,

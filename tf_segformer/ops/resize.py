@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import ops
+
+from tf_segformer.ops import tracing
 
 
 def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
@@ -24,11 +25,11 @@ def resize_bilinear(x: Any, height: Any, width: Any) -> Any:
         float32 tensor (B, height, width, C).
 
     Example:
-        >>> tuple(resize_bilinear(keras.ops.ones((1, 2, 3, 4)), 8, 12).shape)
+        >>> tuple(resize_bilinear(ops.ones((1, 2, 3, 4)), 8, 12).shape)
         (1, 8, 12, 4)
     """
     x = ops.cast(x, "float32")
-    if _has_native_kernel():
+    if tracing.runs_tensorflow_kernels():
         import tensorflow as tf  # keras.ops.image.resize takes no size that is known only when the graph runs
 
         return tf.image.resize(x, (height, width))
@@ -57,7 +58,7 @@ def resize_bilinear_gradient(upstream: Any, height: Any, width: Any) -> Any:
     """
     upstream = ops.cast(upstream, "float32")
     batch, rows, columns, channels = ops.shape(upstream)
-    if _has_native_kernel():
+    if tracing.runs_tensorflow_kernels():
         import tensorflow as tf
 
         original = tf.zeros((batch, height, width, channels))  # the kernel looks at its shape alone
@@ -88,13 +89,3 @@ def interpolation_matrix(size_out: Any, size_in: Any) -> Any:
     source = ops.clip(source, 0.0, ops.cast(size_in, "float32") - 1.0)
     columns = ops.cast(ops.arange(size_in), "float32")  # (size_in,)
     return ops.relu(1.0 - ops.abs(source[:, None] - columns[None, :]))
-
-
-def _has_native_kernel() -> bool:
-    """Whether TensorFlow runs this graph itself; XLA compiles a function that was made with `jit_compile=True`."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext  # there is no public name for it
-
-    return not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -81,6 +81,16 @@ def tuned_for_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and not exporting() and target_device() == "CPU"
 
 
+def runs_tensorflow_kernels() -> bool:
+    """Whether TensorFlow runs this graph itself; XLA compiles a function that was made with `jit_compile=True`."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext  # there is no public name for it
+
+    return not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
 # === Layers of the same form ===
 
 
