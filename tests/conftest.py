@@ -43,6 +43,11 @@ def memory_is_given_back():
         return
     if keras := sys.modules.get("keras"):
         keras.backend.clear_session()
+    if registry := sys.modules.get("tensorflow.python.framework.ops"):
+        # TensorFlow keeps each function with a gradient of its own for ever, and the graph of a training step with it
+        gradients = registry.gradient_registry._registry
+        for name in [name for name in gradients if name.startswith("CustomGradient")]:
+            del gradients[name]
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     kept["bytes"] = resident_bytes()

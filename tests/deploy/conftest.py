@@ -81,5 +81,12 @@ def exported(segformers, tmp_path_factory):
 
 @cache
 def signatures(version: Path):
-    """The signatures of an exported version, loaded once for all tests."""
+    """The signatures of an exported version, loaded once for all tests of a file."""
     return tf.saved_model.load(str(version)).signatures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_models_are_forgotten():
+    """What a file of tests loaded does not stay in memory."""
+    yield
+    signatures.cache_clear()

@@ -178,6 +178,7 @@ def test_no_python_and_no_custom_operations(exported):
         assert used - functions <= known | {"_Arg", "_Retval"}
 
 
+@pytest.mark.slow
 def test_it_loads_where_this_package_is_not(exported, tmp_path):
     (tmp_path / "image.jpg").write_bytes(IMAGES[0])
     code = (
@@ -220,7 +221,7 @@ def test_colors_of_the_checkpoint_travel_along(small_config, tmp_path):
     np.testing.assert_array_equal(answer["colors"][0], colors)
 
 
-@pytest.mark.parametrize("device", [None, "CPU", "GPU"])
+@pytest.mark.parametrize("device", [None, "GPU", pytest.param("CPU", marks=pytest.mark.slow)])
 def test_the_export_says_for_which_device_it_was_written(tiny_export, device):
     version = tiny_export(device)
     written = json.loads((version / "assets" / "export.json").read_text(encoding="utf-8"))

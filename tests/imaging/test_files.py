@@ -67,6 +67,7 @@ def test_missing_file_and_folder_are_rejected(tmp_path: Path):
         open_image(tmp_path)
 
 
+@pytest.mark.slow
 def test_image_of_a_hundred_million_pixels_opens_without_a_warning():
     encoded = encode(Image.new("1", (10_000, 10_000)), "PNG")
     with warnings.catch_warnings():

@@ -134,7 +134,7 @@ def test_a_precision_is_saved_with_the_model(small_config, tmp_path):
     [
         ("float32", False),
         ("mixed_bfloat16", False),
-        ("float32", True),
+        pytest.param("float32", True, marks=pytest.mark.slow),
         pytest.param("mixed_float16", False, marks=pytest.mark.slow),
         pytest.param("mixed_float16", True, marks=pytest.mark.slow),
         pytest.param("mixed_bfloat16", True, marks=pytest.mark.slow),

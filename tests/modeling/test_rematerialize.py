@@ -57,7 +57,7 @@ def test_dropout_within_is_rejected(field, small_config):
         SegformerForSemanticSegmentation(small_config.replace(**{**STILL, field: 0.1}), rematerialize=True)
 
 
-@pytest.mark.parametrize("rematerialize", [False, True])
+@pytest.mark.parametrize("rematerialize", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fit_traces_its_step_once(rematerialize, small_config, pixel_values):
     traced = []
 
