@@ -18,7 +18,7 @@ ALLOWED = {
     "modeling": LEAVES | {"ops", "configuration"},
     "imaging": LEAVES,
     "checkpoints": LEAVES | {"configuration", "imaging"},
-    "loading": LEAVES | {"modeling", "checkpoints"},
+    "loading": LEAVES | {"configuration", "modeling", "checkpoints"},
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},

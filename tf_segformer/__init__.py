@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tf_segformer.imaging import visualize as visualize
     from tf_segformer.imaging.processor import SegformerImageProcessor as SegformerImageProcessor
     from tf_segformer.inference.predictor import SegmentationPredictor as SegmentationPredictor
+    from tf_segformer.loading import describe_model as describe_model
     from tf_segformer.loading import load_model as load_model
     from tf_segformer.modeling.decode_head import SegformerDecodeHead as SegformerDecodeHead
     from tf_segformer.modeling.models import SegformerForImageClassification as SegformerForImageClassification
@@ -48,6 +49,7 @@ _OBJECTS = {
     "export_onnx": "tf_segformer.deploy.onnx.export",
     "export_saved_model": "tf_segformer.deploy.saved_model",
     "load_model": "tf_segformer.loading",
+    "describe_model": "tf_segformer.loading",
     "train": "tf_segformer.training.trainer",
     "Client": "tf_segformer.deploy.tf_serving.client",
 }

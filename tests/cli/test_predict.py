@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.reference import image_size
 from tf_segformer.cli import outputs
-from tf_segformer.cli.outputs import mask_image
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.imaging.visualize import mask_image
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 

@@ -7,14 +7,11 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tf_segformer.imaging.files import open_image
-from tf_segformer.imaging.labels import palette_for
-from tf_segformer.imaging.visualize import draw_overlay
+from tf_segformer.imaging.visualize import draw_overlay, mask_image
 from tf_segformer.inference.results import SegmentationResult
 from tf_segformer.io import atomic_write
 
@@ -93,39 +90,9 @@ class OutputFolder:
         draw_overlay(image, class_map, labels, palette=result.palette, alpha=self._alpha).save(path, "PNG")
 
     def _write_json(self, path: Path, result: SegmentationResult) -> None:
-        path.write_text(json.dumps(describe(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write_logits(self, path: Path, result: SegmentationResult) -> None:
         assert result.logits is not None  # asked for with --save logits
         with path.open("wb") as file:  # np.save would add a suffix to the name
             np.save(file, result.logits)
-
-
-def describe(result: SegmentationResult) -> dict[str, Any]:
-    """A result as JSON: the image's path and size, the fraction of each class present, the class names."""
-    height, width = result.class_map.shape
-    return {
-        "image": result.source,
-        "height": height,
-        "width": width,
-        "class_fractions": {name: round(fraction, 6) for name, fraction in result.class_fractions.items()},
-        "labels": {str(index): name for index, name in result.labels.items()},
-    }
-
-
-def mask_image(class_map: np.ndarray, labels: list[str], palette: np.ndarray | None = None) -> Image.Image:
-    """A class map as an image whose pixel values are the classes.
-
-    Args:
-        class_map: (H, W) classes.
-        labels: Class names.
-        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
-
-    Returns:
-        An 8-bit image with the classes' colors as its palette; a 16-bit one for more than 256 classes.
-    """
-    if len(labels) > 256:
-        return Image.fromarray(class_map.astype(np.uint16))
-    image = Image.fromarray(class_map.astype(np.uint8))
-    image.putpalette((palette_for(labels) if palette is None else palette).tobytes())
-    return image

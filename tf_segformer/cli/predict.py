@@ -12,7 +12,7 @@ import click
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
-from tf_segformer.cli.outputs import KINDS, OutputFolder, describe
+from tf_segformer.cli.outputs import KINDS, OutputFolder
 from tf_segformer.hub import HubOptions
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import Failure, SegmentationResult
@@ -119,7 +119,7 @@ def _segment(
 def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
     """Prints the class fractions of one image: a table where it is the only one, a line otherwise, or JSON."""
     if as_json:
-        click.echo(json.dumps({**describe(result), "files": [str(path) for path in paths]}, ensure_ascii=False))
+        click.echo(json.dumps({**result.to_dict(), "files": [str(path) for path in paths]}, ensure_ascii=False))
         return
     fractions = result.class_fractions
     if not alone:

@@ -40,6 +40,28 @@ def colorize(class_map: np.ndarray, palette: np.ndarray) -> Image.Image:
     return Image.fromarray(painted)
 
 
+def mask_image(class_map: np.ndarray, labels: Sequence[str], palette: np.ndarray | None = None) -> Image.Image:
+    """A class map as an image whose pixel values are the classes, for programs and image viewers alike.
+
+    Args:
+        class_map: (H, W) classes.
+        labels: Class names.
+        palette: Colors (K, 3), uint8; None takes `palette_for(labels)`.
+
+    Returns:
+        An 8-bit image with the classes' colors as its palette; a 16-bit one for more than 256 classes.
+
+    Example:
+        >>> mask_image(np.eye(3, dtype=int), ["sky", "road"]).getpixel((0, 0))
+        1
+    """
+    if len(labels) > 256:
+        return Image.fromarray(class_map.astype(np.uint16))
+    image = Image.fromarray(class_map.astype(np.uint8))
+    image.putpalette((palette_for(labels) if palette is None else palette).tobytes())
+    return image
+
+
 def draw_overlay(
     image: Image.Image | np.ndarray,
     class_map: np.ndarray,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,22 @@ class SegmentationResult:
             counts += np.bincount(row, minlength=len(self.labels))
         present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
         return {self.labels[int(index)]: float(counts[index] / self.class_map.size) for index in present}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `tf-segformer predict --json` prints: source and size of the image, class fractions, class names.
+
+        Example:
+            >>> SegmentationResult(0, "a.png", np.zeros((2, 3), np.int32), {0: "sky"}).to_dict()["class_fractions"]
+            {'sky': 1.0}
+        """
+        height, width = self.class_map.shape
+        return {
+            "image": self.source,
+            "height": height,
+            "width": width,
+            "class_fractions": {name: round(fraction, 6) for name, fraction in self.class_fractions.items()},
+            "labels": {str(index): name for index, name in self.labels.items()},
+        }
 
 
 @dataclass(frozen=True)

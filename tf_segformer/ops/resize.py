@@ -53,7 +53,7 @@ def resize_bilinear_gradient(upstream: Any, height: Any, width: Any) -> Any:
         float32 tensor (B, height, width, C).
 
     Example:
-        >>> float(resize_bilinear_gradient(keras.ops.ones((1, 8, 12, 1)), 2, 3)[0, 0, 0, 0])
+        >>> float(resize_bilinear_gradient(ops.ones((1, 8, 12, 1)), 2, 3)[0, 0, 0, 0])
         16.0
     """
     upstream = ops.cast(upstream, "float32")
