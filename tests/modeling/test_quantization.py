@@ -12,6 +12,7 @@ from tests.modeling.test_models import TWO_STAGES
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation
 from tf_segformer.deploy.network import check_task
 from tf_segformer.errors import CheckpointError
+from tf_segformer.inference.forward import forward_function
 from tf_segformer.modeling.quantization import dense_layers
 
 TOLERANCE = {"int8": 0.06, "int4": 0.25, "float8": 0.2}  # of the largest logit, for random weights
@@ -57,6 +58,13 @@ def test_eight_bits_take_a_quarter_of_the_bytes_of_the_dense_layers(model, tmp_p
     before, classifier = kernels(), model.decode_head.classifier.kernel.numpy().nbytes
     model.quantize("int8")
     assert kernels() == (before - classifier) // 4 + classifier
+
+
+def test_the_predictor_s_graph_tells_quantized_blocks_from_others(model, pixel_values):
+    second_block_of_stage_1 = dense_layers(model)["block_1_1/mlp/dense_1"]
+    model.quantize("int8", filters=lambda layer: layer is second_block_of_stage_1)
+    assert quantized(model) == {"block_1_1/mlp/dense_1"}
+    np.testing.assert_allclose(forward_function(model)(pixel_values), model(pixel_values), atol=1e-4)
 
 
 def test_the_classifier_is_quantized_where_it_is_asked_for(model):

@@ -20,8 +20,12 @@ def loss_value(
     ohem_threshold=None,
     ohem_min_kept=0,
     dice_weight=0.0,
+    sample_weight=1.0,
 ):
-    """The loss of logits (B, h, w, K) and labels (B, H, W); the arguments are those of `SegmentationLoss`."""
+    """The loss of logits (B, h, w, K) and labels (B, H, W); the arguments are those of `SegmentationLoss`.
+
+    Sample weights (B, 1, 1) or (B, H, W).
+    """
     log_p = log_probabilities(bilinear(logits, labels.shape[1:], np.float32))  # (B, H, W, K)
     classes, counts = log_p.shape[-1], labels != ignore_index
     is_label = np.eye(classes)[np.where(counts, labels, 0)]
@@ -29,18 +33,19 @@ def loss_value(
     p_label = (p * is_label).sum(-1)
     target = is_label * (1 - label_smoothing) + label_smoothing / classes
     pixels = -(target * log_p).sum(-1) * (1 - p_label) ** focal_gamma
-    weights = counts.astype(float)
+    pixel_weights = np.broadcast_to(sample_weight, labels.shape)
+    weights = counts * pixel_weights
     if ohem_threshold is not None:
-        hardness = np.where(counts, p_label.real, np.inf)
+        hardness = np.where(weights > 0, p_label.real, np.inf)
         last_kept = np.sort(hardness, axis=None)[min(ohem_min_kept, hardness.size) - 1]
-        weights *= (hardness < ohem_threshold) | (hardness <= last_kept)
+        weights = weights * ((hardness < ohem_threshold) | (hardness <= last_kept))
     if class_weights is not None:
-        weights *= (is_label * class_weights).sum(-1)
+        weights = weights * (is_label * class_weights).sum(-1)
     value = (pixels * weights).sum() / (weights.sum() if normalize_by == "valid_pixels" else weights.size)
     if dice_weight:
-        p, is_label = (each[counts] for each in (p, is_label))  # (N, K)
-        dice = (2 * (p * is_label).sum(0) + 1) / ((p + is_label).sum(0) + 1)
-        value += dice_weight * (1 - dice[is_label.any(0)]).mean()
+        p, is_label, weights = p[counts], is_label[counts], pixel_weights[counts, None]  # (N, K), (N, K), (N, 1)
+        dice = (2 * (weights * p * is_label).sum(0) + 1) / ((weights * (p + is_label)).sum(0) + 1)
+        value += dice_weight * (1 - dice[(weights * is_label).any(0)]).mean()
     return value
 
 

@@ -140,10 +140,16 @@ def test_label_out_of_range_is_named_in_eager_execution(batch):
         SegmentationLoss()(np.where(labels == 3, 7, labels), logits)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_label_out_of_range_is_nan_in_a_graph_and_teaches_nothing(batch, jit_compile):
+def test_label_out_of_range_ends_a_graph_with_the_values(batch):
     logits, labels = batch
-    value, gradient = value_and_gradient(SegmentationLoss(), logits, np.full_like(labels, 7), jit_compile)
+    wrong = np.where(labels == 3, 7, np.where(labels == 2, -1, labels))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?s)neither a class \(0 to 3\).*\[-1 7\]"):
+        value_and_gradient(SegmentationLoss(), logits, wrong)
+
+
+def test_label_out_of_range_is_nan_under_xla_and_teaches_nothing(batch):
+    logits, labels = batch
+    value, gradient = value_and_gradient(SegmentationLoss(), logits, np.full_like(labels, 7), jit_compile=True)
     assert np.isnan(value)
     assert not gradient.any()
 
@@ -197,6 +203,29 @@ def test_class_weights_of_another_length_are_rejected(batch):
         SegmentationLoss(class_weights=[1.0, 2.0])(batch[1], batch[0])
 
 
-def test_sample_weights_are_rejected(batch):
-    with pytest.raises(ValueError, match="no sample weights"):
-        SegmentationLoss()(batch[1], batch[0], sample_weight=np.ones(2))
+@pytest.mark.parametrize(
+    ("option", "shape"),
+    [
+        ("plain", (2,)),
+        ("average over all pixels", (2, 1)),
+        ("dice", (2, *LABEL_SIZE)),
+        ("everything", (2, *LABEL_SIZE, 1)),
+    ],
+)
+def test_sample_weights_count_per_image_and_per_pixel(batch, option, shape):
+    weights = np.random.default_rng(1).choice([0.0, 0.5, 2.0], shape)
+    weights.flat[-1] = 0.25  # one image counts at least
+
+    def loss(labels, logits):
+        return SegmentationLoss(**OPTIONS[option])(labels, logits, sample_weight=weights)
+
+    value, gradient = value_and_gradient(loss, *batch)
+    in_map = weights.reshape(2, 1, 1) if weights.size == 2 else weights.reshape(2, *LABEL_SIZE)
+    expected, expected_gradient = reference_losses.value_and_gradient(*batch, **OPTIONS[option], sample_weight=in_map)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-8)
+
+
+def test_sample_weights_of_another_shape_are_rejected(batch):
+    with pytest.raises(ValueError, match=r"per pixel .* \(2, 5\)"):
+        SegmentationLoss()(batch[1], batch[0], sample_weight=np.ones((2, 5)))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_segformer.ops.labels import squeeze_labels
+from tf_segformer.ops.labels import squeeze_labels, with_background
 from tf_segformer.ops.resize import resize_bilinear
 
 _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
@@ -91,7 +91,8 @@ class MeanIoU(keras.metrics.Metric):
     summed.
 
     Args:
-        num_classes: Number of classes K.
+        num_classes: Number of classes K. Of a model with one logit, whose sigmoid decides between label 1 and label 0,
+            1 and 2 mean the same.
         ignore_index: Label of pixels that are not counted. Labels outside [0, K) are not counted either.
         name: Name of the metric in logs.
         dtype: Data type of the result; the counts are exact whatever it is.
@@ -112,9 +113,9 @@ class MeanIoU(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype, **kwargs)
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
-        self.num_classes = num_classes
+        self.num_classes = max(num_classes, 2)
         self.ignore_index = ignore_index
-        shape = (num_classes, num_classes)
+        shape = (self.num_classes, self.num_classes)
         self._low_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="low_digit")
         self._high_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="high_digit")
 
@@ -123,8 +124,8 @@ class MeanIoU(keras.metrics.Metric):
 
         Args:
             y_true: (B, H, W) or (B, H, W, 1) integer labels.
-            y_pred: (B, h, w, K) logits of any size, resized to H x W (bilinear, half-pixel centres) before the argmax;
-                or a (B, H, W) class map.
+            y_pred: (B, h, w, K) logits of any size, or one logit where K is 2, resized to H x W (bilinear, half-pixel
+                centres) before the argmax; or a (B, H, W) class map.
             sample_weight: Not supported: mark pixels that do not count with `ignore_index`.
         """
         if sample_weight is not None:
@@ -164,6 +165,7 @@ class MeanIoU(keras.metrics.Metric):
         """Class maps as they are; of logits, the argmax at the labels' size."""
         if len(y_pred.shape) == 3:
             return ops.cast(y_pred, "int32")
+        y_pred = with_background(y_pred)
         if len(y_pred.shape) != 4 or y_pred.shape[-1] != self.num_classes:
             raise ValueError(
                 f"y_pred has shape {tuple(y_pred.shape)}: expected (batch, height, width, {self.num_classes}) logits or"

@@ -302,6 +302,19 @@ class SegformerForSemanticSegmentation(_TaskModel):
         )
         return decode_head(features["hidden_states"])
 
+    def fit(self, *args: Any, class_weight: None = None, **options: Any) -> Any:
+        """Trains the model as every Keras model; weights of classes are the loss's.
+
+        Raises:
+            ValueError: With `class_weight`, which Keras reads as one class per image.
+        """
+        if class_weight is not None:
+            raise ValueError(
+                f"class_weight={class_weight!r:.80}: Keras takes one class per image, not one per pixel; give the "
+                "weights to the loss: SegmentationLoss(class_weights=[...]), one number per class"
+            )
+        return super().fit(*args, **options)
+
     @property
     def decode_head(self) -> Any:
         """The decode head."""

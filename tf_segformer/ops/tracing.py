@@ -175,7 +175,8 @@ def _call_shared(layer: keras.layers.Layer, call: Callable[[Any], Any], x: Any, 
 
     cache = _cache.get()
     assert cache is not None, "outside of share_traces"
-    key = form, x.dtype, tuple(x.shape)
+    # Which of a layer's dense layers are quantized is in its weights alone
+    key = form, x.dtype, tuple(x.shape), tuple((weight.dtype, tuple(weight.shape)) for weight in layer.weights)
     if key not in cache.functions:
         cache.functions[key] = tf.function(call_with, autograph=False, experimental_attributes=cache.attributes)
     return cache.functions[key](x, *weights)

@@ -9,12 +9,14 @@ import keras
 from keras import ops
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.ops.labels import squeeze_labels
+from tf_segformer.ops.labels import pixel_weights, squeeze_labels, with_background
 from tf_segformer.ops.sequential import sequential_map
+from tf_segformer.ops.tracing import runs_tensorflow_kernels
 from tf_segformer.training.row_chunks import map_row_chunks
 
 NORMALIZERS = ("valid_pixels", "all_pixels")
 _DICE_SMOOTHING = 1.0
+_NAMED_LABELS = 10  # of the invalid ones, in an assertion
 
 
 @keras.saving.register_keras_serializable(package="tf_segformer")
@@ -24,12 +26,13 @@ class SegmentationLoss(keras.losses.Loss):
     The logits are resized bilinearly (half-pixel centres, as `torch.nn.functional.interpolate` with
     `align_corners=False`) to the labels' size inside the loss, in float32, one chunk of rows at a time; the gradient of
     each chunk is computed with its value, and only its low-resolution projection is kept. Logits with a single channel
-    are binary: label 1 against label 0 through a sigmoid.
+    are binary: label 1 against label 0 through a sigmoid. Keras' `sample_weight`, one per image or one per pixel,
+    multiplies the weights of pixels.
 
     Args:
         ignore_index: Label of pixels that contribute neither to the value nor to the gradient.
         normalize_by: "valid_pixels" divides by the summed weights of the pixels that count (Hugging Face, Keras),
-            "all_pixels" by the number of all pixels (NVlabs, mmsegmentation).
+            "all_pixels" by the number of all pixels (NVlabs, mmsegmentation), so that a weight's size matters.
         class_weights: One weight per class (two for binary logits), or None for ones.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         focal_gamma: Exponent of the focal factor `(1 - p)^gamma` (Lin et al. 2017); 0 switches it off.
@@ -40,8 +43,9 @@ class SegmentationLoss(keras.losses.Loss):
 
     Raises:
         ValueError: For an argument out of range.
-        DatasetError: In eager execution, for a label that is neither a class nor `ignore_index`. Inside a compiled
-            graph such a label makes the loss NaN and the gradient 0.
+        DatasetError: In eager execution, for a label that is neither a class nor `ignore_index`. Within `fit`,
+            TensorFlow ends the step with an `InvalidArgumentError` that names the labels. XLA and JAX have no
+            assertions: there such a label makes the loss NaN and the gradient 0.
 
     Example:
         >>> import numpy as np
@@ -103,26 +107,24 @@ class SegmentationLoss(keras.losses.Loss):
         arguments = config if isinstance(config, dict) else {"ignore_index": config.semantic_loss_ignore_index}
         return cls(**{**arguments, **options})
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> Any:
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss of one batch as a float32 scalar; see `call`."""
-        if sample_weight is not None:
-            raise ValueError("SegmentationLoss takes no sample weights: use ignore_index or class_weights")
-        return super().__call__(y_true, y_pred)
+        # Keras would multiply the one value of the batch by the weights
+        return super().__call__(y_true if sample_weight is None else (y_true, sample_weight), y_pred)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of one batch.
 
         Args:
-            y_true: Labels, (B, H, W) or (B, H, W, 1), whole numbers.
+            y_true: Labels, (B, H, W) or (B, H, W, 1), whole numbers; or a tuple of them and sample weights.
             y_pred: Logits, (B, h, w, K) of any h and w.
 
         Returns:
             The average as float32 (1,): Keras takes the mean of it, and divides a vector, but no scalar, among the
             devices of a distribution.
         """
-        labels, logits = ops.cast(squeeze_labels(y_true), "int32"), y_pred
-        if logits.shape[-1] == 1:  # sigmoid(x) is the second entry of softmax([0, x])
-            logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+        y_true, sample_weight = y_true if isinstance(y_true, tuple) else (y_true, None)
+        labels, logits = ops.cast(squeeze_labels(y_true), "int32"), with_background(y_pred)
         num_classes = logits.shape[-1]
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             raise ValueError(
@@ -130,17 +132,28 @@ class SegmentationLoss(keras.losses.Loss):
             )
 
         is_class = ops.logical_and(labels >= 0, labels < num_classes)
-        counts = ops.logical_and(is_class, labels != self.ignore_index)  # (B, H, W)
-        invalid = ops.any(ops.logical_not(ops.logical_or(is_class, labels == self.ignore_index)))
-        if _is_concrete(invalid) and bool(invalid):
-            found = sorted({int(label) for label in ops.convert_to_numpy(labels).ravel()})
-            raise DatasetError(
-                f"labels {found} hold values that are neither a class (0 to {num_classes - 1}) nor "
-                f"ignore_index={self.ignore_index}: map the labels, or build the model with more classes"
-            )
-        labels = ops.where(counts, labels, 0)
-        value = _with_gradient(logits, lambda x: self._value_and_gradient(x, labels, ops.cast(counts, "float32")))
+        is_counted = ops.logical_and(is_class, labels != self.ignore_index)  # (B, H, W)
+        is_invalid = ops.logical_not(ops.logical_or(is_class, labels == self.ignore_index))
+        labels, invalid = self._checked_labels(labels, is_invalid, num_classes)
+        labels, counts = ops.where(is_counted, labels, 0), ops.cast(is_counted, "float32")
+        if sample_weight is not None:
+            counts = counts * pixel_weights(sample_weight)
+        value = _with_gradient(logits, lambda x: self._value_and_gradient(x, labels, counts))
         return ops.reshape(ops.where(invalid, float("nan"), value), (1,))
+
+    def _checked_labels(self, labels: Any, is_invalid: Any, num_classes: int) -> tuple[Any, Any]:
+        """The labels, with an error where some are invalid and the backend can raise one; and whether some are."""
+        invalid = ops.any(is_invalid)
+        reason = (
+            f"neither a class (0 to {num_classes - 1}) nor ignore_index={self.ignore_index}: map the labels, or build "
+            "the model with more classes"
+        )
+        if not _is_concrete(invalid):
+            return _assert_valid(labels, is_invalid, invalid, reason), invalid
+        if bool(invalid):
+            found = sorted({int(label) for label in ops.convert_to_numpy(labels).ravel()})
+            raise DatasetError(f"labels {found} hold values that are {reason}")
+        return labels, invalid
 
     def _value_and_gradient(self, logits: Any, labels: Any, counts: Any) -> tuple[Any, Any]:
         """The loss and its gradient with respect to the low-resolution logits."""
@@ -260,6 +273,22 @@ def _with_gradient(logits: Any, value_and_gradient: Callable[[Any], tuple[Any, A
         return value, gradient
 
     return scalar(logits)
+
+
+def _assert_valid(labels: Any, is_invalid: Any, invalid: Any, reason: str) -> Any:
+    """The labels, behind an assertion that names the invalid ones, where TensorFlow runs the graph itself."""
+    if not runs_tensorflow_kernels():
+        return labels
+    import tensorflow as tf
+
+    found = tf.cond(
+        invalid,
+        lambda: tf.sort(tf.unique(tf.boolean_mask(labels, is_invalid))[0]),
+        lambda: tf.zeros(0, labels.dtype),
+    )
+    data = ["labels hold values that are", reason, found]
+    with tf.control_dependencies([tf.debugging.Assert(~invalid, data, summarize=_NAMED_LABELS)]):
+        return tf.identity(labels)
 
 
 def _over_replicas(total: Any) -> Any:

@@ -195,6 +195,7 @@ def create_optimizer(
     clip_norm: float | None = None,
     accumulation_steps: int | None = None,
     ema_momentum: float | None = None,
+    schedule: str | None = "polynomial",
 ) -> GroupedAdamW:
     """The paper's optimizer, ready for `model.compile`.
 
@@ -212,12 +213,14 @@ def create_optimizer(
         clip_norm: Largest norm of all gradients together, over all groups; None does not clip.
         accumulation_steps: Batches whose gradients are averaged for one update, at least 2; None for every batch.
         ema_momentum: Keeps an exponential moving average of the weights (see `keras.callbacks.SwapEMAWeights`).
+        schedule: "polynomial", the paper's warm-up and decay over `steps`; or None for a constant rate that
+            `keras.callbacks.ReduceLROnPlateau` and `LearningRateScheduler` can set.
 
     Returns:
         The optimizer.
 
     Raises:
-        ValueError: For arguments out of range.
+        ValueError: For arguments out of range, and for those of the schedule where there is none.
 
     Source: Xie et al. 2021, section 4.1.
 
@@ -225,11 +228,17 @@ def create_optimizer(
         >>> optimizer = create_optimizer(6e-5, steps=160_000)
         >>> # model.compile(optimizer, loss=tf_segformer.losses.SegmentationLoss())
     """
-    if warmup_steps is None:
-        warmup_steps = min(1500, steps // 10)
-    schedule = WarmupPolynomialDecay(learning_rate, steps, warmup_steps, warmup_start_factor, power, decay_start)
+    if schedule == "polynomial":
+        warmup_steps = min(1500, steps // 10) if warmup_steps is None else warmup_steps
+        rate: Any = WarmupPolynomialDecay(learning_rate, steps, warmup_steps, warmup_start_factor, power, decay_start)
+    elif schedule is None and (warmup_steps or 0, power, decay_start) == (0, 1.0, 0):
+        rate = learning_rate
+    else:
+        raise ValueError(
+            f"schedule={schedule!r} must be 'polynomial', or None without warmup_steps, power and decay_start"
+        )
     return GroupedAdamW(
-        schedule,
+        rate,
         head_lr_multiplier=head_lr_multiplier,
         weight_decay=weight_decay,
         beta_1=betas[0],
