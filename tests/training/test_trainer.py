@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import threading
@@ -288,6 +289,12 @@ def test_train_names_arguments_out_of_range(scenes):
         trainer.train(RECIPE, splits(scenes), epochs=1, steps=1)
     with pytest.raises(SegformerError, match="devices=3"):
         trainer.train(RECIPE, splits(scenes), devices=3, check=False)
+
+
+def test_accumulation_on_several_devices_is_rejected_before_a_model_is_built(scenes, monkeypatch):
+    monkeypatch.setattr(trainer, "device_scope", lambda devices: contextlib.nullcontext(2))
+    with pytest.raises(SegformerError, match="one GPU only: train with devices=1"):
+        trainer.train(replace(RECIPE, accumulation_steps=2), splits(scenes), check=False)
 
 
 @pytest.mark.slow

@@ -134,6 +134,11 @@ def train(
             print(check_dataset(dataset))
     keras.utils.set_random_seed(recipe.seed)
     with device_scope(devices) as count:
+        if count > 1 and recipe.accumulation_steps:
+            raise SegformerError(
+                f"{recipe.name}: Keras accumulates gradients on one GPU only: train with devices=1 (--devices 1), or "
+                "without accumulation_steps, whose larger batch several GPUs share"
+            )
         if not isinstance(model, keras.Model):
             checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
             processor = processor or _make_processor(checkpoint, recipe, hub)
