@@ -28,6 +28,7 @@ MODULES = ["tf_segformer"] + [
     if not module.name.endswith("__main__")
 ]
 EXTRAS = {"tf_segformer.deploy.onnx.": "onnx", "tf_segformer.deploy.tf_serving.client": "tensorflow_serving"}
+SLOW = {"tf_segformer.training.trainer", "tf_segformer.deploy.litert", "tf_segformer.deploy.saved_model"}
 _NAMES = re.compile(r"\b(model|dataset|find_dataset|load_recipe|log|val_data|processor|counter|recipe)\b")
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 
@@ -70,7 +71,9 @@ def training_names(small_config):
     return make
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODULES]
+)
 def test_docstring_examples_give_what_they_say(name, files, training_names, tmp_path, monkeypatch):
     for beginning, module_of_extra in EXTRAS.items():
         if name.startswith(beginning):
