@@ -17,6 +17,7 @@ from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation import evaluate as evaluation
 from tf_segformer.evaluation.report import SUMMARY, ComparisonWriter, metrics_to_json, write_report
 from tf_segformer.hub import HubOptions
+from tf_segformer.imaging.labels import names_of_classes
 
 
 @click.command(short_help="Measure mIoU on a labelled dataset.")
@@ -62,7 +63,7 @@ def evaluate(
     """
     segmenter, processor = load_segmenter(model, hub, precision)
     predictor = make_predictor(segmenter, processor, **options)
-    class_names = tuple(segmenter.config.id2label[index] for index in range(segmenter.config.num_labels))
+    class_names = tuple(names_of_classes(segmenter.config.id2label).values())
     data = _open_dataset(dataset, kind, split, class_names)
     compare = ComparisonWriter(output, comparisons, data.class_names)
     start = time.perf_counter()

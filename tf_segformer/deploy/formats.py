@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tf_segformer.imaging.labels import names_of_classes
 from tf_segformer.io import atomic_write
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_model_file(
     Returns:
         Path of the file.
     """
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    labels = names_of_classes(model.config.id2label).values()
     for file_name, data in ((name, content), (LABELS_NAME, ("\n".join(labels) + "\n").encode())):
         with atomic_write(folder / file_name) as partial:
             partial.write_bytes(data)

@@ -27,6 +27,8 @@ def export_litert(
 ) -> Path:
     """Writes `model.tflite` and `labels.txt`; the class of line i (from 0) is that of logit i.
 
+    A single logit is that of line 1, where it is above 0, against the background of line 0.
+
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; made where it is missing, files of the same names are replaced.

@@ -19,7 +19,7 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
-from tf_segformer.imaging.labels import checkpoint_palette, palette_for
+from tf_segformer.imaging.labels import checkpoint_palette, names_of_classes, palette_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -103,7 +103,7 @@ def _write(
 ) -> Path:
     """Traces the signatures for the device of the context and saves them."""
     network = InferenceNetwork(model, weights_dtype)
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    labels = tuple(names_of_classes(model.config.id2label).values())
     palette = checkpoint_palette(model.config, len(labels))
     if palette is None:
         palette = palette_for(labels)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_segformer.deploy.formats import MAX_SERVED_PIXELS
-from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png
+from tf_segformer.imaging.graph.class_map import class_map_from_logits, encode_png, with_background
 from tf_segformer.imaging.graph.decode import OK, safe_decode_image
 from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -148,7 +148,8 @@ def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, Signa
 
     def classify(image_bytes: tf.Tensor) -> Outputs:
         logits, _, statuses = logits_of(image_bytes)
-        probabilities, indices = tf.math.top_k(tf.nn.softmax(logits), min(top_k, len(pipeline.labels)))  # (B, k)
+        probabilities = tf.nn.softmax(with_background(logits))
+        probabilities, indices = tf.math.top_k(probabilities, min(top_k, len(pipeline.labels)))  # (B, k)
         good = (statuses == OK)[:, None]
         return {
             "labels": tf.where(good, tf.gather(labels, indices), ""),
@@ -206,7 +207,7 @@ def _bytes_signatures(answer: Callable[[tf.Tensor], Outputs], logits_of: Signatu
 
 def _encoded_class_map(logits: tf.Tensor, size: tf.Tensor, status: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Class map as PNG bytes, and the fraction of each class; empty and zero for an invalid image."""
-    num_labels = logits.shape[-1]
+    num_labels = max(logits.shape[-1], 2)  # a single logit decides between two classes
 
     def encode() -> tuple[tf.Tensor, tf.Tensor]:
         class_map = class_map_from_logits(logits, size)

@@ -73,7 +73,7 @@ def evaluate(
         ImageError: An image or a label map cannot be read.
         DatasetError: A label map has another size than its image, or labels that are no class of the model.
     """
-    classes = dataset.num_labels
+    classes = max(dataset.num_labels, 2)  # one class has a background
     confusion = np.zeros((classes, classes), np.int64)
     images = _Images(dataset, limit)
     count = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -123,6 +123,22 @@ def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
     names = _comparable(labels)
     dataset = next((key for key, known in LABELS.items() if _comparable(known) == names), None)
     return PALETTES[dataset] if dataset else generate_palette(len(names))
+
+
+def names_of_classes(labels: Mapping[int, str]) -> dict[int, str]:
+    """The classes of class maps, of which a model with one logit has two: sigmoid at 0.5 decides between them.
+
+    Args:
+        labels: Name of each logit.
+
+    Returns:
+        Name of each class; of a single logit "background" for 0 and its own for 1.
+
+    Example:
+        >>> names_of_classes({0: "crack"})
+        {0: 'background', 1: 'crack'}
+    """
+    return {0: "background", 1: labels[0]} if len(labels) == 1 else {index: labels[index] for index in sorted(labels)}
 
 
 def checkpoint_palette(config: Any, num_labels: int) -> np.ndarray | None:

@@ -25,7 +25,7 @@ def class_map_from_logits(logits: np.ndarray, target_size: tuple[int, int] | Non
     """Resizes logits bilinearly and takes the class with the largest one, without holding the resized logits.
 
     Args:
-        logits: (h, w, num_labels), any floating type.
+        logits: (h, w, num_labels), any floating type; a single one is that of class 1 against class 0.
         target_size: (height, width) of the class map; None keeps (h, w).
 
     Returns:
@@ -113,6 +113,22 @@ def class_fractions(class_map: np.ndarray, num_labels: int, ignore_index: int | 
     return counts / max(total, 1)
 
 
+def with_background(logits: np.ndarray) -> np.ndarray:
+    """One logit as those of two classes, the background with 0: sigmoid(x) is the second entry of softmax([0, x]).
+
+    Args:
+        logits: (..., K).
+
+    Returns:
+        (..., 2) where K is 1, the logits otherwise.
+
+    Example:
+        >>> with_background(np.ones((1, 1), np.float32)).tolist()
+        [[0.0, 1.0]]
+    """
+    return np.concatenate([np.zeros_like(logits), logits], axis=-1) if logits.shape[-1:] == (1,) else logits
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis.
 
@@ -163,8 +179,8 @@ class _Axis:
 
 
 def _checked(logits: np.ndarray, target_size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns contiguous float32 logits and the target size."""
-    logits = np.ascontiguousarray(logits, dtype=np.float32)
+    """Returns contiguous float32 logits, of two classes at least, and the target size."""
+    logits = np.ascontiguousarray(with_background(np.asarray(logits)), dtype=np.float32)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"Logits must be (height, width, num_labels), none of them 0, but are {logits.shape}.")
     size = tuple(int(side) for side in (logits.shape[:2] if target_size is None else target_size))

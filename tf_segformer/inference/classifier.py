@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.postprocess import softmax
+from tf_segformer.imaging.labels import names_of_classes
+from tf_segformer.imaging.postprocess import softmax, with_background
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.inference.images import ON_ERROR, as_images, read_images
@@ -45,15 +46,15 @@ def classify(
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
     failures: list[Failure] = []
-    forward = forward_function(model)
+    forward, labels = forward_function(model), names_of_classes(model.config.id2label)
 
     def results() -> Iterator[ClassificationResult]:
         channels, turned = model.config.num_channels, processor.apply_exif_orientation
         for image in read_images(as_images(images), channels, turned, on_error, failures):
             batch = processor(image.pixels, input_data_format=transforms.CHANNELS_LAST)
-            probabilities = softmax(forward(batch["pixel_values"])[0])  # (K,)
+            probabilities = softmax(with_background(forward(batch["pixel_values"])[0]))  # (K,)
             best = np.argsort(-probabilities, kind="stable")[:top_k]
-            named = {model.config.id2label[int(index)]: float(probabilities[index]) for index in best}
+            named = {labels[int(index)]: float(probabilities[index]) for index in best}
             yield ClassificationResult(image.index, image.source, named)
 
     return Results(results(), failures)

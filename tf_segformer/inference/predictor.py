@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.labels import checkpoint_palette
-from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits
+from tf_segformer.imaging.labels import checkpoint_palette, names_of_classes
+from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits, with_background
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_images
@@ -46,7 +46,8 @@ class SegmentationPredictor:
     Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
 
     Args:
-        model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits".
+        model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits". Where K
+            is 1, class 1 is where the sigmoid of the logit is above 0.5, and class 0 the background.
         processor: Prepares the images.
         mode: One of the modes above.
         window: Side of the windows or (height, width), in pixels; by default the processor's size.
@@ -155,7 +156,7 @@ class SegmentationPredictor:
         else:
             class_map, confidence = class_map_from_logits(logits, image.size), None
         kept = logits if self.return_logits else None
-        return self._result(image, class_map, logits.shape[-1], confidence, kept)
+        return self._result(image, class_map, with_background(logits[:1, :1]).shape[-1], confidence, kept)
 
     def _segment_averaged(self, image: InputImage) -> SegmentationResult:
         """The result of an image that the model sees in windows, at several scales or flipped."""
@@ -171,7 +172,7 @@ class SegmentationPredictor:
         """The logits of one view of an image: of the whole, or averaged over windows."""
         pixels = pixels[:, ::-1] if flipped else pixels
         if self.window is None or self.stride is None:
-            return ArrayLogits(self._logits([pixels], size)[0])
+            return ArrayLogits(with_background(self._logits([pixels], size)[0]))
         if size != pixels.shape[:2]:
             pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)
 
@@ -181,7 +182,7 @@ class SegmentationPredictor:
                     pixels[top : top + height, left : left + width]
                     for top, left, height, width in boxes[first : first + self.batch_size]
                 ]
-                yield from self._logits(crops, crops[0].shape[:2])
+                yield from with_background(self._logits(crops, crops[0].shape[:2]))
 
         return SlidingWindowLogits(size, self.window, self.stride, predict)
 
@@ -219,7 +220,7 @@ class SegmentationPredictor:
     ) -> SegmentationResult:
         """Adds the class names, their colors and the source of the image."""
         labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
-        labels = dict(labels or {index: f"class {index}" for index in range(num_classes)})
+        labels = names_of_classes(labels or {index: f"class {index}" for index in range(num_classes)})
         if len(labels) != num_classes:
             raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
         palette = checkpoint_palette(getattr(self.model, "config", None), num_classes)

@@ -25,7 +25,7 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
     Only the pixels along the boundaries of classes are interpolated, some tiles at a time.
 
     Args:
-        logits: (h, w, num_labels), any floating type.
+        logits: (h, w, num_labels), any floating type; a single one is that of class 1 against class 0.
         target_size: Height and width of the class map, ints or an int32 tensor (2,).
 
     Returns:
@@ -35,7 +35,7 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
         >>> class_map_from_logits(tf.eye(4)[None], (2, 8)).numpy().tolist()[0]
         [0, 0, 1, 1, 2, 2, 3, 3]
     """
-    logits = tf.cast(logits, tf.float32)
+    logits = with_background(tf.cast(logits, tf.float32))
     num_labels = tf.shape(logits)[2]
     rows, columns = _tiles(tf.shape(logits)[0], target_size[0]), _tiles(tf.shape(logits)[1], target_size[1])
     argmax = tf.argmax(logits, axis=-1, output_type=tf.int32)  # (h, w)
@@ -53,6 +53,22 @@ def class_map_from_logits(logits: tf.Tensor, target_size: tf.Tensor | tuple[int,
     lines = tf.gather(which, columns.tile) * columns.length + columns.offset[:, None]  # (width, tiles down)
     transposed = tf.reshape(tf.gather(tf.reshape(table, [-1, rows.length]), lines), [target_size[1], -1])
     return tf.gather(tf.transpose(transposed), rows.tile * rows.length + rows.offset)
+
+
+def with_background(logits: tf.Tensor) -> tf.Tensor:
+    """One logit as those of two classes, as in `imaging.postprocess`.
+
+    Args:
+        logits: (..., K).
+
+    Returns:
+        (..., 2) where K is 1, the logits otherwise.
+
+    Example:
+        >>> with_background(tf.ones((1, 1))).numpy().tolist()
+        [[0.0, 1.0]]
+    """
+    return tf.concat([tf.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits
 
 
 def encode_png(class_map: tf.Tensor) -> tf.Tensor:
