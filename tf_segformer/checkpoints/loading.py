@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tf_segformer.checkpoints.architecture import infer_config, infer_task, variable_shapes, variant_name
+from tf_segformer.checkpoints.channels import FIRST_KERNEL, with_channels
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.mapping import MappedCheckpoint, map_names, model_variables
 from tf_segformer.checkpoints.names import HEADS
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     import keras
 
 _CONFIG_FIELDS = frozenset(each.name for each in dataclasses.fields(SegformerConfig))
-_HEAD_HINT = "\nPass ignore_mismatched_sizes=True to keep the encoder and train a new head."
+_HEAD_HINT = (
+    "\nPass ignore_mismatched_sizes=True to keep the encoder: a head of another size is newly initialized, the kernel "
+    "of other channels spread over them."
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def load_pretrained(
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
     ignore_mismatched_sizes: bool = False,
+    new_channels: str = "spread",
     **options: Any,
 ) -> keras.Model:
     """Builds the model of a checkpoint and fills in its weights.
@@ -151,7 +156,10 @@ def load_pretrained(
         config: The configuration; by default config.json next to the weights, or what the tensors imply.
         num_labels: Number of classes, where it shall differ from the checkpoint's.
         id2label: Names of the classes, where they shall differ.
-        ignore_mismatched_sizes: Reinitialize a head of another size and warn, instead of raising.
+        ignore_mismatched_sizes: Reinitialize a head of another size and warn, instead of raising; with another
+            `num_channels`, change the first kernel.
+        new_channels: How that kernel is changed: "spread" over the channels, so that an image of equal channels gives
+            the same map, or "random".
         **options: Fields of `HubOptions`, fields of the configuration that shall differ, and arguments of `build`.
 
     Returns:
@@ -168,7 +176,10 @@ def load_pretrained(
     if id2label is not None:
         changes["id2label"] = dict(id2label)
     model = build(opened.config.replace(**changes), **options)
-    load_weights_into(model, opened.mapped, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    mapped = opened.mapped
+    if ignore_mismatched_sizes:
+        mapped = with_channels(mapped, model.config.num_channels, new_channels, model.config.initializer_range)
+    load_weights_into(model, mapped, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return model
 
 
@@ -227,7 +238,8 @@ def match_shapes(
         ),
     ]
     if problems:
-        only_the_head = not missing and not unexpected and all(name.startswith(HEADS) for name in misshapen)
+        remedied = (*HEADS, FIRST_KERNEL)
+        only_the_head = not missing and not unexpected and all(name.startswith(remedied) for name in misshapen)
         title, lines = FAMILIES[mapped.family].title, "\n  ".join(problems)
         hint = _HEAD_HINT if only_the_head else ""
         raise CheckpointError(f"{mapped.path} ({title}) does not fit the model, nothing was loaded:\n  {lines}{hint}")

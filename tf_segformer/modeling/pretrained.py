@@ -23,7 +23,8 @@ class PretrainedMixin:
             name_or_path: A folder, a checkpoint file, the name of an embedded model ("camvid-b0") or a Hub id
                 "owner/name".
             **options: `num_labels`, `id2label` and other fields of the configuration to change; with
-                `ignore_mismatched_sizes=True` a head of another size is reinitialized, which a warning says;
+                `ignore_mismatched_sizes=True` a head of another size is reinitialized and a first kernel of other
+                `num_channels` spread over them (`new_channels="random"`: reinitialized), which a warning says;
                 `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the constructor's
                 `output_hidden_states`, `output_attentions`, `dtype`, `name` and `rematerialize`.
 
