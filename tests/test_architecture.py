@@ -24,6 +24,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"ops", "imaging", "inference"},
     "training": LEAVES | {"ops", "configuration", "modeling", "imaging", "data", "inference", "evaluation"},
     "deploy": LEAVES | {"ops", "modeling", "imaging", "inference"},
+    "transformers": LEAVES | {"ops", "configuration", "modeling", "imaging", "checkpoints", "training"},
     **{leaf: {"errors", "io"} for leaf in sorted(LEAVES)},
 }
 # A model's from_pretrained, save_pretrained and push_to_hub are methods, because users look for them there; they
@@ -73,7 +74,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
-BUDGET = {"tf_segformer": 17_300, "tf_segformer/modeling": 1_420, "benchmarks": 2_200}
+BUDGET = {"tf_segformer": 18_300, "tf_segformer/modeling": 1_480, "benchmarks": 2_200}
 
 
 def count_lines(path: Path) -> int:

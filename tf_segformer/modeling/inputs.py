@@ -8,6 +8,11 @@ import keras
 
 from tf_segformer.configuration import SegformerConfig
 
+_LAYOUTS = {  # name, shape, and how the other layout is transposed to it; by "are channels first"
+    False: ("last", "(batch, height, width, {})", (0, 2, 3, 1)),
+    True: ("first", "(batch, {}, height, width)", (0, 3, 1, 2)),
+}
+
 
 def check_config(config: Any) -> None:
     """Rejects anything but a `SegformerConfig`, such as the name of a variant.
@@ -22,12 +27,13 @@ def check_config(config: Any) -> None:
         )
 
 
-def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
+def check_pixel_values(pixel_values: Any, num_channels: int, channels_first: bool = False) -> None:
     """Rejects images of another layout or type than (B, H, W, C) floats; looks at shape and dtype alone.
 
     Args:
         pixel_values: What the model was called with: array, tensor or symbolic tensor.
         num_channels: Channels that the model takes.
+        channels_first: Whether the layout is (B, C, H, W) instead.
 
     Raises:
         ValueError: With the remedy.
@@ -41,18 +47,20 @@ def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
     if getattr(shape, "rank", 4) is None:  # tf.data after a numpy_function
         return
     shape = tuple(shape)
+    here, there = (1, -1) if channels_first else (-1, 1)
+    name, layout, order = _LAYOUTS[channels_first]
     if len(shape) != 4:
         hint = "; pixel_values[None] makes a batch of one image" if len(shape) == 3 else ""
-        raise ValueError(f"pixel_values must be (batch, height, width, channels), but their shape is {shape}{hint}")
-    if shape[-1] not in (num_channels, None):
+        raise ValueError(f"pixel_values must be {layout.format('channels')}, but their shape is {shape}{hint}")
+    if shape[here] not in (num_channels, None):
         hint = (
-            "; these have their channels first: transpose them to (0, 2, 3, 1), or let SegformerImageProcessor do it"
-            if shape[1] == num_channels
+            f"; these have their channels {_LAYOUTS[not channels_first][0]}: transpose them to {order}, or let "
+            "SegformerImageProcessor do it"
+            if shape[there] == num_channels
             else ""
         )
         raise ValueError(
-            f"pixel_values must be (batch, height, width, {num_channels}), channels last, but their shape is "
-            f"{shape}{hint}"
+            f"pixel_values must be {layout.format(num_channels)}, channels {name}, but their shape is {shape}{hint}"
         )
     dtype = keras.backend.standardize_dtype(pixel_values.dtype)
     if "int" in dtype or dtype == "bool":

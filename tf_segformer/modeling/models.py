@@ -6,6 +6,7 @@ Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203; names and outputs fol
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -28,8 +29,14 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         self.arguments = {"output_hidden_states": states, "output_attentions": attentions, "rematerialize": again}
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Checks layout and type of the images, then runs the model on them as `call` says."""
+    def __call__(
+        self, inputs: Any = None, *args: Any, pixel_values: Any = None, labels: Any = None, **kwargs: Any
+    ) -> Any:
+        """Checks layout and type of the images, then runs the model on them as `call` says.
+
+        Images may also be given as `pixel_values`; labels next to them are for `fit` alone, as in a dictionary.
+        """
+        inputs = pixel_values if inputs is None else inputs
         pixel_values = inputs.get("pixel_values") if isinstance(inputs, dict) else inputs
         if pixel_values is not None and not isinstance(pixel_values, (list, tuple)):  # Keras explains the others
             check_pixel_values(pixel_values, self.config.num_channels)
@@ -40,6 +47,14 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         if isinstance(inputs, dict):  # Keras has checked the name, and would warn about the structure
             inputs = inputs["pixel_values"]
         return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def compute_loss(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The loss, on the labels next to the images where a batch is one dictionary."""
+        return super().compute_loss(x, find_labels(x, y), *args, **kwargs)
+
+    def compute_metrics(self, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        """The metrics, on the labels next to the images where a batch is one dictionary."""
+        return super().compute_metrics(x, find_labels(x, y), *args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Creates the optimizer's variables before the first step, which TensorFlow would have to trace twice."""
@@ -166,22 +181,12 @@ class SegformerModel(PretrainedModel):
         ]
 
         pixel_values = keras.Input((None, None, config.num_channels), dtype="float32", name="pixel_values")
-        x = pixel_values
-        hidden_states, attentions = [], []
-        for stage in stages:
-            x = patch_embeddings[stage](x)
-            for block in blocks[stage]:
-                if output_attentions:
-                    x, attention = block(x, return_attention=True)
-                    attentions.append(attention)
-                else:
-                    x = block(x)
-            x = stage_norms[stage](x)  # (B, H_i, W_i, C_i)
-            hidden_states.append(x)
+        layers = zip(patch_embeddings, blocks, stage_norms, strict=True)
+        hidden_states, attentions = run_stages(pixel_values, layers, output_attentions)
         super().__init__(
             inputs=pixel_values,
             outputs=_select_outputs(
-                last_hidden_state=x,
+                last_hidden_state=hidden_states[-1],
                 hidden_states=hidden_states if output_hidden_states else None,
                 attentions=attentions if output_attentions else None,
             ),
@@ -189,6 +194,51 @@ class SegformerModel(PretrainedModel):
             trainable=trainable,
         )
         self._remember(config, dtype, output_hidden_states, output_attentions, rematerialize)
+
+
+def run_stages(
+    x: Any, stages: Iterable[tuple[Any, Sequence[Any], Any]], output_attentions: bool, **options: Any
+) -> Any:
+    """Runs the layers of an encoder.
+
+    Args:
+        x: Images (B, H, W, C).
+        stages: Patch embedding, transformer blocks and norm of each stage.
+        output_attentions: Whether to collect the attention probabilities.
+        **options: Arguments of every block, such as `training`.
+
+    Returns:
+        The stages' feature maps (B, H_i, W_i, C_i), and the attention probabilities (B, heads, H_i*W_i, reduced) of all
+        blocks; none where they are not collected.
+    """
+    hidden_states, attentions = [], []
+    for patch_embedding, blocks, norm in stages:
+        x = patch_embedding(x)
+        for block in blocks:
+            if output_attentions:
+                x, attention = block(x, return_attention=True, **options)
+                attentions.append(attention)
+            else:
+                x = block(x, **options)
+        x = norm(x)
+        hidden_states.append(x)
+    return hidden_states, attentions
+
+
+def find_labels(x: Any, y: Any) -> Any:
+    """The labels of a batch: on their own, or in the dictionary with the images, as transformers has them.
+
+    Args:
+        x: The images, or a dictionary with `pixel_values` and perhaps `labels`.
+        y: The labels, a dictionary with `labels`, or None.
+
+    Returns:
+        The labels, or None where there are none.
+    """
+    for each in (y, x if y is None else None):
+        if isinstance(each, dict):
+            return each.get("labels")
+    return y
 
 
 def _drop_path_rates(config: SegformerConfig) -> list[float]:
@@ -260,13 +310,13 @@ class SegformerForImageClassification(_TaskModel):
     def _head(config: SegformerConfig, dtype: Any, features: dict[str, Any]) -> Any:
         """(B, num_labels), in float32 under every policy."""
         pool = keras.layers.GlobalAveragePooling2D("channels_last", dtype="float32", name="pool")
-        classifier = keras.layers.Dense(
-            config.num_labels,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            dtype="float32",
-            name="classifier",
-        )
-        return classifier(pool(features["last_hidden_state"]))
+        return classification_head(config)(pool(features["last_hidden_state"]))
+
+
+def classification_head(config: SegformerConfig) -> keras.layers.Dense:
+    """The linear classifier of an image's mean feature, in float32 under every policy."""
+    initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
+    return keras.layers.Dense(config.num_labels, kernel_initializer=initializer, dtype="float32", name="classifier")
 
 
 @keras.saving.register_keras_serializable(package="tf_segformer")

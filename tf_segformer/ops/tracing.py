@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import sys
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import keras
 
 MANY_WEIGHTS = 500  # B3 has more, B2 fewer
 DEVICES = ("CPU", "GPU")
+_LITE_CONVERTER = "tensorflow.lite.python.lite"
 
 _exporting = contextvars.ContextVar("exporting", default=False)
 _device: contextvars.ContextVar[str | None] = contextvars.ContextVar("device", default=None)
@@ -35,8 +38,18 @@ def export_mode() -> Iterator[None]:
 
 
 def exporting() -> bool:
-    """Whether layers are called within `export_mode`."""
-    return _exporting.get()
+    """Whether layers are called within `export_mode`, or by `tf.lite.TFLiteConverter.from_keras_model`."""
+    return _exporting.get() or _called_by(_LITE_CONVERTER)
+
+
+def _called_by(module: str) -> bool:
+    """Whether a function of a module is running; it is looked for among the callers, since it does not say so."""
+    if module not in sys.modules:
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != module:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager
