@@ -126,7 +126,7 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
         model: One of the SegFormer models.
 
     Returns:
-        Name such as "block_0_0/attention/query/kernel" -> variable.
+        Name such as "block_0_0/attention/query/kernel" -> variable; those of adapters are left out.
 
     Raises:
         ValueError: Where a variable's path has no such end, so that it is no SegFormer.
@@ -139,11 +139,27 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
         )
     variables = {}
     for variable in model.weights:
+        if variable.name.startswith("lora_kernel_"):
+            continue
         match = _VARIABLE.fullmatch(variable.path)
         if match is None:
             raise ValueError(f"{variable.path} is no variable of a SegFormer model")
         variables[match[1]] = variable
     return variables
+
+
+def model_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers of a model that have weights, by their names without the layers around them.
+
+    Args:
+        model: One of the SegFormer models.
+
+    Returns:
+        Name such as "block_0_0/attention/query" -> layer.
+    """
+    layers = [layer for layer in model._flatten_layers() if len(list(layer._flatten_layers())) == 1 and layer.weights]
+    matches = [_VARIABLE.fullmatch(f"{layer.path}/") for layer in layers]
+    return {match[1][:-1]: layer for match, layer in zip(matches, layers, strict=True) if match}
 
 
 def _in_layout_of(variable: str, tensor: LazyTensor, layout: str, part: int, parts: int) -> LazyTensor:

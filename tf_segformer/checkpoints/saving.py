@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tf_segformer.checkpoints.adapters import merged_kernel
 from tf_segformer.checkpoints.architecture import TASK_CLASSES, infer_task
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.formats.safetensors import write_safetensors
-from tf_segformer.checkpoints.mapping import model_variables, to_torch_names
+from tf_segformer.checkpoints.mapping import model_layers, model_variables, to_torch_names
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import write_errors
@@ -68,12 +69,18 @@ def model_tensors(model: keras.Model) -> dict[str, LazyTensor]:
         model: One of the SegFormer models.
 
     Returns:
-        Name such as "block_0_0/attention/query/kernel" -> tensor, read from the variable when asked for.
+        Name such as "block_0_0/attention/query/kernel" -> tensor, read from the variable when asked for; adapters are
+        merged into their kernels.
     """
     import keras
 
-    def lazy(variable: Any) -> LazyTensor:
+    layers = model_layers(model)
+
+    def lazy(name: str, variable: Any) -> LazyTensor:
+        layer = layers.get(name.removesuffix("/kernel"))
         shape, dtype = tuple(variable.shape), np.dtype(variable.dtype)
+        if getattr(layer, "lora_enabled", False):
+            return LazyTensor(shape, dtype, lambda: merged_kernel(layer))
         return LazyTensor(shape, dtype, lambda: keras.ops.convert_to_numpy(variable.value))
 
-    return {name: lazy(variable) for name, variable in model_variables(model).items()}
+    return {name: lazy(name, variable) for name, variable in model_variables(model).items()}

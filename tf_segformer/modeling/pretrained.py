@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tf_segformer.modeling.lora import ATTENTION, enable_lora
 from tf_segformer.ops.initialization import skip_initialization
 
 
@@ -58,6 +60,64 @@ class PretrainedMixin:
         from tf_segformer.checkpoints.saving import save_pretrained
 
         save_pretrained(self, folder)
+
+    def enable_lora(
+        self,
+        rank: int,
+        layers: Sequence[str] = ATTENTION,
+        alpha: float | None = None,
+        also_train: Sequence[str] = ("classifier",),
+    ) -> None:
+        """Adds low-rank adapters to dense layers and freezes all else, before `compile`.
+
+        `save_pretrained` and `save` merge them into the kernels, `save_lora` keeps them alone.
+
+        Args:
+            rank: Rank of the adapters, such as 8.
+            layers: Regular expressions for the places of the layers, such as "block_3_0/attention/query"; by default
+                all four of every attention.
+            alpha: The adapters are multiplied by `alpha / rank`; by default 1.
+            also_train: Regular expressions for the places of layers that are trained as a whole; the classifier by
+                default.
+
+        Raises:
+            ValueError: Where no dense layer matches, and after the first training step.
+
+        Example:
+            >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
+            >>> model = SegformerForSemanticSegmentation(SegformerConfig.from_variant("b0", num_labels=11))
+            >>> model.enable_lora(8)
+            >>> sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables)
+            68363
+        """
+        enable_lora(self, rank, layers, alpha, also_train)
+
+    def save_lora(self, folder: str | Path, base_model: str | None = None) -> None:
+        """Writes the adapters and what else was trained, without the pretrained weights, as PEFT does.
+
+        Args:
+            folder: The folder to write to; made where it is missing.
+            base_model: What they belong to, such as a Hub id: noted in adapter_config.json.
+
+        Raises:
+            CheckpointError: For a model without adapters, or a folder that cannot be written.
+        """
+        from tf_segformer.checkpoints.adapters import save_lora
+
+        save_lora(self, folder, base_model)
+
+    def load_lora(self, folder: str | Path) -> None:
+        """Adds the adapters of a folder to the model that they were trained on, ready to predict or to train on.
+
+        Args:
+            folder: What `save_lora` or PEFT wrote.
+
+        Raises:
+            CheckpointError: Where they do not fit; the model is then unchanged.
+        """
+        from tf_segformer.checkpoints.adapters import load_lora
+
+        load_lora(self, folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads weights, configuration and a model card to the Hugging Face Hub.
