@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer.data.check import check_dataset
-from tf_segformer.data.datasets import KINDS, find_dataset
+from tf_segformer.data.datasets import find_dataset
+from tf_segformer.data.kinds import KINDS
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.labels import LABELS
 
@@ -44,8 +45,18 @@ def test_folder_pairs_images_and_labels_by_name(folder):
     assert sum(check_dataset(dataset).class_pixels) == 3 * 64 * 64
 
 
-def test_folder_without_splits_is_taken_as_it_is(folder):
-    assert len(find(folder / "train", "val").examples) == 3
+def test_a_folder_without_splits_is_divided_by_fraction_and_seed(folder):
+    """Both splits had all images, and a validation that was none."""
+    write_dataset(folder.parent / "more", train=20, val=1)
+    flat = folder.parent / "more/train"
+    train, val = (find(flat, split, val_fraction=0.25) for split in ("train", "val"))
+    assert (train.size, val.size) == (15, 5)
+    assert not set(train.examples) & set(val.examples)
+    assert [each.image.name for each in val.examples] == ["005.png", "006.png", "007.png", "011.png", "015.png"]
+    assert find(flat, "val", val_fraction=0.25, seed=1).examples != val.examples
+    assert find(flat, "val", val_fraction=1.0).size == 20
+    with pytest.raises(ValueError, match="val_fraction"):
+        find(flat, "val", val_fraction=0.0)
 
 
 def test_ade20k_ignores_zero_and_lowers_the_others(tmp_path):
@@ -177,6 +188,7 @@ def test_report_gives_fractions_and_names_classes_without_a_pixel(folder):
     assert str(report).splitlines() == [
         "folder/train: 3 images, 4 classes",
         "  sky 50.0 %, house 33.3 %, ground 16.7 %, sun 0.0 %; 25.0 % of the pixels are ignored",
+        "  4 x 2 pixels, 3 channels of uint8, values from 0 to 0",
         "  warning: never labelled: sun",
     ]
 
@@ -199,10 +211,8 @@ def test_empty_and_missing_folders_are_named_with_the_layout(tmp_path, kind):
 
 
 def test_arguments_that_do_not_fit_are_rejected(folder):
-    with pytest.raises(ValueError, match="needs class_names"):
-        find_dataset("folder", folder, "train")
-    with pytest.raises(ValueError, match="no kind of dataset 'coco'"):
-        find_dataset("coco", folder, "train")
+    with pytest.raises(ValueError, match="no kind of dataset 'coccoo'"):
+        find_dataset("coccoo", folder, "train")
     with pytest.raises(ValueError, match="split='test'"):
         find_dataset("camvid", folder, "test")
     with pytest.raises(ValueError, match="3 entries"):

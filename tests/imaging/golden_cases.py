@@ -74,10 +74,6 @@ def golden_cases() -> list[Case]:
         "int64": Case("", plain, "int64"),
         "gray_array": Case("", (40, 52, 1), "uint8", gray),
         "gray_pil": Case("", (40, 52, 1), options={"input_data_format": "channels_last", **gray}),
-        "rgba_pil": Case("", (40, 52, 4), options={"input_data_format": "channels_last", "do_normalize": False}),
-        "four_channels": Case(
-            "", (40, 52, 4), "uint8", {"input_data_format": "channels_last", "image_mean": 0.5, "image_std": 0.5}
-        ),
         "sixteen_bit_pil": Case(
             "",
             (40, 52, 1),

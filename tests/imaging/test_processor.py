@@ -197,6 +197,17 @@ def test_what_is_no_image_is_rejected_with_the_remedy(images: object, message: s
         SegformerImageProcessor(size=8)(images)
 
 
+@pytest.mark.parametrize("bands", [2, 4, 5, 16])
+def test_bands_are_resized_each_by_itself_as_pillow_resizes_gray(bands: int):
+    """Of two or four bands Pillow takes the last for alpha: the others became black where it is 0."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, bands), np.uint8)
+    image[:10, :, -1] = 0
+    processor = SegformerImageProcessor(size=(12, 17), do_rescale=False, do_normalize=False)
+    found = processor(image, input_data_format="channels_last")["pixel_values"][0]
+    expected = [Image.fromarray(image[..., band]).resize((17, 12), Image.Resampling.BILINEAR) for band in range(bands)]
+    np.testing.assert_array_equal(found, np.stack([np.asarray(band) for band in expected], axis=-1))
+
+
 def test_means_must_fit_the_channels():
     with pytest.raises(ValueError, match="image_mean has 3 values, but the image has 1"):
         SegformerImageProcessor(size=8)(np.zeros((9, 9, 1), np.uint8))

@@ -9,24 +9,28 @@ from typing import Any
 
 import click
 
+from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.loading import load_segmenter
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
-from tf_segformer.data.datasets import KINDS, SegmentationDataset, find_dataset
-from tf_segformer.data.splits import SPLITS, detect_kind
+from tf_segformer.data.datasets import SPLITS, SegmentationDataset, find_dataset
+from tf_segformer.data.kinds import detect_kind
+from tf_segformer.data.layouts.layout import class_names_in
 from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation import evaluate as evaluation
 from tf_segformer.evaluation.report import SUMMARY, ComparisonWriter, metrics_to_json, write_report
 from tf_segformer.hub import HubOptions
-from tf_segformer.imaging.labels import names_of_classes
+from tf_segformer.imaging.labels import LABELS, names_of_classes
 
 
 @click.command(short_help="Measure mIoU on a labelled dataset.")
 @click.argument("model")
 @click.argument("dataset", type=click.Path(path_type=Path))
+@data_options
 @click.option(
-    "--kind", type=click.Choice(list(KINDS)), help="Layout and labels of DATASET; by default detected by its folders."
+    "--split",
+    type=click.Choice(SPLITS),
+    help="Part to measure; default val, or every image of a folder without splits.",
 )
-@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True, help="Part to measure.")
 @click.option("--limit", type=click.IntRange(1), help="Measure the first N images only.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="evaluation", show_default=True,
@@ -44,8 +48,8 @@ from tf_segformer.imaging.labels import names_of_classes
 def evaluate(
     model: str,
     dataset: Path,
-    kind: str | None,
-    split: str,
+    data_options: dict[str, Any],
+    split: str | None,
     limit: int | None,
     output: Path,
     comparisons: int,
@@ -56,15 +60,16 @@ def evaluate(
 ) -> None:
     """Measures MODEL on DATASET, at the size of the label maps.
 
-    MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. DATASET is the folder of ADE20K,
-    Cityscapes, Pascal VOC or CamVid, or one with images/ and labels/ (or val/images/ and val/labels/).
+    MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. DATASET is a folder in one of the
+    layouts that `check` and `train` find. Of a folder without splits, --split val measures the images that `train`
+    keeps for validation.
 
     Example: tf-segformer evaluate camvid-b0 CamVid --mode whole
     """
     segmenter, processor = load_segmenter(model, hub, precision)
     predictor = make_predictor(segmenter, processor, **options)
     class_names = tuple(names_of_classes(segmenter.config.id2label).values())
-    data = _open_dataset(dataset, kind, split, class_names)
+    data = _open_dataset(dataset, data_options, split, class_names)
     compare = ComparisonWriter(output, comparisons, data.class_names)
     start = time.perf_counter()
     metrics = evaluation.evaluate(predictor, data, limit=limit, on_result=compare)
@@ -91,13 +96,30 @@ def evaluate(
         click.echo(f"wrote {path}")
 
 
-def _open_dataset(root: Path, kind: str | None, split: str, class_names: tuple[str, ...]) -> SegmentationDataset:
+def _open_dataset(
+    root: Path, given: dict[str, Any], split: str | None, class_names: tuple[str, ...]
+) -> SegmentationDataset:
     """The pairs of a dataset that has the model's classes; other names of them are a note on stderr."""
-    kind = kind or detect_kind(root, class_names)
-    dataset = find_dataset(kind, root, split, class_names=class_names if kind == "folder" else None)
+    options = dict(given)
+    kind = options.pop("kind")
+    if split is None:
+        split, options["val_fraction"] = "val", 1.0
+    layout = kind or detect_kind(root)
+    is_camvid = [name.strip().lower() for name in class_names] == [name.lower() for name in LABELS["camvid"]]
+    if layout == "folder" and kind is None and is_camvid:
+        layout = kind = "camvid"
+    has_names = options["class_names"] or options["class_of_value"] or options["palette"] or class_names_in(root)
+    if layout in ("folder", "binary") and not has_names:
+        options["class_names"] = class_names
+    try:
+        dataset = find_dataset(kind, root, split, **options)
+    except DatasetError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if dataset.num_labels != len(class_names):
         raise DatasetError(
-            f"{root}: {kind} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
+            f"{root}: {dataset.kind} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
         )
     pairs = zip(dataset.class_names, class_names, strict=True)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.strip().lower()]

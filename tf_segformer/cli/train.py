@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tf_segformer.cli.data_options import data_options, open_with_options
 from tf_segformer.cli.options import hub_options, precision_option
-from tf_segformer.errors import DatasetError
 
 
 @click.command(short_help="Train or fine-tune on a labelled dataset.")
-@click.option("--recipe", required=True, help="Name, such as ade20k-b0, or a .py file with RECIPE.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of the dataset, or of its shards.")
+@click.option("--data", required=True, help="Folder of the dataset, or of its shards.")
+@click.option(
+    "--recipe", default="finetune-b0", show_default=True, help="Name, such as ade20k-b0, or a .py file with RECIPE."
+)
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run; default runs/RECIPE."
 )
@@ -23,8 +27,10 @@ from tf_segformer.errors import DatasetError
 @click.option("--batch-size", type=click.IntRange(1), help="Images per batch.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest rate of the encoder.")
 @click.option("--seed", type=int, help="Decides initial weights, data order, augmentation and dropout.")
-@click.option("--class-names", metavar="A,B,...", help="Class names of a dataset of kind 'folder'.")
-@click.option("--palette", metavar="RRGGBB,...", help="Colors of the classes, where the labels are RGB images.")
+@data_options
+@click.option(
+    "--class-weights", metavar="W,W,...", help="Weight of each class in the loss, or 'balanced': more for rare ones."
+)
 @precision_option("Of the computation; the weights stay float32.")
 @click.option("--jit/--no-jit", default=None, help="Compile the step with XLA; default as Keras decides.")
 @click.option(
@@ -38,9 +44,9 @@ from tf_segformer.errors import DatasetError
 @hub_options
 def train(
     recipe: str,
-    data: Path,
-    class_names: str | None,
-    palette: str | None,
+    data: str,
+    data_options: dict[str, Any],
+    class_weights: str | None,
     jit: bool | None,
     threads: int | None,
     check: bool,
@@ -52,21 +58,27 @@ def train(
     The output folder gets best/ and last/ (config, weights and processor, as save_pretrained writes them), log.csv,
     curves.png, tensorboard/ and the state that --resume reads.
 
-    Example: tf-segformer train --recipe camvid-b0 --data CamVid
+    Example: tf-segformer train --data my-dataset --init camvid-b0
     """
-    from tf_segformer.data import check_dataset
+    from tf_segformer.data import check_splits
+    from tf_segformer.data.check import balanced_weights
     from tf_segformer.training.recipes import load_recipe
 
     if options["epochs"] and options["steps"]:
         raise click.UsageError("--epochs and --steps exclude each other")
     loaded = load_recipe(recipe)
-    splits = _open_splits(loaded.dataset, data, class_names, palette)
-    if check:  # before the seconds that Keras takes
-        for dataset in splits:
-            click.echo(check_dataset(dataset))
+    if data_options["kind"] is None and loaded.dataset != "folder":
+        data_options["kind"] = loaded.dataset
+    splits = open_with_options(data, data_options)
+    if check or class_weights == "balanced":  # before the seconds that Keras takes
+        report = check_splits(splits, raise_on_problems=check)
+        click.echo(report)
     if write_tfrecords is not None:
         _write_tfrecords(splits, write_tfrecords)
         return
+    if class_weights is not None:
+        weights = balanced_weights(report.splits["train"]) if class_weights == "balanced" else _numbers(class_weights)
+        loaded = _with_class_weights(loaded, weights, splits[0].class_names)
     _limit_threads(threads)
     from tf_segformer.training import trainer
 
@@ -75,24 +87,27 @@ def train(
     click.echo(f"best mIoU {100 * best['mIoU']:.2f} at step {best['step']}")
 
 
-def _open_splits(kind: str, data: Path, class_names: str | None, palette: str | None) -> Any:
-    """Both splits, with names and colors as the command line spells them."""
-    from tf_segformer.data import open_splits
-
-    names = None if class_names is None else [name.strip() for name in class_names.split(",")]
+def _numbers(text: str) -> list[float]:
+    """Numbers parted by commas."""
     try:
-        colors = None if palette is None else [tuple(bytes.fromhex(color)) for color in palette.split(",")]
-        return open_splits(kind, data, names, colors)
-    except DatasetError:
-        raise
+        return [float(number) for number in text.split(",")]
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.BadParameter(f"{text!r} is neither 'balanced' nor numbers", param_hint="--class-weights") from error
+
+
+def _with_class_weights(recipe: Any, weights: list[float], class_names: Sequence[str]) -> Any:
+    """The recipe with weights of its loss, which are printed."""
+    if len(weights) != len(class_names):
+        raise click.UsageError(f"--class-weights has {len(weights)} numbers for {len(class_names)} classes")
+    pairs = [f"{name} {weight:g}" for name, weight in zip(class_names, weights, strict=True)]
+    click.echo(f"class weights: {', '.join(pairs)}")
+    return replace(recipe, loss={**recipe.loss, "class_weights": weights})
 
 
 def _write_tfrecords(splits: Any, folder: Path) -> None:
     """Writes both splits to a folder that --data takes."""
     from tf_segformer.data import write_tfrecords
-    from tf_segformer.data.splits import SPLITS
+    from tf_segformer.data.datasets import SPLITS
 
     for split, dataset in zip(SPLITS, splits, strict=True):
         written = write_tfrecords(dataset, folder / split)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_segformer.data.augmentation import Augmentation as Augmentation
-    from tf_segformer.data.check import DatasetReport as DatasetReport
     from tf_segformer.data.check import check_dataset as check_dataset
+    from tf_segformer.data.check import check_splits as check_splits
     from tf_segformer.data.datasets import SegmentationDataset as SegmentationDataset
     from tf_segformer.data.datasets import find_dataset as find_dataset
     from tf_segformer.data.pipeline import training_dataset as training_dataset
     from tf_segformer.data.pipeline import validation_dataset as validation_dataset
+    from tf_segformer.data.reports import DatasetReport as DatasetReport
+    from tf_segformer.data.reports import FolderReport as FolderReport
     from tf_segformer.data.splits import open_splits as open_splits
     from tf_segformer.data.tfrecords import open_tfrecords as open_tfrecords
     from tf_segformer.data.tfrecords import write_tfrecords as write_tfrecords
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 _LAZY_IMPORTS = {
     "open_splits": "splits",
     "Augmentation": "augmentation",
-    "DatasetReport": "check",
+    "DatasetReport": "reports",
+    "FolderReport": "reports",
     "SegmentationDataset": "datasets",
     "check_dataset": "check",
+    "check_splits": "check",
     "find_dataset": "datasets",
     "open_tfrecords": "tfrecords",
     "training_dataset": "pipeline",

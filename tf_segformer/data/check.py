@@ -3,112 +3,54 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 
-from tf_segformer.data.datasets import IGNORE_INDEX, LabelledDataset, LabelledImage
-from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset
+from tf_segformer.data.findings import REMEDIES, Finding, examine
+from tf_segformer.data.layouts.layout import IDENTITY
+from tf_segformer.data.reports import EXAMPLES, SHOWN_CLASSES, DatasetReport, FolderReport, Problem, counted
+from tf_segformer.data.splits import SPLITS, open_splits
+from tf_segformer.errors import DatasetError
 
-_EXAMPLES = 3  # files that are named for each kind of problem
-_SHOWN_CLASSES = 12
 _AT_ONCE = 256  # examples handed to the threads; those of shards hold their bytes
-_BEYOND, _SIZE = "labels beyond the classes", "labels of another size than their image"
+_RARE = 0.01  # of the pixels
+_LARGEST_WEIGHT = 10.0
+_MASK = "label 255 is the only value besides 0"
+_SAME = "training and validation are the same images"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with some files in the same way.
-
-    Args:
-        kind: What they have in common.
-        count: Number of files.
-        examples: The messages of the first three.
-
-    Example:
-        >>> print(Problem("no such file", 5, ("a.png: no such file", "b.png: no such file", "c.png: no such file")))
-        no such file, 5 files:
-            a.png: no such file
-            b.png: no such file
-            c.png: no such file
-            and 2 more
-    """
-
-    kind: str
-    count: int
-    examples: tuple[str, ...]
-
-    def __str__(self) -> str:
-        more = [f"and {self.count - len(self.examples)} more"] if self.count > len(self.examples) else []
-        heading = f"{self.kind}, {_counted(self.count, 'file')}:"
-        return "\n    ".join([heading, *self.examples, *more])
-
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What `check_dataset` found; `print` shows it.
-
-    Args:
-        name: Kind and split of the dataset.
-        images: Number of examples.
-        class_names: Class names by index.
-        class_pixels: Pixels of each class in the labels.
-        ignored_pixels: Pixels that do not count.
-        problems: What keeps the dataset from being used, grouped.
-        warnings: What is allowed, but is often a mistake.
-
-    Example:
-        >>> print(DatasetReport("folder/val", 2, ("road", "sky"), (30, 10), 10))
-        folder/val: 2 images, 2 classes
-          road 75.0 %, sky 25.0 %; 20.0 % of the pixels are ignored
-    """
-
-    name: str
-    images: int
-    class_names: tuple[str, ...]
-    class_pixels: tuple[int, ...]
-    ignored_pixels: int
-    problems: tuple[Problem, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def class_fractions(self) -> dict[str, float]:
-        """Each class's fraction of the pixels that count."""
-        total = max(sum(self.class_pixels), 1)
-        return {name: count / total for name, count in zip(self.class_names, self.class_pixels, strict=True)}
-
-    @property
-    def ignored_fraction(self) -> float:
-        """The fraction of all pixels that do not count."""
-        return self.ignored_pixels / max(sum(self.class_pixels) + self.ignored_pixels, 1)
-
-    def __str__(self) -> str:
-        ranking = sorted(self.class_fractions.items(), key=lambda item: -item[1])
-        classes = [f"{name} {100 * fraction:.1f} %" for name, fraction in ranking[:_SHOWN_CLASSES]]
-        if len(ranking) > _SHOWN_CLASSES:
-            classes.append(f"{len(ranking) - _SHOWN_CLASSES} more classes")
-        lines = [
-            f"{self.name}: {_counted(self.images, 'image')}, {len(self.class_names)} classes",
-            f"{', '.join(classes)}; {100 * self.ignored_fraction:.1f} % of the pixels are ignored",
-            *(f"warning: {warning}" for warning in self.warnings),
-            *(f"error: {problem}" for problem in self.problems),
-        ]
-        return "\n  ".join(lines)
-
-
-def check_dataset(dataset: LabelledDataset, *, threads: int = 4, raise_on_problems: bool = True) -> DatasetReport:
+@overload
+def check_dataset(dataset: LabelledDataset, *, threads: int = 4, raise_on_problems: bool = True) -> DatasetReport: ...
+@overload
+def check_dataset(
+    dataset: str | Path, *, threads: int = 4, raise_on_problems: bool = True, kind: str | None = None, **options: Any
+) -> FolderReport: ...
+def check_dataset(
+    dataset: LabelledDataset | str | Path,
+    *,
+    threads: int = 4,
+    raise_on_problems: bool = True,
+    kind: str | None = None,
+    **options: Any,
+) -> DatasetReport | FolderReport:
     """Decodes every image and label map.
 
     Args:
-        dataset: What `find_dataset` or `open_tfrecords` found.
+        dataset: What `find_dataset` or `open_tfrecords` found; or a folder, whose splits are checked together.
         threads: Files opened at once.
         raise_on_problems: Whether a dataset that cannot be used is an error; otherwise its problems are in the report.
+        kind: Of a folder; None finds it out.
+        **options: Of a folder, as `find_dataset` takes them.
 
     Returns:
-        The report.
+        The report: `DatasetReport` of a dataset, `FolderReport` of a folder.
 
     Raises:
         DatasetError: Naming, by kind of problem, how many files are missing, damaged, mismatched or out of range, and
@@ -119,91 +61,91 @@ def check_dataset(dataset: LabelledDataset, *, threads: int = 4, raise_on_proble
         >>> len(report.class_fractions), report.problems
         (11, ())
     """
-    findings = list(_in_threads(dataset, threads))
+    if isinstance(dataset, (str, Path)):
+        splits = open_splits(kind, dataset, **options)
+        return check_splits(splits, threads=threads, raise_on_problems=raise_on_problems)
+    report, _ = _check_split(dataset, threads)
+    if report.problems and raise_on_problems:
+        raise DatasetError(_message(report))
+    return report
+
+
+def check_splits(
+    splits: Sequence[LabelledDataset], *, threads: int = 4, raise_on_problems: bool = True
+) -> FolderReport:
+    """Checks both splits, and that validation says something about training.
+
+    Args:
+        splits: Training and validation split.
+        threads: Files opened at once.
+        raise_on_problems: As in `check_dataset`.
+
+    Returns:
+        The report.
+
+    Raises:
+        DatasetError: As `check_dataset`; and where both splits have the same images.
+
+    Example:
+        >>> train_data = find_dataset("camvid", "CamVid", "train")
+        >>> [problem.kind for problem in check_splits([train_data] * 2, raise_on_problems=False).problems]
+        ['training and validation are the same images']
+    """
+    checked = [_check_split(dataset, threads) for dataset in splits]
+    train, val = (report for report, _ in checked)
+    if not any(problem.kind == _MASK for problem in train.problems):  # then 255 is ignored, and val lacks a class
+        val = replace(val, problems=tuple(problem for problem in val.problems if problem.kind != _MASK))
+    train_images, val_images = (images for _, images in checked)
+    shared = [f"{name} is {train_images[digest]}" for digest, name in val_images.items() if digest in train_images]
+    is_same = bool(shared) and len(shared) == len(val_images)
+    warnings = list(_rare_classes(train))
+    if shared and not is_same:
+        warnings.append(
+            f"{counted(len(shared), 'image')} of the validation are among those of the training ({shared[0]}): "
+            "remove them from one, because the scores of images that were learned say nothing"
+        )
+    problems = (Problem(_SAME, len(shared), tuple(shared[:EXAMPLES])),) if is_same else ()
+    report = FolderReport(dict(zip(SPLITS, (train, val), strict=True)), problems, tuple(warnings))
+    if raise_on_problems and not report.can_train:
+        broken = [_message(each) for each in report.splits.values() if each.problems]
+        raise DatasetError("\n".join([*broken, *(f"{problem}" for problem in problems)]))
+    return report
+
+
+def _check_split(dataset: LabelledDataset, threads: int) -> tuple[DatasetReport, dict[bytes, str]]:
+    """The report of one split, and the names of its images by the hash of their pixels."""
+    names, findings = [], []
+    for name, finding in _in_threads(dataset, threads):
+        names.append(name)
+        findings.append(finding)
     class_pixels = sum((each.class_pixels for each in findings), np.zeros(dataset.num_labels, np.int64))
+    ignored = sum(each.ignored_pixels for each in findings)
     problems = _grouped(itertools.chain.from_iterable(each.problems for each in findings))
+    problems += _mask_of_an_object(dataset, findings, class_pixels, ignored)
+    ranges = [each.value_range for each in findings if each.value_range is not None]
     report = DatasetReport(
         dataset.name,
         len(findings),
         dataset.class_names,
         tuple(int(count) for count in class_pixels),
-        sum(each.ignored_pixels for each in findings),
+        ignored,
         tuple(problems),
-        tuple(_warnings(dataset, findings, class_pixels)),
+        tuple(_warnings(dataset, names, findings, class_pixels)),
+        tuple(size for size, _ in Counter(each.size for each in findings if each.size is not None).most_common()),
+        tuple(sorted({each.channels for each in findings if each.channels is not None})),
+        tuple(sorted({each.dtype for each in findings if each.dtype is not None})),
+        (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None,
     )
-    if problems and raise_on_problems:
-        raise DatasetError(_message(report))
-    return report
+    return report, {each.digest: name for name, each in zip(names, findings, strict=True) if each.digest}
 
 
-@dataclass
-class _Finding:
-    """What one example holds: problems as (kind, message), pixels of each class, values that are no class."""
-
-    class_pixels: np.ndarray
-    ignored_pixels: int = 0
-    labels_were_read: bool = False
-    values_beyond: set[int] = field(default_factory=set)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-
-def _in_threads(dataset: LabelledDataset, threads: int) -> Iterator[_Finding]:
-    """The findings of all examples, in order."""
+def _in_threads(dataset: LabelledDataset, threads: int) -> Iterator[tuple[str, Finding]]:
+    """Name and finding of all examples, in order."""
     examples = iter(dataset)
     with ThreadPoolExecutor(threads) as pool:
         while group := list(itertools.islice(examples, _AT_ONCE)):
-            yield from pool.map(lambda example: _check_example(example, dataset.num_labels), group)
-
-
-def _check_example(example: LabelledImage, num_labels: int) -> _Finding:
-    """Opens image and labels of one example."""
-    finding = _Finding(np.zeros(num_labels, np.int64))
-    sizes = []
-    try:
-        width, height = example.read_image().size
-        sizes.append((width, height))
-    except ImageError as error:
-        finding.problems.append(_problem(error, example.name))
-    try:
-        labels = example.read_labels()
-        sizes.append((labels.shape[1], labels.shape[0]))
-        _count(labels, example, finding)
-    except ImageError as error:
-        finding.problems.append(_problem(error, example.labels_name))
-    if len(set(sizes)) > 1:
-        image_size, label_size = (f"{width} x {height}" for width, height in sizes)
-        message = f"{example.labels_name}: {label_size} pixels, but its image {example.name} has {image_size}"
-        finding.problems.append((_SIZE, message))
-    return finding
-
-
-def _count(labels: np.ndarray, example: LabelledImage, finding: _Finding) -> None:
-    """Counts the pixels of each class, and notes the values that are none."""
-    num_labels = len(finding.class_pixels)
-    counted = labels[labels != IGNORE_INDEX]
-    is_class = (counted >= 0) & (counted < num_labels)
-    finding.labels_were_read = True
-    finding.ignored_pixels = labels.size - counted.size
-    finding.class_pixels += np.bincount(counted[is_class], minlength=num_labels)
-    beyond = np.unique(counted[~is_class]).tolist()
-    if beyond:
-        finding.values_beyond.update(beyond)
-        values = ", ".join(map(str, beyond[:8])) + (", ..." if len(beyond) > 8 else "")
-        finding.problems.append(
-            (
-                _BEYOND,
-                f"{example.labels_name}: class {values} is beyond the {num_labels} classes (0 to {num_labels - 1})",
-            )
-        )
-
-
-def _problem(error: ImageError, name: str) -> tuple[str, str]:
-    """Kind and message: the kind is the reason without its numbers."""
-    message = " ".join(str(error).split())
-    if name not in message:  # the bytes of a shard have no path
-        message = f"{name}: {message}"
-    reason = message.partition(": ")[2] or message
-    return re.sub(r"\d+", "N", reason.rstrip(".")), message
+            names = [example.name for example in group]
+            yield from zip(names, pool.map(lambda each: examine(each, dataset.num_labels), group), strict=True)
 
 
 def _grouped(problems: Iterable[tuple[str, str]]) -> list[Problem]:
@@ -212,11 +154,66 @@ def _grouped(problems: Iterable[tuple[str, str]]) -> list[Problem]:
     for kind, message in problems:
         groups.setdefault(kind, []).append(message)
     ranking = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return [Problem(kind, len(messages), tuple(messages[:_EXAMPLES])) for kind, messages in ranking]
+    return [Problem(kind, len(messages), tuple(messages[:EXAMPLES])) for kind, messages in ranking]
 
 
-def _warnings(dataset: LabelledDataset, findings: list[_Finding], class_pixels: np.ndarray) -> Iterator[str]:
+def _mask_of_an_object(
+    dataset: LabelledDataset, findings: list[Finding], class_pixels: np.ndarray, ignored: int
+) -> list[Problem]:
+    """Masks of 0 and 255, in which 255 is the object and not "ignore"."""
+    is_plain = dataset.name.startswith("folder/") and getattr(dataset, "class_of_value", IDENTITY) is IDENTITY
+    only_zero = class_pixels[0] > 0 and not class_pixels[1:].any() and dataset.num_labels > 1
+    if not (is_plain and only_zero and ignored and not any(each.values_beyond for each in findings)):
+        return []
+    name = dataset.class_names[1]
+    remedy = (
+        f"{IGNORE_INDEX} is ignored, so class 1 ({name}) never occurs. If {IGNORE_INDEX} is that class: "
+        f"kind='binary' (--kind binary), or class_of_value={{'{dataset.class_names[0]}': 0, '{name}': {IGNORE_INDEX}}} "
+        "(--map)"
+    )
+    return [Problem(_MASK, len(findings), (remedy,))]
+
+
+def _rare_classes(report: DatasetReport) -> Iterator[str]:
+    """Classes that the loss hardly sees."""
+    rare = {name: each for name, each in report.class_fractions.items() if 0 < each < _RARE}
+    if rare:
+        shown = [f"{name} {100 * each:.2g} %" for name, each in itertools.islice(rare.items(), SHOWN_CLASSES)]
+        more = [f"{len(rare) - SHOWN_CLASSES} more"] if len(rare) > SHOWN_CLASSES else []
+        yield (
+            f"below {100 * _RARE:.0f} % of the training pixels: {', '.join([*shown, *more])}; class weights keep such "
+            "classes from being left out (--class-weights balanced)"
+        )
+
+
+def balanced_weights(report: DatasetReport) -> list[float]:
+    """Class weights for the loss: the square root of the median fraction by the class's own, at most 10.
+
+    Args:
+        report: Of the training split.
+
+    Returns:
+        One weight per class; 1 where a class never occurs.
+
+    Example:
+        >>> balanced_weights(DatasetReport("x", 1, ("road", "sky", "sign"), (80, 20, 5), 0))
+        [0.5, 1.0, 2.0]
+    """
+    fractions = np.array(list(report.class_fractions.values()))
+    occurs = fractions > 0
+    median = np.median(fractions[occurs]) if occurs.any() else 1.0
+    weights = np.sqrt(median / np.where(occurs, fractions, median))
+    return [round(float(weight), 3) for weight in np.minimum(weights, _LARGEST_WEIGHT)]
+
+
+def _warnings(
+    dataset: LabelledDataset, names: list[str], findings: list[Finding], class_pixels: np.ndarray
+) -> Iterator[str]:
     """What may be a mistake."""
+    for doubt, remedy in REMEDIES.items():
+        doubtful = [name for name, each in zip(names, findings, strict=True) if doubt in each.doubts]
+        if doubtful:
+            yield f"{len(doubtful):,} {doubt}, such as {doubtful[0]}: {remedy}"
     values_beyond = set().union(*(each.values_beyond for each in findings))
     all_counted = all(each.labels_were_read for each in findings)
     if all_counted and class_pixels[0] == 0 and values_beyond == {dataset.num_labels}:
@@ -227,15 +224,12 @@ def _warnings(dataset: LabelledDataset, findings: list[_Finding], class_pixels: 
     elif all_counted:
         absent = [name for name, count in zip(dataset.class_names, class_pixels, strict=True) if not count]
         if absent:
-            yield f"never labelled: {', '.join(absent)}"
+            undefined = "; their IoU is undefined and left out of mIoU: move images that show them to the validation"
+            yield f"never labelled: {', '.join(absent)}" + undefined * dataset.name.endswith("/val")
 
 
 def _message(report: DatasetReport) -> str:
     """The text of the error: every kind of problem, and the warnings that may explain it."""
-    count = _counted(sum(problem.count for problem in report.problems), "problem")
+    count = counted(sum(problem.count for problem in report.problems), "problem")
     heading = f"{report.name}: {count}; mend or remove these files:"
     return "\n  ".join([heading, *map(str, report.problems), *report.warnings])
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

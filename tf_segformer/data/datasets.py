@@ -1,100 +1,32 @@
-"""find_dataset: where ADE20K, Cityscapes, Pascal VOC, CamVid and plain pairs of folders keep their files."""
+"""find_dataset: the images and labels of a folder, in whatever layout they are, and how they are read."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from tf_segformer.data.classes import BINARY, OBJECT_NAMES, ClassMap, infer_classes, merge_classes, values_in
+from tf_segformer.data.examples import IGNORE_INDEX, Example, LabelledImage
+from tf_segformer.data.kinds import KINDS, detect_kind
+from tf_segformer.data.layouts.layout import UNDIVIDED, Layout, class_names_in
+from tf_segformer.data.layouts.pairs import find_by_patterns
 from tf_segformer.errors import DatasetError, ImageError
-from tf_segformer.imaging.files import open_image, open_label_map
-from tf_segformer.imaging.labels import CITYSCAPES_TRAIN_IDS, LABELS
-from tf_segformer.io import is_plain_name, read_text
+from tf_segformer.imaging.arrays import is_array_file, open_image_array, open_label_values
+from tf_segformer.imaging.files import open_image, open_stored
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-IGNORE_INDEX = 255
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """One image and its labels, opened only when they are asked for.
-
-    Args:
-        name: Path of the image, or its name in a shard.
-        labels_name: Path of the labels, or the same name.
-        read_image: Returns the image as RGB; raises `ImageError` where it is damaged.
-        read_labels: Returns the class indices (H, W) int32, `IGNORE_INDEX` where none counts; raises `ImageError`.
-
-    Example:
-        >>> example = next(iter(find_dataset("camvid", "CamVid", "val")))
-        >>> example.read_image().size, example.read_labels().shape
-        ((64, 64), (64, 64))
-    """
-
-    name: str
-    labels_name: str
-    read_image: Callable[[], Image.Image]
-    read_labels: Callable[[], np.ndarray]
-
-
-class LabelledDataset(Protocol):
-    """What training, evaluation and the checks ask of a dataset; iterating gives every `LabelledImage` in order."""
-
-    @property
-    def name(self) -> str:
-        """Kind and split, for messages."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names by index."""
-
-    @property
-    def num_labels(self) -> int:
-        """The number of classes."""
-
-    @property
-    def size(self) -> int:
-        """The number of examples."""
-
-    def __iter__(self) -> Iterator[LabelledImage]:
-        """The examples, in order."""
-
-    def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
-        """The examples as (number int64, *what `decode` takes), still encoded.
-
-        Args:
-            seed: Gives every epoch an order of its own; None keeps the order of the names.
-            first: Number of the first example; epoch e has the numbers from e * size to (e + 1) * size.
-            last: Number of the example after the last; None: endless with a seed, one epoch without.
-        """
-
-    def decode(self, *record: Any) -> tuple[Any, Any]:
-        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record, in TensorFlow operations."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One image and its segmentation map.
-
-    Args:
-        image: JPEG or PNG file.
-        labels: PNG file of the same height and width.
-
-    Example:
-        >>> Example(Path("images/1.jpg"), Path("labels/1.png")).labels.name
-        '1.png'
-    """
-
-    image: Path
-    labels: Path
+SPLITS = ("train", "val")
+VAL_FRACTION = 0.2
+_IN_GRAPH = (".jpg", ".jpeg", ".png")  # what TensorFlow decodes, faster than Pillow
 
 
 @dataclass(frozen=True)
@@ -108,6 +40,8 @@ class SegmentationDataset:
         class_of_value: Class of each label value 0..255, `IGNORE_INDEX` for those that do not count; a value that has
             no class is one from `len(class_names)` to 254, which the checks reject.
         palette: Colors (K, 3) of RGB label files, or None where the files hold class values.
+        read_values: Function of the paths of image and labels that gives the label values (H, W), where no file holds
+            them, such as polygons.
 
     Example:
         >>> dataset = find_dataset("camvid", "CamVid", "train")
@@ -120,6 +54,12 @@ class SegmentationDataset:
     class_names: tuple[str, ...]
     class_of_value: np.ndarray
     palette: np.ndarray | None = None
+    read_values: Callable[[Path, Path], np.ndarray] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind, a key of `KINDS`."""
+        return self.name.partition("/")[0]
 
     @property
     def num_labels(self) -> int:
@@ -137,8 +77,9 @@ class SegmentationDataset:
             yield LabelledImage(
                 str(example.image),
                 str(example.labels),
-                partial(open_image, example.image),
-                partial(self.read_labels, example.labels),
+                partial(read_rgb, example.image),
+                partial(self.read_labels, example.labels, example.image),
+                partial(_read_stored, example.image),
             )
 
     def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
@@ -165,14 +106,23 @@ class SegmentationDataset:
 
         from tf_segformer.imaging.graph.decode import decode_image
 
-        labels = tf.numpy_function(lambda path: self.read_labels(path.decode()), [label_path], tf.int32)
-        return decode_image(tf.io.read_file(image_path)), tf.ensure_shape(labels, (None, None))
+        def read_labels(labels: bytes, image: bytes) -> np.ndarray:
+            return self.read_labels(labels.decode(), image.decode())
 
-    def read_labels(self, path: str | Path) -> np.ndarray:
+        labels = tf.numpy_function(read_labels, [label_path, image_path], tf.int32)
+        if all(example.image.suffix.lower() in _IN_GRAPH for example in self.examples):
+            image = decode_image(tf.io.read_file(image_path))
+        else:
+            image = tf.numpy_function(lambda path: np.asarray(read_rgb(path.decode())), [image_path], tf.uint8)
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(labels, (None, None))
+
+    def read_labels(self, path: str | Path, image: str | Path = "") -> np.ndarray:
         """Reads one label file as class indices.
 
         Args:
-            path: PNG with one channel, a color table, or (where the dataset has a palette) RGB colors.
+            path: File with one channel, a color table, or (where the dataset has a palette) RGB colors; an array of
+                class indices or one-hot; or what `read_values` reads.
+            image: Path of its image; polygons need it.
 
         Returns:
             (H, W) int32: classes and `IGNORE_INDEX`.
@@ -184,9 +134,12 @@ class SegmentationDataset:
             >>> dataset.read_labels("labels/0001.png").dtype
             dtype('int32')
         """
-        if self.palette is not None:
-            return _classes_of_colors(Path(path), self.palette)
-        values = open_label_map(path)
+        if self.read_values is not None:
+            values = self.read_values(Path(image), Path(path))
+        elif self.palette is not None:
+            values = _values_of_colors(Path(path), self.palette)
+        else:
+            values = open_label_values(path)
         if values.min() < 0 or values.max() > 255:
             raise ImageError(
                 f"{path}: label values reach {values.max()}; classes must fit into 8 bits (0 to 254, "
@@ -195,181 +148,205 @@ class SegmentationDataset:
         return self.class_of_value[values].astype(np.int32)
 
 
-@dataclass(frozen=True)
-class DatasetKind:
-    """How one kind of dataset is laid out.
-
-    Args:
-        splits: Folder (or list) name of "train" and "val".
-        find: Function of (root, name of the split) that returns the pairs; a missing partner is a path that does not
-            exist, for the checks to report.
-        class_names: Class names by index, or None where the user gives them.
-        class_of_value: Class of each label value.
-        layout: What the folder must look like, for messages.
-
-    Example:
-        >>> KINDS["camvid"].splits["val"]
-        'val'
-    """
-
-    splits: dict[str, str]
-    find: Callable[[Path, str], list[Example]]
-    class_names: tuple[str, ...] | None
-    class_of_value: np.ndarray
-    layout: str
-
-
 def find_dataset(
-    kind: str,
-    root: str | Path,
-    split: str,
+    kind: str | Path | None = None,
+    root: str | Path | None = None,
+    split: str = "train",
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    *,
+    class_of_value: ClassMap | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    val_fraction: float = VAL_FRACTION,
+    seed: int = 0,
 ) -> SegmentationDataset:
-    """Finds the pairs of images and segmentation maps of one split.
+    """Finds the pairs of images and labels of one split.
 
     Args:
-        kind: One of `KINDS`: "ade20k", "cityscapes", "voc", "camvid" or "folder".
+        kind: One of `KINDS`, or None to find it out by the folder. A call with one argument means the root.
         root: The dataset's folder.
         split: "train" or "val".
-        class_names: Class names; needed for "folder", of the same number as the classes for the others.
+        class_names: Class names by index; by default those of the tool's own file, or else "class 0" and so on.
         palette: Colors of RGB label files, one per class, for "folder".
+        class_of_value: Merges or drops classes: from each new class name, in order, to the label values or old class
+            names that it takes; what it does not name is ignored.
+        images: Where the images are, such as "photos/{split}/{name}.jpg", with `labels`, instead of a layout.
+        labels: Where the labels are, such as "masks/{split}/{name}.png".
+        val_fraction: Fraction of the images of a folder without splits that is kept for validation, in (0, 1].
+        seed: Which images these are; the same on every machine.
 
     Returns:
-        The dataset; its files are not opened yet (see `check_dataset`).
+        The dataset; its files are not opened yet (see `check_dataset`), except where the classes must be found out.
 
     Raises:
         DatasetError: The folder does not exist, has another layout, or is empty.
         ValueError: An unknown kind or split, or class names that do not fit.
 
     Example:
-        >>> find_dataset("camvid", "CamVid", "train").num_labels
-        11
+        >>> find_dataset("camvid", "CamVid", "train").num_labels, find_dataset("CamVid").name
+        (11, 'folder/train')
     """
-    if kind not in KINDS:
-        raise ValueError(f"There is no kind of dataset {kind!r}, only {', '.join(KINDS)}.")
-    layout = KINDS[kind]
-    if split not in layout.splits:
-        raise ValueError(f"split={split!r} must be one of {', '.join(layout.splits)}")
-    names = tuple(class_names) if class_names is not None else layout.class_names
-    if not names:
-        raise ValueError(f"A dataset of kind {kind!r} needs class_names, in the order of the label values.")
-    if layout.class_names is not None and len(names) != len(layout.class_names):
-        raise ValueError(f"class_names has {len(names)} entries, {kind} has {len(layout.class_names)} classes")
-    if palette is not None and len(palette) != len(names):
-        raise ValueError(f"palette has {len(palette)} colors for {len(names)} classes")
-    root = Path(root)
-    if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder; {kind} needs {layout.layout}")
-    examples = layout.find(root, layout.splits[split])
-    if not examples:
-        raise DatasetError(f"{root}: no images for the split {split!r}; {kind} needs {layout.layout}")
-    colors = None if palette is None else np.asarray(palette, np.uint8)
-    return SegmentationDataset(f"{kind}/{split}", tuple(examples), names, layout.class_of_value, colors)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    splits = find_splits(
+        kind, root, class_names, palette,
+        class_of_value=class_of_value, images=images, labels=labels, val_fraction=val_fraction, seed=seed,
+    )  # fmt: skip
+    return splits(split)
 
 
-def _pairs(images: Path, labels: Path, pattern: str = "*") -> list[Example]:
-    """Images of one folder with the PNG of the same name in another."""
-    found = sorted(path for path in images.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return [Example(path, labels / path.relative_to(images).with_suffix(".png")) for path in found]
+def find_splits(
+    kind: str | Path | None = None,
+    root: str | Path | None = None,
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    *,
+    class_of_value: ClassMap | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    val_fraction: float = VAL_FRACTION,
+    seed: int = 0,
+) -> Callable[[str], SegmentationDataset]:
+    """Finds all pairs of a folder once; see `find_dataset` for the arguments.
+
+    Returns:
+        A function that gives the dataset of one split.
+
+    Raises:
+        DatasetError, ValueError: As `find_dataset` does; that a split is empty, when it is asked for.
+
+    Example:
+        >>> [find_splits("camvid", "CamVid")(split).size for split in ("train", "val")]
+        [4, 2]
+    """
+    if root is None:
+        kind, root = None, kind
+    if root is None:
+        raise ValueError("find_dataset needs the dataset's folder")
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"There is no kind of dataset {str(kind)!r}, only {', '.join(KINDS)}.")
+    if not 0 < val_fraction <= 1:
+        raise ValueError(f"val_fraction={val_fraction!r} must be above 0 and at most 1")
+    root, found = Path(root), None if kind is None else str(kind)
+    if found is not None and not root.is_dir():
+        raise DatasetError(f"{root}: there is no such folder; {found} needs {KINDS[found].needs}")
+    if images is not None or labels is not None:
+        layout, name = _layout_of_patterns(root, images, labels), found or "folder"
+    else:
+        name = found or detect_kind(root)
+        layout = KINDS[name].find(root)
+    if any(layout.splits.values()):
+        name, layout = _with_classes(
+            name, root, layout, class_names, palette, detected=found is None, mapped=class_of_value is not None
+        )
+    if class_of_value is not None:
+        names, table = merge_classes(class_of_value, layout.class_names, layout.class_of_value)
+        layout = replace(layout, class_names=names, class_of_value=table)
+
+    def dataset_of(split: str) -> SegmentationDataset:
+        examples = layout.splits.get(split)
+        if examples is None and UNDIVIDED in layout.splits:
+            examples = _part(root, layout.splits[UNDIVIDED], split, val_fraction, seed)
+        if not examples:
+            raise DatasetError(f"{root}: no images for the split {split!r}; {name} needs {KINDS[name].needs}")
+        return SegmentationDataset(
+            f"{name}/{split}",
+            tuple(examples),
+            layout.class_names,
+            layout.class_of_value,
+            layout.palette,
+            layout.read_values,
+        )
+
+    return dataset_of
 
 
-def _orphaned(pairs: list[Example], images: Path, labels: Path) -> list[Example]:
-    """The label files that no image claims, as pairs whose image does not exist."""
-    claimed = {pair.labels for pair in pairs}
-    orphans = sorted(path for path in labels.glob("*.png") if path not in claimed)
-    return [Example(images / f"{path.stem}.jpg", path) for path in orphans]
+def _layout_of_patterns(root: Path, images: str | None, labels: str | None) -> Layout:
+    """The pairs of two patterns."""
+    if images is None or labels is None:
+        raise ValueError("images and labels are two patterns that need each other")
+    return Layout(find_by_patterns(root, images, labels), class_names_in(root))
 
 
-def _find_in_split_folder(root: Path, split: str) -> list[Example]:
-    """`<split>/images` and `<split>/labels`, or `images` and `labels` where there is no folder of the split."""
-    base = root / split if (root / split).is_dir() else root
-    pairs = _pairs(base / "images", base / "labels")
-    return pairs + _orphaned(pairs, base / "images", base / "labels")
+def _with_classes(
+    kind: str,
+    root: Path,
+    layout: Layout,
+    class_names: Sequence[str] | None,
+    palette: Sequence[Sequence[int]] | None,
+    detected: bool,
+    mapped: bool,
+) -> tuple[str, Layout]:
+    """The kind and the layout with class names, colors and the classes of its values."""
+    names, known = tuple(class_names or ()), KINDS[kind].class_names or layout.class_names
+    if names and known and len(names) != len(known):
+        raise ValueError(f"class_names has {len(names)} entries, {kind} has {len(known)} classes: {', '.join(known)}")
+    names = names or known
+    if palette is not None:
+        names = names or tuple(f"class {index}" for index in range(len(palette)))
+        if len(palette) != len(names):
+            raise ValueError(f"palette has {len(palette)} colors for {len(names)} classes")
+        layout = replace(layout, palette=np.asarray(palette, np.uint8))
+    is_file_of_values = layout.read_values is None and layout.palette is None
+    if kind == "folder" and not names and not mapped:
+        return infer_classes(root, layout)
+    if kind == "folder" and detected and not mapped and is_file_of_values and len(names) == 2:
+        examples = (example for examples in layout.splits.values() for example in examples)
+        if values_in(examples) == {0, IGNORE_INDEX}:
+            return "binary", replace(layout, class_names=names, class_of_value=BINARY)
+    if kind == "binary" and not mapped:
+        return kind, replace(layout, class_names=names or OBJECT_NAMES, class_of_value=BINARY)
+    return kind, replace(layout, class_names=names)
 
 
-def _find_ade20k(root: Path, split: str) -> list[Example]:
-    return _pairs(root / "images" / split, root / "annotations" / split)
+def _part(root: Path, examples: Sequence[Example], split: str, val_fraction: float, seed: int) -> list[Example]:
+    """The examples of one split of a folder without splits, by a hash of their names: the same on every machine."""
+
+    def order(example: Example) -> bytes:
+        name = example.image.relative_to(root) if example.image.is_relative_to(root) else example.image
+        return hashlib.sha256(f"{seed} {name.as_posix()}".encode()).digest()
+
+    count = max(round(val_fraction * len(examples)), 1)
+    if len(examples) == 1 and val_fraction < 1:
+        raise DatasetError(f"{root}: a single image cannot be divided into training and validation; add images")
+    chosen = set(sorted(examples, key=order)[:count])
+    return [example for example in examples if (example in chosen) == (split == "val")]
 
 
-def _find_cityscapes(root: Path, split: str) -> list[Example]:
-    """One folder per city; the two files differ in the last part of their names."""
-    images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
-    found = sorted(images.glob("*/*_leftImg8bit.png"))
-    name = "{}_gtFine_labelIds.png"
-    return [
-        Example(path, labels / path.parent.name / name.format(path.stem.removesuffix("_leftImg8bit"))) for path in found
-    ]
+def read_rgb(path: str | Path) -> Image.Image:
+    """Opens an image of any format as 8-bit RGB.
+
+    Args:
+        path: File of an image, or .npy or .npz with uint8 bands, 1 or 3.
+
+    Returns:
+        The image in mode "RGB".
+
+    Raises:
+        ImageError: As `open_image` does; arrays of another type or number of bands.
+
+    Example:
+        >>> read_rgb("CamVid/val/images/000.png").size
+        (64, 64)
+    """
+    if not is_array_file(path):
+        return open_image(path)
+    array = open_image_array(path)
+    if array.dtype != np.uint8 or array.shape[-1] not in (1, 3):
+        raise ImageError(
+            f"{path}: an array of {array.shape[-1]} bands of {array.dtype}; training takes 1 or 3 bands of uint8. "
+            "Choose three bands and scale them to 0..255."
+        )
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))))
 
 
-def _listed_names(listing: Path) -> list[str]:
-    """The names in a list of files, none of which leads out of its folder."""
-    try:
-        names = read_text(listing).split()
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{listing}: not a readable list of names ({error})") from error
-    outside = next((name for name in names if not is_plain_name(name)), None)
-    if outside is not None:
-        raise DatasetError(f"{listing}: {outside[:100]!r} is not the name of a file without its ending")
-    return names
+def _read_stored(path: Path) -> Image.Image | np.ndarray:
+    """The image as the file holds it."""
+    return open_image_array(path) if is_array_file(path) else open_stored(path)
 
 
-def _find_voc(root: Path, split: str) -> list[Example]:
-    """The names listed for the split."""
-    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    names = _listed_names(listing) if listing.is_file() else []
-    return [Example(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
-
-
-def _classes(**class_of_value: int) -> np.ndarray:
-    """The identity on 0..255, but for the values given as v<value>=<class>."""
-    table = np.arange(256)
-    for value, index in class_of_value.items():
-        table[int(value.removeprefix("v"))] = index
-    return table
-
-
-KINDS: dict[str, DatasetKind] = {
-    "ade20k": DatasetKind(
-        {"train": "training", "val": "validation"},
-        _find_ade20k,
-        LABELS["ade20k"],
-        np.concatenate([[IGNORE_INDEX], np.arange(255)]),  # 0 is "other", 1 is the first class
-        "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png (ADEChallengeData2016)",
-    ),
-    "cityscapes": DatasetKind(
-        {"train": "train", "val": "val"},
-        _find_cityscapes,
-        LABELS["cityscapes"],
-        CITYSCAPES_TRAIN_IDS.astype(np.int64),
-        "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png",
-    ),
-    "voc": DatasetKind(
-        {"train": "train", "val": "val"},
-        _find_voc,
-        LABELS["voc"],
-        _classes(),
-        "JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{train,val}.txt",
-    ),
-    "camvid": DatasetKind(
-        {"train": "train", "val": "val"},
-        _find_in_split_folder,
-        LABELS["camvid"],
-        _classes(v11=IGNORE_INDEX),
-        "{train,val}/images/*.jpg and {train,val}/labels/*.png",
-    ),
-    "folder": DatasetKind(
-        {"train": "train", "val": "val"},
-        _find_in_split_folder,
-        None,
-        _classes(),
-        "{train,val}/images/ and {train,val}/labels/, or images/ and labels/, with PNG labels of the images' names",
-    ),
-}
-"""Layout and classes of each kind of dataset."""
-
-
-def _classes_of_colors(path: Path, palette: np.ndarray) -> np.ndarray:
+def _values_of_colors(path: Path, palette: np.ndarray) -> np.ndarray:
     """Class indices of an RGB label file; black is ignored unless it is a class of its own."""
     try:
         with Image.open(path) as image:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_segformer.data.augmentation import Augmentation, augment
-from tf_segformer.data.datasets import IGNORE_INDEX, LabelledDataset
+from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset
 from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
@@ -57,7 +57,7 @@ def training_dataset(
 
     def prepare(number: Any, *record: Any) -> tuple[Any, Any]:
         image, labels = dataset.decode(*record)
-        labels = _with_ignore_index(labels, ignore_index)
+        labels = _with_ignore_index(_classes_only(labels, dataset), ignore_index)
         key = tf.stack([tf.constant(seed, tf.int64), number])
         return finish(*augment(image, labels, key, augmentation, ignore_index))
 
@@ -93,7 +93,7 @@ def validation_dataset(
 
     def prepare(number: Any, *record: Any) -> tuple[Any, Any]:
         image, labels = dataset.decode(*record)
-        return preprocess(image, processor), _with_ignore_index(labels, ignore_index)
+        return preprocess(image, processor), _with_ignore_index(_classes_only(labels, dataset), ignore_index)
 
     examples = dataset.records().map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE)
     return examples.batch(1).prefetch(2)
@@ -136,3 +136,15 @@ def normalize_and_pad(
 def _with_ignore_index(labels: Any, ignore_index: int) -> Any:
     """The labels of a dataset, with another value for the pixels that do not count."""
     return labels if ignore_index == IGNORE_INDEX else tf.where(labels == IGNORE_INDEX, ignore_index, labels)
+
+
+def _classes_only(labels: Any, dataset: LabelledDataset) -> Any:
+    """Labels that are classes or ignored; others stop the training instead of making the loss NaN."""
+    beyond = (labels < 0) | ((labels >= dataset.num_labels) & (labels != IGNORE_INDEX))
+    message = (
+        f"{dataset.name}: labels that are no class (0 to {dataset.num_labels - 1}) and not {IGNORE_INDEX}, which is "
+        "ignored. Do they count from 1? check_dataset names the files. The values are"
+    )
+    known = tf.debugging.Assert(~tf.reduce_any(beyond), [message, tf.unique(labels[beyond])[0]])
+    with tf.control_dependencies([known]):
+        return tf.identity(labels)

@@ -1,49 +1,30 @@
-"""The kind of a dataset by its folders, and its two splits, whether it holds files or TFRecord shards."""
+"""The two splits of a dataset, whether it holds files or TFRecord shards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tf_segformer.data.datasets import LabelledDataset, find_dataset
-from tf_segformer.imaging.labels import LABELS
-
-SPLITS = ("train", "val")
-_KIND_OF_FOLDER = {"leftImg8bit": "cityscapes", "annotations": "ade20k", "SegmentationClass": "voc"}
-
-
-def detect_kind(root: str | Path, class_names: Sequence[str]) -> str:
-    """The kind of a dataset: by a folder that only this kind has; CamVid, which has none, by the class names.
-
-    Args:
-        root: The dataset's folder.
-        class_names: The model's class names.
-
-    Returns:
-        A key of `datasets.KINDS`; "folder" where nothing speaks for another.
-
-    Example:
-        >>> detect_kind("my-dataset", ["sky", "road"])
-        'folder'
-    """
-    found = next((kind for folder, kind in _KIND_OF_FOLDER.items() if Path(root, folder).is_dir()), None)
-    names = [name.strip().lower() for name in class_names]
-    return found or ("camvid" if names == [name.lower() for name in LABELS["camvid"]] else "folder")
+from tf_segformer.data.datasets import SPLITS, find_splits
+from tf_segformer.data.examples import LabelledDataset
 
 
 def open_splits(
-    kind: str,
+    kind: str | None,
     root: str | Path,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    **options: Any,
 ) -> tuple[LabelledDataset, LabelledDataset]:
     """Finds both splits of a dataset.
 
     Args:
-        kind: One of `datasets.KINDS`; of no meaning for shards, which know their classes.
+        kind: One of `KINDS`, or None to find it out; of no meaning for shards, which know their classes.
         root: The dataset's folder, or the folder with the shards that `tf-segformer train --write-tfrecords` wrote.
-        class_names: Class names, needed for "folder".
+        class_names: Class names, where no file of the folder names them.
         palette: Colors of RGB label files, one per class, for "folder".
+        **options: `class_of_value`, `images`, `labels`, `val_fraction` and `seed` of `find_dataset`.
 
     Returns:
         The training and the validation split.
@@ -57,19 +38,12 @@ def open_splits(
         >>> train_data.name, val_data.size
         ('camvid/train', 2)
     """
-    return tuple(_open_split(kind, Path(root), split, class_names, palette) for split in SPLITS)  # type: ignore[return-value]
-
-
-def _open_split(
-    kind: str,
-    root: Path,
-    split: str,
-    class_names: Sequence[str] | None,
-    palette: Sequence[Sequence[int]] | None,
-) -> LabelledDataset:
-    """One split, from its shards where there are some."""
-    if (root / split / "shards.json").is_file():
+    root = Path(root)
+    if all((root / split / "shards.json").is_file() for split in SPLITS):
         from tf_segformer.data.tfrecords import open_tfrecords  # imports TensorFlow
 
-        return open_tfrecords(root / split)
-    return find_dataset(kind, root, split, class_names, palette)
+        if options.get("class_of_value") is not None:
+            raise ValueError(f"{root}: shards hold classes, not label values: give class_of_value when writing them")
+        return open_tfrecords(root / "train"), open_tfrecords(root / "val")
+    files = find_splits(kind, root, class_names, palette, **options)
+    return files("train"), files("val")

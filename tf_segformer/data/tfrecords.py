@@ -14,9 +14,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from tf_segformer.data.datasets import LabelledImage, SegmentationDataset
+from tf_segformer.data.datasets import SegmentationDataset, read_rgb
+from tf_segformer.data.examples import LabelledImage
 from tf_segformer.errors import DatasetError
-from tf_segformer.imaging.files import open_image, open_label_map
+from tf_segformer.imaging.files import open_image, open_label_map, open_stored
 from tf_segformer.imaging.graph.decode import decode_image
 from tf_segformer.io import is_plain_name, read_json, write_json
 
@@ -85,7 +86,7 @@ class ShardedDataset:
 
 
 def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
-    """Writes a checked dataset as shards: the images' own bytes, the labels as 8-bit PNGs of class indices.
+    """Writes a checked dataset as shards: JPEG and PNG images as they are, the labels as 8-bit PNGs of class indices.
 
     Args:
         dataset: Checked with `check_dataset`.
@@ -113,8 +114,8 @@ def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_p
             for example in dataset.examples[index * examples_per_shard : (index + 1) * examples_per_shard]:
                 features = {
                     "name": example.image.name.encode(),
-                    "image": example.image.read_bytes(),
-                    "labels": _as_png(dataset.read_labels(example.labels)),
+                    "image": _encoded_image(example.image),
+                    "labels": _as_png(dataset.read_labels(example.labels, example.image)),
                 }
                 writer.write(_serialized(features))
     content = {
@@ -165,7 +166,9 @@ def _labelled_image(record: bytes) -> LabelledImage:
     features = tf.train.Example.FromString(record).features.feature
     encoded, image, labels = (features[key].bytes_list.value[0] for key in ("name", "image", "labels"))
     name = encoded.decode()
-    return LabelledImage(name, name, partial(open_image, image), partial(open_label_map, labels))
+    return LabelledImage(
+        name, name, partial(open_image, image), partial(open_label_map, labels), partial(open_stored, image)
+    )
 
 
 def _shuffled_records(dataset: ShardedDataset, seed: int, first: int, last: int | None) -> tf.data.Dataset:
@@ -204,8 +207,15 @@ def _serialized(features: dict[str, bytes]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=as_bytes)).SerializeToString()
 
 
-def _as_png(labels: np.ndarray) -> bytes:
-    """Class indices as an 8-bit grayscale PNG."""
+def _encoded_image(path: Path) -> bytes:
+    """The bytes of a JPEG or PNG file; an image in another format as PNG, which the pipeline decodes."""
+    if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        return path.read_bytes()
+    return _as_png(np.asarray(read_rgb(path)))
+
+
+def _as_png(pixels: np.ndarray) -> bytes:
+    """Class indices (H, W) or RGB (H, W, 3) as an 8-bit PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(labels.astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()

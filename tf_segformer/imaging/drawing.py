@@ -101,3 +101,15 @@ def _legend_column(
         draw.text((pad + swatch + pad // 2, middle), name, INK, font, anchor="lm")
         draw.text((right, middle), number, INK, font, anchor="rm")
     return panel
+
+
+def fill_polygon(image: Image.Image, points: Sequence[tuple[float, float]], value: int) -> None:
+    """Fills a polygon of at least three points (x, y), its outline too, in an image of one band."""
+    if len(points) < 3:
+        raise ValueError("a polygon needs three points")
+    ImageDraw.Draw(image).polygon(list(points), fill=value, outline=value)
+
+
+def fill_circle(image: Image.Image, x: float, y: float, radius: float, value: int) -> None:
+    """Fills a circle, its outline too, in an image of one band."""
+    ImageDraw.Draw(image).ellipse([x - radius, y - radius, x + radius, y + radius], fill=value, outline=value)

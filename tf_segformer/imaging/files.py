@@ -23,7 +23,11 @@ MAX_FILE_BYTES = 8 * MAX_PIXELS
 # The formats whose decoders only decode: Pillow's EPS reader, for one, starts Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
-_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+FULL_16_BITS = 1 << 14
+"""16-bit values that stay below it come from sensors of 10 to 14 bits: their upper byte alone is nearly black."""
+
+SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of one band of 16 bits."""
 
 _header_lock = threading.Lock()  # warning filters are global, and the predictor opens files from several threads
 
@@ -44,7 +48,8 @@ def open_image(
 
     Returns:
         The decoded image in mode "RGB": grayscale is repeated, palettes are looked up, alpha is dropped,
-        16 bits are cut to their upper 8 (as PNG decoders do; Pillow's own conversion would clip them to white).
+        16 bits are cut to their upper 8 (as PNG decoders do; Pillow's own conversion would clip them to white), with
+        a warning where that leaves almost nothing.
 
     Raises:
         ImageError: The file is missing, empty, truncated, too large, or not an image; the message names it.
@@ -59,7 +64,28 @@ def open_image(
             image = ImageOps.exif_transpose(image)
         except Exception as error:  # Pillow's readers raise a dozen kinds on hostile bytes
             raise ImageError(f"{_describe(source)}: its EXIF data is damaged ({error}).") from error
-    return to_rgb(image)
+    return to_rgb(image, _describe(source))
+
+
+def open_stored(source: str | PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens an image as its file holds it: its own mode, 16-bit values, alpha, EXIF data.
+
+    Args:
+        source: Path or encoded bytes.
+        max_pixels: Largest height times width, as in `open_image`.
+
+    Returns:
+        The decoded image.
+
+    Raises:
+        ImageError: As `open_image` does.
+
+    Example:
+        >>> open_stored(b"")
+        Traceback (most recent call last):
+        tf_segformer.errors.ImageError: the image: the file is empty (0 bytes).
+    """
+    return _decode(source, max_pixels)
 
 
 def open_label_map(source: str | PathLike | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -89,22 +115,33 @@ def open_label_map(source: str | PathLike | bytes | Image.Image, *, max_pixels: 
     return labels.astype(np.int32)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Converts any Pillow image to 8-bit RGB as `open_image` describes.
 
     Args:
         image: Image in any mode that has a fixed range.
+        name: What messages call it.
 
     Returns:
         Image in mode "RGB".
+
+    Warns:
+        UserWarning: 16-bit values stay below `FULL_16_BITS`.
 
     Raises:
         ImageError: Modes "F" and "I", whose values have no fixed range (except a 16-bit PNG read as "I").
     """
     if image.mode == "RGB":
         return image
-    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
-        upper_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+    if image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
+        values = np.asarray(image).astype(np.uint16)
+        if values.max() < FULL_16_BITS:
+            warnings.warn(
+                f"{name}: 16-bit values that reach only {values.max()} of 65535 become nearly black, because their "
+                "upper byte is used. Scale the values to 0..255 and save them as 8 bits.",
+                stacklevel=2,
+            )
+        upper_byte = (values >> 8).astype(np.uint8)
         return Image.fromarray(upper_byte).convert("RGB")
     if image.mode in ("F", "I"):
         raise ImageError(

@@ -91,7 +91,7 @@ def normalize(
 
 
 def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str) -> np.ndarray:
-    """Resizes through an 8-bit Pillow image, as transformers 4 does.
+    """Resizes through 8-bit Pillow images: gray and RGB as transformers 4 does, each of other bands by itself.
 
     Args:
         array: Image in `layout`, or (H, W); uint8, whole numbers in [0, 255], or floats in [0, 1].
@@ -103,7 +103,7 @@ def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str)
         uint8 image, or float32 in [0, 1] where the input was fractional.
 
     Raises:
-        ValueError: Values that do not fit in 8 bits, or a number of channels that Pillow cannot hold.
+        ValueError: Values that do not fit in 8 bits.
     """
     pixels = change_layout(array, layout, CHANNELS_LAST)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
@@ -111,18 +111,20 @@ def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str)
     fractional = _is_fractional(pixels)
     if fractional:
         pixels = rescale(pixels, 255)
-    try:
-        image = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
-    except TypeError as error:
-        raise ValueError(
-            f"Pillow cannot resize an image of shape {array.shape} ({layout}): it takes 1 to 4 channels. "
-            "Resize it beforehand and pass do_resize=False."
-        ) from error
-    resized = np.array(image.resize((size[1], size[0]), resample=resample))  # (height, width[, channels])
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        resized = _resize_8_bit(pixels, size, resample)
+    else:  # each band by itself: of 2 or 4, Pillow would take the last for alpha and multiply the others by it
+        resized = np.stack([_resize_8_bit(band, size, resample) for band in np.moveaxis(pixels, -1, 0)], axis=-1)
     if resized.ndim == 2:
         resized = resized[..., None]
     resized = change_layout(resized, CHANNELS_LAST, layout)
     return rescale(resized, 1 / 255) if fractional else resized
+
+
+def _resize_8_bit(pixels: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
+    """One band (H, W) or RGB (H, W, 3) through Pillow."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
+    return np.array(image.resize((size[1], size[0]), resample=resample))
 
 
 def reduce_labels(labels: np.ndarray) -> np.ndarray:

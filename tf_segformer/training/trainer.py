@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tf_segformer.configuration import SegformerConfig
-from tf_segformer.data.check import check_dataset
-from tf_segformer.data.datasets import LabelledDataset
+from tf_segformer.data.check import check_splits
+from tf_segformer.data.examples import LabelledDataset
 from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import CheckpointError, SegformerError
@@ -77,7 +78,8 @@ def train(
 
     Args:
         recipe: A recipe, its name such as "finetune-b0", or a .py file that defines `RECIPE`.
-        data: The dataset's folder, of the recipe's kind or with TFRecord shards; or (training, validation) datasets.
+        data: The dataset's folder, of the recipe's kind (any kind, where that is "folder") or with TFRecord shards; or
+            (training, validation) datasets.
         output: Folder of the run; by default runs/ and the recipe's name. It gets `best/` and `last/` (as
             `save_pretrained` writes them), `state.npz`, `log.csv`, `recipe.json`, `curves.png` and `tensorboard/`.
         model: A model, or the checkpoint to start from ("random" for none); by default the recipe's.
@@ -120,7 +122,8 @@ def train(
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    splits = open_splits(recipe.dataset, data, class_names, palette) if isinstance(data, (str, Path)) else data
+    kind = None if recipe.dataset == "folder" else recipe.dataset
+    splits = open_splits(kind, data, class_names, palette) if isinstance(data, (str, Path)) else data
     recipe = recipe.with_options(
         train_size=splits[0].size,
         epochs=epochs,
@@ -130,8 +133,7 @@ def train(
         seed=seed,
     )
     if check:
-        for dataset in splits:
-            print(check_dataset(dataset))
+        print(check_splits(splits))
     keras.utils.set_random_seed(recipe.seed)
     with device_scope(devices) as count:
         if count > 1 and recipe.accumulation_steps:
@@ -309,7 +311,14 @@ def _make_processor(
 ) -> SegformerImageProcessor:
     """The checkpoint's processor, but for images at their own size and labels as the dataset gives them."""
     fields: dict[str, Any] = {"do_resize": False, "do_reduce_labels": recipe.dataset == "ade20k"}
-    if checkpoint is None or find_file(checkpoint, [CONFIG_NAME], hub) is None:
+    if checkpoint is None:
+        return SegformerImageProcessor(**fields)
+    if find_file(checkpoint, [CONFIG_NAME], hub) is None:
+        warnings.warn(
+            f"{checkpoint} has no {CONFIG_NAME}: images are normalized with ImageNet's mean and std. If the weights "
+            "were trained with others, pass `processor`, or put the file next to the weights.",
+            stacklevel=3,
+        )
         return SegformerImageProcessor(**fields)
     return SegformerImageProcessor.from_pretrained(checkpoint, **vars(hub), **fields)
 

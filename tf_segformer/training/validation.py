@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_segformer.data.datasets import LabelledDataset
+from tf_segformer.data.examples import LabelledDataset
 from tf_segformer.evaluation.evaluate import evaluate
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor

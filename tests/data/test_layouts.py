@@ -1,0 +1,361 @@
+"""Every layout, made in the form that its tool writes: found by the folder alone, and read pixel for pixel."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.scenes import NAMES, make_scene
+from tf_segformer.data.check import check_dataset
+from tf_segformer.data.datasets import find_dataset
+from tf_segformer.data.kinds import detect_kind
+from tf_segformer.errors import DatasetError, ImageError
+
+COLORS = np.array([[0, 0, 0], [128, 64, 128], [250, 50, 83], [50, 183, 250]], np.uint8)
+SIDE = 40
+SQUARES = [(1, (4, 4, 18, 16)), (2, (20, 10, 34, 30)), (3, (6, 22, 16, 36))]  # class; left, top, right, bottom
+
+
+def scene(seed):
+    return make_scene(seed, SIDE, SIDE)
+
+
+def squares():
+    """An image of three objects on a background, and its labels."""
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    for index, (left, top, right, bottom) in SQUARES:
+        labels[top : bottom + 1, left : right + 1] = index
+    return np.repeat(labels[..., None] * 60, 3, axis=-1), labels
+
+
+def corners(box):
+    left, top, right, bottom = box
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, array)
+    else:
+        Image.fromarray(array).save(path)
+
+
+def write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def pairs_written_as(image_pattern, label_pattern, splits=("train", "val")):
+    def write(root):
+        for number, split in enumerate(splits):
+            for index in range(4):
+                image, labels = scene(10 * number + index)
+                save(root / image_pattern.format(split=split, n=index), image)
+                save(root / label_pattern.format(split=split, n=index), labels)
+
+    return write
+
+
+def write_voc_tree(root, listings, write_labels):
+    for index in range(4):
+        image, labels = scene(index)
+        save(root / f"JPEGImages/frame {index}.png", image)
+        write_labels(root / f"SegmentationClass/frame {index}.png", labels)
+    for name, indices in listings.items():
+        text = "".join(f"frame {index}\n" for index in indices)
+        write_text(root / f"ImageSets/Segmentation/{name}.txt", text)
+
+
+def write_cvat(root):
+    write_voc_tree(root, {"default": range(4)}, lambda path, labels: save(path, COLORS[labels]))
+    lines = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(NAMES, COLORS, strict=True)]
+    write_text(root / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines]))
+
+
+def save_palette(path, labels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(labels)
+    image.putpalette(COLORS.tobytes())
+    image.save(path)
+
+
+def write_labelme2voc(root):
+    write_voc_tree(root, {}, save_palette)
+    write_text(root / "class_names.txt", "\n".join(NAMES))
+
+
+def write_roboflow(root):
+    pairs_written_as("{split}/{n}_png.rf.1a2b.jpg", "{split}/{n}_png.rf.1a2b_mask.png", ("train", "valid", "test"))(
+        root
+    )
+    rows = [f"{index}, {name}" for index, name in enumerate(NAMES)]
+    for split in ("train", "valid", "test"):
+        write_text(root / split / "_classes.csv", "\n".join(["Pixel Value, Class", *rows]))
+
+
+def write_yolo(root):
+    for split in ("train", "val"):
+        for index in range(2):
+            image, _ = squares()
+            image[0, 0, 0] = index + 2 * (split == "val")
+            save(root / f"images/{split}/{index}.png", image)
+            lines = []
+            for label, box in SQUARES:
+                numbers = [f"{value / SIDE:.6f}" for point in corners(box) for value in point]
+                lines.append(" ".join([str(label - 1), *numbers]))
+            write_text(root / f"labels/{split}/{index}.txt", "\n".join(lines))
+    write_text(root / "data.yaml", "train: images/train\nval: images/val\nnames:\n  0: ant\n  1: bee\n  2: cow\n")
+
+
+def write_labelme(root):
+    names = {1: "ant", 2: "bee", 3: "cow"}
+    for index in range(4):
+        image, _ = squares()
+        image[:8, 20:30] = 80 * index  # JPEG keeps it
+        save(root / f"{index}.jpg", image)
+        shapes = [
+            {"label": names[label], "points": [list(map(float, point)) for point in corners(box)], "group_id": None,
+             "shape_type": "polygon", "flags": {}}
+            for label, box in SQUARES[:2]
+        ]  # fmt: skip
+        left, top, right, bottom = SQUARES[2][1]
+        box = [[left, top], [right, bottom]]
+        shapes.append({"label": "cow", "points": box, "shape_type": "rectangle", "flags": {}})
+        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{index}.jpg", "imageData": None}
+        write_text(root / f"{index}.json", json.dumps({**content, "imageHeight": SIDE, "imageWidth": SIDE}))
+
+
+def coco_content(first, encode):
+    images, annotations = [], []
+    for index in range(2):
+        images.append({"id": index, "file_name": f"{first + index}.png", "height": SIDE, "width": SIDE})
+        for label, box in SQUARES:
+            segmentation, area = encode(box)
+            annotations.append(
+                {"id": len(annotations), "image_id": index, "category_id": label, "area": area, "iscrowd": 0,
+                 "segmentation": segmentation}
+            )  # fmt: skip
+    categories = [{"id": 0, "name": "things", "supercategory": "none"}]
+    categories += [
+        {"id": label, "name": name, "supercategory": "things"} for label, name in enumerate(("ant", "bee", "cow"), 1)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def as_polygon(box):
+    left, top, right, bottom = box
+    return [[left, top, right + 1, top, right + 1, bottom + 1, left, bottom + 1]], (right - left) * (bottom - top)
+
+
+def as_run_lengths(box):
+    """As pycocotools writes them."""
+    mask = pytest.importorskip("pycocotools.mask")
+    left, top, right, bottom = box
+    pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    pixels[top : bottom + 1, left : right + 1] = 1
+    encoded = mask.encode(pixels)
+    return {**encoded, "counts": encoded["counts"].decode()}, int(pixels.sum())
+
+
+def coco_written_as(file, folder, splits, encode):
+    def write(root):
+        pytest.importorskip("pycocotools")
+        for number, split in enumerate(splits):
+            for index in range(2):
+                image, _ = squares()
+                image[0, 0, 0] = 2 * number + index
+                save(root / folder.format(split=split) / f"{2 * number + index}.png", image)
+            write_text(root / file.format(split=split), json.dumps(coco_content(2 * number, encode)))
+
+    return write
+
+
+LAYOUTS = {
+    "split/images": ("folder", pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png"), "scenes"),
+    "images/split": ("folder", pairs_written_as("images/{split}/{n}.jpg", "masks/{split}/{n}.png"), "scenes"),
+    "valid": ("folder", pairs_written_as("{split}/img/{n}.png", "{split}/gt/{n}.png", ("train", "valid")), "scenes"),
+    "flat": ("folder", pairs_written_as("images/{split}{n}.png", "labels/{split}{n}.png"), "scenes"),
+    "suffix": ("folder", pairs_written_as("{split}/{n}.jpg", "{split}/{n}_mask.png"), "scenes"),
+    "prefix": ("folder", pairs_written_as("img/IMG_{split}{n}.tif", "msk/MSK_{split}{n}.tif"), "scenes"),
+    "suffix in folders": ("folder", pairs_written_as("images/{split}{n}.webp", "masks/{split}{n}_label.bmp"), "scenes"),
+    "jpeg 2000": ("folder", pairs_written_as("{split}/images/{n}.jp2", "{split}/labels/{n}.tiff"), "scenes"),
+    "arrays": ("folder", pairs_written_as("{split}/images/{n}.npy", "{split}/labels/{n}.npz"), "scenes"),
+    "cvat": ("cvat", write_cvat, "scenes"),
+    "labelme2voc": ("voc", write_labelme2voc, "scenes"),
+    "roboflow": ("roboflow", write_roboflow, "scenes"),
+    "yolo": ("yolo", write_yolo, "squares"),
+    "labelme": ("labelme", write_labelme, "squares"),
+    "coco of Roboflow": (
+        "coco", coco_written_as("{split}/_annotations.coco.json", "{split}", ("train", "valid"), as_polygon), "squares"
+    ),
+    "coco of COCO": (
+        "coco",
+        coco_written_as("annotations/instances_{split}2017.json", "{split}2017", ("train", "val"), as_run_lengths),
+        "squares",
+    ),
+    "coco of CVAT": (
+        "coco", coco_written_as("annotations/instances_default.json", "images/default", ("default",), as_polygon),
+        "squares",
+    ),
+}  # fmt: skip
+OBJECTS = ("background", "ant", "bee", "cow")
+UNNAMED = tuple(f"class {index}" for index in range(4))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_is_found_by_the_folder_alone_and_read_pixel_for_pixel(tmp_path, layout):
+    kind, write, content = LAYOUTS[layout]
+    write(tmp_path)
+    splits = {split: find_dataset(None, tmp_path, split) for split in ("train", "val")}
+    assert {dataset.kind for dataset in splits.values()} == {kind} == {detect_kind(tmp_path)}
+    names = OBJECTS if content == "squares" else UNNAMED if kind == "folder" else NAMES
+    assert splits["train"].class_names == splits["val"].class_names == names
+    seen = set()
+    for dataset in splits.values():
+        for example, files in zip(dataset, dataset.examples, strict=True):
+            image, labels = np.asarray(example.read_image()), example.read_labels()
+            assert image.shape == (SIDE, SIDE, 3)
+            expected = squares()[1] if content == "squares" else closest_labels(image)
+            np.testing.assert_array_equal(labels, expected)
+            seen.add(files.image)
+    assert len(seen) == sum(dataset.size for dataset in splits.values())  # no image in both
+    assert check_dataset(tmp_path).can_train
+
+
+def closest_labels(image):
+    """The labels of the scene that an image shows."""
+    scenes = [scene(10 * number + index) for number in range(2) for index in range(4)]
+    return min(scenes, key=lambda each: np.abs(each[0].astype(int) - image).sum())[1]
+
+
+def test_patterns_find_files_that_no_layout_has(tmp_path):
+    pairs_written_as("a/{split}_{n}/photo.png", "b/{split}_{n}/truth.png")(tmp_path)
+    patterns = {"images": "a/{split}_{name}/photo.png", "labels": "b/{split}_{name}/truth.png"}
+    train = find_dataset(root=tmp_path, split="train", **patterns)
+    assert [each.labels.parent.name for each in train.examples] == [f"train_{index}" for index in range(4)]
+    assert check_dataset(train).images == 4
+    undivided = {key: value.replace("{split}_", "") for key, value in patterns.items()}
+    assert find_dataset(root=tmp_path, split="val", val_fraction=0.5, **undivided).size == 4
+    with pytest.raises(ValueError, match="need each other"):
+        find_dataset(root=tmp_path, images="{name}.png")
+    with pytest.raises(ValueError, match="must be a path below"):
+        find_dataset(root=tmp_path, images="../{name}.png", labels="{name}.png")
+
+
+def test_one_hot_labels_are_classes_and_zeros_are_ignored(tmp_path):
+    image, labels = scene(0)
+    save(tmp_path / "train/images/0.png", image)
+    one_hot = np.eye(4, dtype=np.uint8)[labels]
+    one_hot[0] = 0
+    save(tmp_path / "train/labels/0.npy", one_hot)
+    (example,) = find_dataset("folder", tmp_path, "train", NAMES)
+    labels = labels.astype(np.int32)
+    labels[0] = 255
+    np.testing.assert_array_equal(example.read_labels(), labels)
+
+
+def test_smaller_objects_of_coco_lie_on_top(tmp_path):
+    pytest.importorskip("pycocotools")
+    content = coco_content(0, as_polygon)
+    content["annotations"] = [
+        {"id": 0, "image_id": 0, "category_id": 1, "area": 100, "segmentation": as_polygon((10, 10, 19, 19))[0]},
+        {"id": 1, "image_id": 0, "category_id": 2, "area": 900, "segmentation": as_polygon((0, 0, 29, 29))[0]},
+    ]
+    write_text(tmp_path / "annotations.json", json.dumps(content))
+    for name in ("0.png", "1.png"):
+        save(tmp_path / name, squares()[0])
+    dataset = find_dataset(root=tmp_path, split="val", val_fraction=1.0)
+    labels = next(iter(dataset)).read_labels()
+    assert (labels[15, 15], labels[5, 5], labels[35, 35]) == (1, 2, 0)
+    assert dataset.class_names == ("background", "ant", "bee", "cow")
+
+
+def test_the_full_ade20k_is_named_with_the_address_of_the_challenge(tmp_path):
+    save(tmp_path / "images/ADE/training/street/a.jpg", scene(0)[0])
+    save(tmp_path / "images/ADE/training/street/a_seg.png", scene(0)[0])
+    for kind in ("ade20k", None):
+        with pytest.raises(DatasetError, match=r"full ADE20K.*http://data\.csail\.mit\.edu.*ADEChallengeData2016"):
+            find_dataset(kind, tmp_path)
+
+
+def test_jpeg_labels_are_rejected(tmp_path):
+    pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.jpg")(tmp_path)
+    with pytest.raises(DatasetError, match=r"labels are JPEG files.*export them as PNG"):
+        find_dataset(root=tmp_path)
+
+
+def test_values_that_are_no_indices_ask_for_a_map(tmp_path):
+    pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png")(tmp_path)
+    for path in tmp_path.glob("*/labels/*"):
+        save(path, np.asarray(Image.open(path)) * 80)
+    with pytest.raises(DatasetError, match=r"0, 80, 160, 240 are no class indices.*--map"):
+        find_dataset(root=tmp_path)
+    mapped = find_dataset(root=tmp_path, class_of_value={"sky": 0, "earth": [80, 160], "sun": 240})
+    np.testing.assert_array_equal(next(iter(mapped)).read_labels(), np.array([0, 1, 1, 2])[scene(0)[1]])
+
+
+def test_classes_are_merged_by_value_and_by_name_and_others_are_ignored(tmp_path):
+    image = tmp_path / "leftImg8bit/train/ulm/ulm_1_leftImg8bit.png"
+    save(image, np.zeros((1, 5, 3), np.uint8))
+    save(tmp_path / "gtFine/train/ulm/ulm_1_gtFine_labelIds.png", np.array([[7, 8, 26, 11, 9]], np.uint8))
+    groups = {"flat": ["road", "sidewalk", 9], "vehicle": "car"}
+    dataset = find_dataset("cityscapes", tmp_path, class_of_value=groups)
+    assert dataset.class_names == ("flat", "vehicle")
+    assert next(iter(dataset)).read_labels().tolist() == [[0, 0, 1, 255, 0]]
+    for wrong, message in (
+        ({"flat": ["raod"]}, "there is no class 'raod'"),
+        ({"flat": [300]}, "300 is no label value"),
+        ({"a": ["road"], "b": [7]}, "7 belongs to 'a' and to 'b'"),
+        ({}, "must be an object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_dataset("cityscapes", tmp_path, class_of_value=wrong)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("labels/train/0.txt", "0 0.5 0.5 0.2 0.2", "boxes are no segmentation"),
+        ("labels/train/0.txt", "9 0 0 1 0 1 1", "no object of 0 to 2"),
+        ("labels/train/0.txt", "0 0 nan 1 0 1 1", "holds no numbers"),
+        ("data.yaml", "names: [", "no readable YAML"),
+    ],
+)
+def test_bad_yolo_files_are_named(tmp_path, file, text, message):
+    write_yolo(tmp_path)
+    write_text(tmp_path / file, text)
+    with pytest.raises((DatasetError, ImageError), match=message):
+        next(iter(find_dataset("yolo", tmp_path))).read_labels()
+
+
+def test_bad_labelme_and_coco_files_are_named(tmp_path):
+    write_labelme(tmp_path)
+    path = tmp_path / "0.json"
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"imageHeight": 10**9}, "no usable imageWidth"),
+        ({"shapes": [{"label": "ant", "points": [[0, 0], [1, 1]]}]}, "needs three points"),
+        ({"shapes": [{"label": "ant", "points": [["x", 0]], "shape_type": "polygon"}]}, "cannot be read"),
+        ({"shapes": [{"label": "ant", "points": [[0, 0]], "shape_type": "point"}]}, "a point has no area"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        report = check_dataset(tmp_path, raise_on_problems=False)
+        assert re.search(message, str(report.all_problems)), report
+    path.write_text("{")
+    with pytest.raises(DatasetError, match=r"0\.json: no readable annotations"):
+        find_dataset(root=tmp_path)
+
+
+def test_lists_and_annotations_do_not_lead_out_of_the_folder(tmp_path):
+    content = coco_content(0, as_polygon)
+    content["images"][0]["file_name"] = "../../secret.png"
+    write_text(tmp_path / "a.json", json.dumps(content))
+    with pytest.raises(DatasetError, match="leads out"):
+        find_dataset(root=tmp_path)
