@@ -17,9 +17,10 @@ def output_on(backend: str, program: str) -> str:
     """What a program prints that gets the backend's name as its argument; skips the test where there is no such."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
+    places = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
         [sys.executable, "-c", program, backend],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": places},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

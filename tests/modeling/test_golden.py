@@ -55,7 +55,10 @@ def test_the_encoder_of_a_segmenter_gives_its_last_hidden_state():
 
 ON_ANOTHER_BACKEND = """
 import sys
-sys.modules["tensorflow"] = None  # the modeling room must not need it
+sys.modules["tensorflow"] = None  # modeling must not need it
+if sys.argv[1] == "openvino":  # which computes in bfloat16 where the CPU can
+    import functools, openvino
+    openvino.compile_model = functools.partial(openvino.compile_model, config={"INFERENCE_PRECISION_HINT": "f32"})
 import keras, numpy as np
 from tests.modeling.make_golden import FOLDER, SIZES, image
 from tf_segformer import SegformerForSemanticSegmentation
@@ -70,7 +73,7 @@ for size in SIZES[:2]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", ["torch", "jax", "openvino"])
 def test_logits_equal_transformers_on_a_backend_without_tensorflow(backend):
     differences = [float(line) for line in output_on(backend, ON_ANOTHER_BACKEND).split()]
     assert len(differences) == 2 and max(differences) < 1e-5

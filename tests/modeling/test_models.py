@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import keras
 import numpy as np
@@ -248,3 +249,21 @@ def test_skipped_initialization_leaves_the_encoder_at_zero(small_config):
     assert all((np.abs(kernel).max() > 0) == ("decode_head" in path) for path, kernel in kernels.items())
     drawn = SegformerForSemanticSegmentation(small_config)
     assert all(np.abs(weight).max() > 0 for weight in drawn.weights if weight.path.endswith("kernel"))
+
+
+def test_keras_onnx_export_says_in_one_line_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r"^model.export.* tf2onnx: pip install tf_segformer\[keras-onnx\]; .*$"):
+        SegformerForSemanticSegmentation(TWO_STAGES).export(tmp_path / "model.onnx", format="onnx")
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
+def test_a_model_that_was_never_called_is_exported_to_onnx_by_keras(pixel_values, tmp_path):
+    pytest.importorskip("tf2onnx", reason='needs the extra "keras-onnx"')
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = SegformerForSemanticSegmentation(TWO_STAGES)
+    path = str(tmp_path / "model.onnx")
+    model.export(path, format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"pixel_values": pixel_values})
+    np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=1e-6)

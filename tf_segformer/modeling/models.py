@@ -18,6 +18,7 @@ from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 from tf_segformer.modeling.normalization import LayerNormalization
 from tf_segformer.modeling.pretrained import PretrainedMixin
 from tf_segformer.modeling.quantization import layer_filter, quantize_again, quantized_layers
+from tf_segformer.ops.tracing import export_mode
 
 
 class PretrainedModel(PretrainedMixin, keras.Model):
@@ -61,6 +62,27 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
+
+    def export(
+        self, filepath: Any, format: str = "tf_saved_model", input_signature: Any = None, **options: Any
+    ) -> None:
+        """Keras' own export, also of a model that was never called; to ONNX it takes the extra "keras-onnx".
+
+        Raises:
+            ImportError: Where the packages of Keras' ONNX exporter are missing.
+        """
+        if format != "onnx":
+            return super().export(filepath, format=format, input_signature=input_signature, **options)
+        if input_signature is None:
+            input_signature = [keras.InputSpec(shape=self.input_shape, dtype="float32", name="pixel_values")]
+        try:
+            with export_mode():  # tf2onnx knows no operation that is fused for TensorFlow's CPU
+                super().export(filepath, format=format, input_signature=input_signature, **options)
+        except ImportError as error:
+            raise ImportError(
+                "model.export(format='onnx') needs tf2onnx: pip install tf_segformer[keras-onnx]; "
+                f"tf_segformer.export_onnx does without ({error})"
+            ) from error
 
     def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
         """Quantizes the dense layers, in place: `model.quantize("int8")`.
