@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import selectors
@@ -139,7 +140,8 @@ def make_file(file: File, case: Case) -> None:
         make_file(needed, case)
     if not file.path(case).exists():
         Path(case.folder).mkdir(parents=True, exist_ok=True)
-        Worker({"module": file.make.__module__, "make": file.make.__name__}, case).close()
+        module = inspect.getmodule(file.make).__spec__.name  # not "__main__", which it is where a script makes it
+        Worker({"module": module, "make": file.make.__name__}, case).close()
 
 
 def _environment(threads: int) -> dict[str, str]:
