@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tf_segformer"
 RESULTS = ROOT / "build" / "mutation"
 FOLDERS = ("ops", "modeling", "checkpoints", "training")
-SECONDS = 240  # for the tests of one change; a change that makes a loop endless is noticed by it
+SECONDS = 90  # of tests for one change; one that makes a loop endless is noticed after four times as long
+AT_ONCE = 2
+CRASHED = 70
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -142,8 +144,8 @@ def record_coverage(tests: list[str], pytest_options: list[str]) -> None:
         raise SystemExit("the tests fail without any change")
 
 
-def tests_by_line() -> dict[str, dict[int, list[str]]]:
-    """For each file and line the tests that reach it, the fastest first; line 0 has those of the whole file."""
+def tests_by_line() -> tuple[dict[str, dict[int, list[str]]], Callable[[str], float]]:
+    """The tests that reach each line of a file, the fastest first (line 0: any line of it), and the time of a test."""
     from coverage import CoverageData
 
     times = {}
@@ -164,7 +166,10 @@ def tests_by_line() -> dict[str, dict[int, list[str]]]:
         }
         lines[0] = sorted({test for tests in lines.values() for test in tests}, key=seconds)
         found[str(Path(file).resolve().relative_to(ROOT))] = lines
-    return found
+    return found, seconds
+
+
+Result = tuple[Mutant, str]
 
 
 class ChangedFile(importlib.machinery.SourceFileLoader):
@@ -203,27 +208,56 @@ def run_changed(mutant: Mutant, tests: list[str]) -> int:
     return int(pytest.main(["-x", "-n0", "-m", "", "-p", "no:cacheprovider", "-p", "no:cov", *tests]))
 
 
-def outcome(mutant: Mutant, tests: list[str]) -> str:
-    """ "killed", "timeout" (killed, too), "survived", or "untested" where no test reaches the line."""
-    if not tests:
-        return "untested"
+class Run(NamedTuple):
+    """A process that tests one change, and when it has run too long."""
+
+    mutant: Mutant
+    process: int
+    deadline: float
+
+
+def start(mutant: Mutant, tests: list[str], seconds: float) -> Run:
+    """Forks a process that runs the tests with the change."""
     child = os.fork()
     if not child:
         os.setpgrp()
-        code = 70
+        code = CRASHED
         try:
             code = run_changed(mutant, tests)
         finally:
             os._exit(code)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return "survived" if status == 0 else "killed"
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    return Run(mutant, child, time.monotonic() + 60 + 4 * seconds)
+
+
+def outcome(run: Run) -> str | None:
+    """ "killed", "timeout" (killed, too), "survived", "error" where pytest did not run, or None while it runs."""
+    ended, status = os.waitpid(run.process, os.WNOHANG)
+    if ended:
+        code = os.waitstatus_to_exitcode(status)
+        return {0: "survived", 1: "killed", 2: "killed", CRASHED: "killed"}.get(code, "killed" if code < 0 else "error")
+    if time.monotonic() < run.deadline:
+        return None
+    os.killpg(run.process, signal.SIGKILL)
+    os.waitpid(run.process, 0)
     return "timeout"
+
+
+def results_of(mutants: list[Mutant], tests_of: Callable[[Mutant], tuple[list[str], float]]) -> Iterator[Result]:
+    """Tests the changes, two at a time; "untested" are those whose line no test reaches."""
+    waiting, running = list(reversed(mutants)), []
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            mutant = waiting.pop()
+            tests, seconds = tests_of(mutant)
+            if tests:
+                running.append(start(mutant, tests, seconds))
+            else:
+                yield mutant, "untested"
+        for run in list(running):
+            if result := outcome(run):
+                running.remove(run)
+                yield run.mutant, result
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -236,7 +270,7 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not (RESULTS / "times.xml").exists():
         record_coverage(["tests"], ["-m", ""] if arguments.slow else [])
-    reached = tests_by_line()
+    reached, seconds = tests_by_line()
     log = RESULTS / "results.jsonl"
     known = {}
     if log.exists():
@@ -246,16 +280,23 @@ def main() -> None:
     import keras  # noqa: F401  so that each fork has it
     import tensorflow  # noqa: F401
 
+    def tests_of(mutant: Mutant) -> tuple[list[str], float]:
+        """The fastest tests that reach the line, `SECONDS` of them, and how long they take."""
+        lines, tests, total = reached.get(mutant.path, {}), [], 0.0
+        for test in lines.get(mutant.line) or lines.get(0, []):
+            total += seconds(test)
+            if tests and total > SECONDS:
+                break
+            tests.append(test)
+        return tests, min(total, SECONDS)
+
     mutants = sample(arguments.folders, arguments.sample, arguments.seed)
-    for number, mutant in enumerate(mutants, 1):
-        if mutant not in known:
-            lines = reached.get(mutant.path, {})
-            tests = lines.get(mutant.line) or lines.get(0, [])
-            known[mutant] = outcome(mutant, tests)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([*mutant, known[mutant]]) + "\n")
-        if known[mutant] in ("survived", "untested"):
-            print(f"{number}/{len(mutants)} {mutant.path}:{mutant.line} {known[mutant]}: {mutant.change}", flush=True)
+    for mutant, result in results_of([each for each in mutants if each not in known], tests_of):
+        known[mutant] = result
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([*mutant, result]) + "\n")
+        if result not in ("killed", "timeout"):
+            print(f"{len(known)}/{len(mutants)} {mutant.path}:{mutant.line} {result}: {mutant.change}", flush=True)
     killed = sum(known[mutant] in ("killed", "timeout") for mutant in mutants)
     print(f"{killed} of {len(mutants)} changes are noticed: {killed / len(mutants):.0%}")
 
