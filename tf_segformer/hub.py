@@ -19,6 +19,7 @@ from tf_segformer.io import committed_file, is_plain_name, read_json, read_text
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 KERAS_ARCHIVE_NAME = "model.keras"
+ADAPTER_NAME = "adapter_model.safetensors"  # of PEFT: what is added to the weights that its configuration names
 
 # In the order of preference. Only the first that exists is fetched.
 WEIGHT_FILES = (
@@ -28,6 +29,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     KERAS_ARCHIVE_NAME,
+    "model.weights.h5",  # of keras-hub's presets, which keep the classifier in the next one
+    ADAPTER_NAME,
 )
 
 # Who takes no connection for so long is out of reach; who takes one may be slow. huggingface_hub itself would try for
@@ -35,6 +38,8 @@ WEIGHT_FILES = (
 _CONNECT_SECONDS = 4.5
 _ANSWER_SECONDS = 60.0
 _FAILURE_SECONDS = 10.0  # how long a Hub that was out of reach is not asked again, so that every file costs no wait
+
+_KERAS_HUB_PRESET = re.compile(r"(?:.*/)?(?:segformer|mit)_(b[0-5])_(ade|cityscapes)(?:20k)?_(\d+)(?:/\d+)?")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -229,6 +234,11 @@ def _check_embedded(path: Path) -> None:
 
 def _find_on_hub(hub_id: str, file_names: Sequence[str], hub: HubOptions) -> Path | None:
     """The first of some files that a Hub repository has, downloaded or from the cache."""
+    hub_id = hub_id.removeprefix("hf://")  # as keras-hub writes it
+    preset = _KERAS_HUB_PRESET.fullmatch(hub_id)
+    if preset and ("/" not in hub_id or "://" in hub_id):
+        same = f"nvidia/segformer-{preset[1]}-finetuned-{preset[2]}-{preset[3]}-{preset[3]}"
+        raise CheckpointError(f"{hub_id!r}: a preset of keras-hub: its weights are {same!r} on the Hub, load that")
     if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
         known = ", ".join(embedded_models()) or "none"
         raise CheckpointError(

@@ -111,4 +111,7 @@ def _opened(name_or_path: str | Path | OpenCheckpoint, options: dict[str, Any]) 
     from tf_segformer.checkpoints.loading import OpenCheckpoint, open_checkpoint
 
     hub = HubOptions.pop_from(options)
-    return name_or_path if isinstance(name_or_path, OpenCheckpoint) else open_checkpoint(name_or_path, hub)
+    if isinstance(name_or_path, OpenCheckpoint):
+        return name_or_path
+    known = {name: options[name] for name in ("config", "num_attention_heads") if name in options}
+    return open_checkpoint(name_or_path, hub, **known)

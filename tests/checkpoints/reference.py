@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 WIDTHS, HEADS, REDUCTIONS = (32, 64, 160, 256), (1, 2, 5, 8), (8, 4, 2, 1)
+EXPANSION = 4
 
 
 def tokens(maps: torch.Tensor) -> torch.Tensor:
@@ -59,9 +60,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.dwconv = DepthwiseConvolution(4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = nn.Linear(width, EXPANSION * width)
+        self.dwconv = DepthwiseConvolution(EXPANSION * width)
+        self.fc2 = nn.Linear(EXPANSION * width, width)
 
     def forward(self, sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         mixed = self.dwconv.dwconv(maps_of(self.fc1(sequence), like))
@@ -137,11 +138,11 @@ class MmsegBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.ffn = nn.Module()
         self.ffn.layers = nn.Sequential(
-            nn.Conv2d(width, 4 * width, 1),
-            nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width),
+            nn.Conv2d(width, EXPANSION * width, 1),
+            nn.Conv2d(EXPANSION * width, EXPANSION * width, 3, padding=1, groups=EXPANSION * width),
             nn.GELU(),
             nn.Dropout(0.0),
-            nn.Conv2d(4 * width, width, 1),
+            nn.Conv2d(EXPANSION * width, width, 1),
         )
 
     def forward(self, sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,8 @@ from tf_segformer import (  # noqa: E402
     SegformerModel,
 )
 
-pytestmark = pytest.mark.parity
+# Files without a configuration and without names of classes, which a warning says.
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:.*are named LABEL_0")]
 
 DEPTHS = (1, 2, 1, 1)
 WIDTH, LABELS = 24, 5

@@ -43,6 +43,7 @@ def test_tf_model_h5_of_transformers_gives_its_outputs():
     np.testing.assert_array_equal(encoder.get_weights()[0], model.segformer.get_weights()[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*are named LABEL_0")
 def test_weights_of_keras_hub_give_its_outputs(tmp_path):
     network = keras_hub_reference.segmenter((1, 3, 1, 2), (64, 96), head_width=24, num_labels=5)
     randomize(network)
@@ -54,6 +55,7 @@ def test_weights_of_keras_hub_give_its_outputs(tmp_path):
     assert (model.config.depths, model.config.hidden_act) == ((1, 3, 1, 2), "gelu_pytorch_tanh")
 
 
+@pytest.mark.filterwarnings("ignore:.*are named LABEL_0")
 def test_a_swapped_order_of_the_fuse_kernel_of_keras_hub_would_be_seen(tmp_path):
     network = keras_hub_reference.segmenter((1, 1, 1, 1), (64, 64), head_width=8, num_labels=5)
     randomize(network)

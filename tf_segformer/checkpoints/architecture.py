@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tf_segformer.checkpoints.families import FAMILIES
@@ -60,35 +60,49 @@ def variable_shapes(config: SegformerConfig, task: str) -> dict[str, tuple[int, 
     return shapes
 
 
-def infer_config(mapped: MappedCheckpoint) -> SegformerConfig:
+def infer_config(mapped: MappedCheckpoint, known: Mapping[str, Any] | None = None) -> SegformerConfig:
     """The configuration that the shapes of a checkpoint imply.
 
     Strides follow the patch sizes as in the paper (7 -> 4, 3 -> 2), attention heads the widths of B0 to B5.
 
     Args:
         mapped: The checkpoint under the names of the model's variables.
+        known: Fields that are known, such as the attention heads of other widths than those of B0 to B5.
 
     Returns:
         A configuration with the epsilons of the checkpoint's family.
 
     Raises:
-        CheckpointError: For an encoder that is incomplete or of other widths than B0 to B5: it needs a config.json.
+        CheckpointError: For an encoder that is incomplete, or of other widths than B0 to B5 whose attention heads are
+            not known.
     """
     try:
         fields = _encoder_fields(mapped.shapes)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{mapped.path}: no config.json next to it, and its encoder lacks {error}") from error
     widths = fields["hidden_sizes"]
-    if widths not in _HEADS_BY_HIDDEN_SIZES:
+    known = {"num_attention_heads": _HEADS_BY_HIDDEN_SIZES.get(widths), **(known or {})}
+    if known["num_attention_heads"] is None:
         raise CheckpointError(
             f"{mapped.path}: the widths {widths} are of no published variant, and the number of attention heads is in "
-            "no tensor's shape: put its config.json next to it"
+            "no tensor's shape: pass num_attention_heads=, such as (1, 2, 5, 8), or config=, or put its config.json "
+            "next to it"
         )
-    fields |= {"num_attention_heads": _HEADS_BY_HIDDEN_SIZES[widths], **_head_fields(mapped.shapes)}
     try:
-        return SegformerConfig(**fields, **FAMILIES[mapped.family].fields)
+        return SegformerConfig(**{**fields, **_head_fields(mapped.shapes), **FAMILIES[mapped.family].fields, **known})
     except ValueError as error:
         raise CheckpointError(f"{mapped.path}: no config.json next to it, and its tensors imply {error}") from error
+
+
+def num_labels_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The number of classes that the shapes of variables imply; None where there is no classifier.
+
+    Example:
+        >>> num_labels_of({"decode_head/classifier/kernel": (256, 19)})
+        19
+    """
+    classifiers = [name for name in ("decode_head/classifier/kernel", "classifier/kernel") if name in shapes]
+    return shapes[classifiers[-1]][-1] if classifiers else None
 
 
 def variant_name(config: SegformerConfig) -> str | None:
@@ -201,9 +215,8 @@ def _encoder_fields(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
 def _head_fields(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """What the shapes of the head say, if there is one."""
     fields: dict[str, Any] = {}
-    for classifier in ("decode_head/classifier/kernel", "classifier/kernel"):
-        if classifier in shapes:
-            fields["num_labels"] = shapes[classifier][-1]
+    if (count := num_labels_of(shapes)) is not None:
+        fields["num_labels"] = count
     for projection, head in (("linear_c_0", "segformer"), ("convolution_0", "mmseg")):
         if f"decode_head/{projection}/kernel" in shapes:
             fields["decoder_hidden_size"] = shapes[f"decode_head/{projection}/kernel"][-1]

@@ -112,6 +112,15 @@ _NVLABS_HEAD = {
     "decode_head.linear_fuse.bn": "decode_head/batch_norm",
     "decode_head.linear_pred": "decode_head/classifier",
     "head": "classifier",
+    # NVIDIA TAO: the head is called decoder, and in version 6 its fusion is a sequence of layers.
+    "decode_head.linear_fuse.0": "decode_head/linear_fuse",
+    "decode_head.linear_fuse.1": "decode_head/batch_norm",
+    "decoder.linear_c{i+1}.proj": "decode_head/linear_c_{i}",
+    "decoder.linear_fuse.conv": "decode_head/linear_fuse",
+    "decoder.linear_fuse.bn": "decode_head/batch_norm",
+    "decoder.linear_fuse.0": "decode_head/linear_fuse",
+    "decoder.linear_fuse.1": "decode_head/batch_norm",
+    "decoder.linear_pred": "decode_head/classifier",
 }
 
 _MMSEG_ENCODER: dict[str, str | tuple[str, ...]] = {
@@ -187,6 +196,13 @@ _FIRST_OF_KERAS = (
 _HUGGING_FACE_EPSILONS = {"embedding_norm_eps": 1e-5, "block_norm_eps": 1e-5}
 _NVLABS_EPSILONS = {"embedding_norm_eps": 1e-5, "block_norm_eps": 1e-6}
 
+# What training keeps next to a network: weights of losses, counters of metrics, heads for a second loss.
+LEFT_OUT = (
+    r"(?:.*\.)?(?:criterion|criterions|loss|losses|loss_fn|loss_function|loss_func)(?:\..*|_.*)?",
+    r"(?:.*\.)?\w*(?:metrics?|accuracy|iou|miou|jaccard|confmat|confusion_matrix)\..*",
+    r"(?:.*\.)?auxiliary_head\..*",
+)
+
 # In the order in which names are tried; where two families know equally many names, the first is meant.
 FAMILIES: Mapping[str, Family] = {
     "huggingface": Family(
@@ -222,7 +238,7 @@ FAMILIES: Mapping[str, Family] = {
         "NVlabs",
         {**_NVLABS_ENCODER, **_NVLABS_HEAD},
         prefixes=("backbone.", ""),
-        unused=(r".*\.num_batches_tracked", r"decode_head\.conv_seg\..*"),
+        unused=(r".*\.num_batches_tracked", r"(?:decode_head|decoder)\.conv_seg\..*"),
         fields=_NVLABS_EPSILONS,
     ),
     "mmseg": Family(

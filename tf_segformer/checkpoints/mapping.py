@@ -12,13 +12,22 @@ import numpy as np
 
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.layouts import to_keras, to_torch
-from tf_segformer.checkpoints.names import detect_family, keras_names, number_blocks_by_stage, source_names
+from tf_segformer.checkpoints.names import (
+    HEADS,
+    detect_family,
+    is_left_out,
+    keras_names,
+    network_prefix,
+    number_blocks_by_stage,
+    source_names,
+)
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
 
 if TYPE_CHECKING:
     import keras
 
+_FUSE_BIAS, _FUSE_MEAN = "decode_head/linear_fuse/bias", "decode_head/batch_norm/moving_mean"
 _VARIABLE = re.compile(r"(?:.*?/)??((?:patch_embedding_|block_|stage_norm_|decode_head/|classifier/).*)")
 
 
@@ -32,6 +41,7 @@ class MappedCheckpoint:
         tensors: Tensors by the names of the model's variables, not yet read.
         sources: The name in the file that each of them comes from.
         unknown: Names in the file that the family does not know.
+        left_out: Names of what training keeps next to the network: losses, metrics, averaged weights.
     """
 
     path: Path
@@ -39,6 +49,16 @@ class MappedCheckpoint:
     tensors: Mapping[str, LazyTensor]
     sources: Mapping[str, str]
     unknown: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def unknown_in_encoder(self) -> tuple[str, ...]:
+        """The unknown names within the modules of the encoder, which so has parts that no SegFormer has."""
+        encoder = [name for variable, name in self.sources.items() if not variable.startswith(HEADS)]
+        pieces = [name.split(".") for name in encoder]
+        depth = 1 + next((i for i, each in enumerate(zip(*pieces, strict=False)) if len(set(each)) > 1), 0)
+        modules = {tuple(name.split(".")[:depth]) for name in encoder}
+        return tuple(name for name in self.unknown if tuple(name.split(".")[:depth]) in modules)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -67,9 +87,10 @@ def map_names(checkpoint: Checkpoint, depths: Sequence[int] | None = None) -> Ma
         (3, 5)
     """
     try:
-        stage_names = number_blocks_by_stage(
-            {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}, depths
-        )
+        prefix = network_prefix(checkpoint.tensors)
+        inside = [name for name in checkpoint.tensors if name.startswith(prefix) and not is_left_out(name)]
+        short = {name[len(prefix) :]: tuple(checkpoint.tensors[name].shape) for name in inside}
+        stage_names = number_blocks_by_stage(short, depths)
         family = detect_family(stage_names.values())
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
@@ -77,8 +98,8 @@ def map_names(checkpoint: Checkpoint, depths: Sequence[int] | None = None) -> Ma
     tensors: dict[str, LazyTensor] = {}
     sources: dict[str, str] = {}
     unknown = []
-    for name, tensor in checkpoint.tensors.items():
-        variables = keras_names(family, stage_names[name])
+    for name in inside:
+        variables = keras_names(family, stage_names[name[len(prefix) :]])
         if variables is None:
             unknown.append(name)
             continue
@@ -87,9 +108,11 @@ def map_names(checkpoint: Checkpoint, depths: Sequence[int] | None = None) -> Ma
                 raise CheckpointError(
                     f"{checkpoint.path}: {sources[variable]} and {name} are the same tensor {variable}"
                 )
-            tensors[variable] = _in_layout_of(variable, tensor, layout, part, len(variables))
+            tensors[variable] = _in_layout_of(variable, checkpoint.tensors[name], layout, part, len(variables))
             sources[variable] = name
-    return MappedCheckpoint(checkpoint.path, family, tensors, sources, tuple(unknown))
+    _fold_bias(tensors)
+    left_out = tuple(name for name in checkpoint.tensors if name not in set(inside))
+    return MappedCheckpoint(checkpoint.path, family, tensors, sources, tuple(unknown), left_out)
 
 
 def to_torch_names(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
@@ -160,6 +183,15 @@ def model_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     layers = [layer for layer in model._flatten_layers() if len(list(layer._flatten_layers())) == 1 and layer.weights]
     matches = [_VARIABLE.fullmatch(f"{layer.path}/") for layer in layers]
     return {match[1][:-1]: layer for match, layer in zip(matches, layers, strict=True) if match}
+
+
+def _fold_bias(tensors: dict[str, LazyTensor]) -> None:
+    """Moves a bias before the head's batch norm, which NVIDIA TAO has, into its mean: (x + b) - m = x - (m - b)."""
+    bias, mean = tensors.pop(_FUSE_BIAS, None), tensors.get(_FUSE_MEAN)
+    if bias is not None and mean is not None and bias.shape == mean.shape:
+        tensors[_FUSE_MEAN] = LazyTensor(mean.shape, mean.dtype, lambda: mean.read() - bias.read())
+    elif bias is not None:
+        tensors[_FUSE_BIAS] = bias
 
 
 def _in_layout_of(variable: str, tensor: LazyTensor, layout: str, part: int, parts: int) -> LazyTensor:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 
-from tf_segformer.checkpoints.families import FAMILIES
+from tf_segformer.checkpoints.families import FAMILIES, LEFT_OUT
 from tf_segformer.errors import CheckpointError
 
 HEADS = ("decode_head/", "classifier/")
 
 _PLACEHOLDER = re.compile(r"\{(i|i\+1|3-i|j)\}")
+_AVERAGED = re.compile(r"(?:^|[._])(?:ema|teacher|swa|averaged?)(?:[._]|$)")
 _TIMM_PVT = re.compile(r"stages\.\d+\.blocks\.\d+\.attn\.kv\..*")
 # Of keras-hub and of this project.
 _KERAS_BLOCK = re.compile(r"(|.*\.)(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(.*)")
-_KERAS_BLOCK_NORM = re.compile(
-    r".*(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\.(?:layer_)?norm_?1\.0"
+_KERAS_BLOCK_KERNEL = re.compile(
+    r".*(?:hierarchical_transformer_encoder|transformer_block)(?:_(\d{1,4}))?\."
+    r"((?:layer_)?norm_?1|attention\.sequence_reduction|attn\.sr|mlp\.(?:dense_|fc)1)\.0"
 )
 _KERAS_STAGE_NORM = re.compile(
     r".*(?:overlapping_patching_and_embedding|overlap_patch_embedding)(?:_(\d{1,4}))?\.(?:layer_)?norm\.0"
@@ -124,11 +127,67 @@ def detect_family(names: Iterable[str]) -> str:
         raise CheckpointError("this is a PVTv2 of timm, a relative of SegFormer's encoder with other layers")
     known = {family: sum(bool(keras_names(family, name)) for name in names) for family in FAMILIES}
     best = max(known, key=known.__getitem__)
-    if 2 * known[best] <= len(names):
+    # A network with another decoder is known by its encoder.
+    if 2 * known[best] <= len(names) and not any(anchor.fullmatch(name) for anchor in _anchors() for name in names):
         first = ", ".join(name[:80] for name in names[:5]) or "no tensor at all"
         families = ", ".join(table.title for table in FAMILIES.values())
         raise CheckpointError(f"not the names of a SegFormer ({first} ...); known families: {families}")
     return best
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a tensor is of what training keeps next to a network: a loss, a metric, an auxiliary head.
+
+    Example:
+        >>> is_left_out("criterion.weight"), is_left_out("decode_head.classifier.weight")
+        (True, False)
+    """
+    return any(re.fullmatch(pattern, name) for pattern in LEFT_OUT)
+
+
+def network_prefix(names: Iterable[str]) -> str:
+    """What stands before every name of the network where a larger object of PyTorch holds it.
+
+    Args:
+        names: The names of a checkpoint's tensors.
+
+    Returns:
+        The prefix with its dot, empty where there is none. An average of the weights is taken only where there is no
+        other network.
+
+    Raises:
+        CheckpointError: Where several networks are in it.
+
+    Example:
+        >>> network_prefix(["net.backbone.patch_embed1.proj.weight", "loss.weight"])
+        'net.'
+    """
+    prefixes = dict.fromkeys(
+        found
+        for name in names
+        if (found := next((m[1] for a in _anchors() if (m := a.fullmatch(name))), None)) is not None
+    )
+    trained = [prefix for prefix in prefixes if not _AVERAGED.search(prefix)] or list(prefixes)[:1]
+    if len(trained) > 1:
+        raise CheckpointError(
+            f"several SegFormers are in it, under {', '.join(trained)}: save the one that you want alone"
+        )
+    return trained[0] if trained else ""
+
+
+@cache
+def _anchors() -> tuple[re.Pattern[str], ...]:
+    """Patterns of the first tensor of each family of PyTorch, what is before it as a group; the longest first."""
+    names = {
+        f"{prefix}{_fill(template, {'i': '0'})}.weight"
+        for table in FAMILIES.values()
+        if table.layout == "torch"
+        for template, targets in table.modules.items()
+        if targets == "patch_embedding_{i}/projection"
+        for prefix in table.prefixes
+    }
+    longest_first = sorted(names, key=len, reverse=True)
+    return tuple(re.compile(rf"((?:.*\.)?){re.escape(name)}") for name in longest_first)
 
 
 def number_blocks_by_stage(
@@ -163,20 +222,22 @@ def number_blocks_by_stage(
 
 
 def _depths_by_width(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
-    """How many blocks have the width of each stage's patch embedding."""
-    stage_widths: dict[int, tuple[int, ...]] = {}
-    block_widths: dict[int, tuple[int, ...]] = {}
+    """How many blocks each stage has: those of its width, next to each other, with the same reduction and expansion."""
+    stages: set[tuple[int, tuple[int, ...]]] = set()
+    blocks: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         if match := _KERAS_STAGE_NORM.fullmatch(name):
-            stage_widths[int(match[1] or 0)] = shape
-        if match := _KERAS_BLOCK_NORM.fullmatch(name):
-            block_widths[int(match[1] or 0)] = shape
-    widths = [stage_widths[stage] for stage in sorted(stage_widths)]
-    if block_widths and len(set(widths)) < len(widths):
+            stages.add((int(match[1] or 0), shape))
+        if match := _KERAS_BLOCK_KERNEL.fullmatch(name):
+            blocks.setdefault(int(match[1] or 0), {})[match[2]] = shape
+    forms = [sorted(blocks[number].items()) for number in sorted(blocks)]
+    depths = [len(list(group)) for _, group in groupby(forms)]
+    if blocks and len(depths) != len(stages):
         raise CheckpointError(
-            "two stages of one width: which blocks belong to which stage is in its config.json only: put it next to it"
+            "two stages of one form: which blocks belong to which stage is in its config.json only: put it next to it, "
+            "or pass config="
         )
-    return [list(block_widths.values()).count(width) for width in widths]
+    return depths
 
 
 @cache

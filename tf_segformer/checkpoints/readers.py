@@ -7,6 +7,7 @@ from pathlib import Path
 from tf_segformer.checkpoints.formats.hdf5.reader import HDF5_MAGIC
 from tf_segformer.checkpoints.formats.keras import is_keras_archive, read_hdf5, read_keras_archive
 from tf_segformer.checkpoints.formats.safetensors import read_safetensors
+from tf_segformer.checkpoints.formats.tensorflow import is_tensorflow_index, read_tensorflow_checkpoint
 from tf_segformer.checkpoints.formats.torch import STREAM_MAGIC, read_torch_stream, read_torch_zip
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
@@ -17,7 +18,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads names, shapes and meta data of a checkpoint; the tensors themselves are read when they are asked for.
 
     Args:
-        path: A safetensors file, a PyTorch file, an h5 file, a `.keras` archive, or the index of a sharded checkpoint.
+        path: A safetensors file, a PyTorch file, an h5 file, a `.keras` archive, the index of a sharded checkpoint, or
+            that of a TensorFlow checkpoint.
 
     Returns:
         What the file holds.
@@ -53,7 +55,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return read_torch_stream(path)
     if head[8:9] == b"{":
         return read_safetensors(path)
-    raise CheckpointError(f"{path}: neither safetensors, nor PyTorch, nor h5, nor Keras; it begins with {head[:8]!r}")
+    if is_tensorflow_index(path):
+        return read_tensorflow_checkpoint(path)
+    known = "safetensors, nor PyTorch, nor h5, nor Keras, nor TensorFlow"
+    raise CheckpointError(f"{path}: neither {known}; it begins with {head[:8]!r}")
 
 
 def _read_shards(index: Path) -> Checkpoint:

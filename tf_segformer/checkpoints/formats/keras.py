@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tf_segformer.checkpoints.architecture import TASK_CLASSES
+from tf_segformer.checkpoints.descriptions import KERAS_HUB_CLASSES
 from tf_segformer.checkpoints.formats.hdf5.reader import read_datasets
 from tf_segformer.checkpoints.formats.hdf5.source import Source
 from tf_segformer.checkpoints.formats.zip_entries import start_of_entry
@@ -17,6 +20,15 @@ from tf_segformer.io import open_zip
 CONFIG_IN_ARCHIVE = "config.json"
 WEIGHTS_IN_ARCHIVE = "model.weights.h5"
 MAX_CONFIG_BYTES = 2**20
+
+# tf-keras saves no variable of a list of lists, as transformers' TensorFlow port keeps its blocks.
+_WITHOUT_BLOCKS = (
+    "saved by tf-keras from transformers' TFSegformer: its transformer blocks are missing, since tf-keras leaves lists "
+    "of lists out of .weights.h5 and .keras files. Other files of the same model hold them: tf_model.h5 of "
+    "save_pretrained, an .h5 of save_weights or save whose name does not end in .weights.h5, a TensorFlow checkpoint "
+    "(.index and .data), a SavedModel"
+)
+_PORT_IN_WEIGHTS, _PORT_IN_CONFIG = "tf_segformer_overlap_patch_embeddings", b"TFSegformer"
 
 _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RecursionError)
 
@@ -62,7 +74,8 @@ def read_keras_archive(path: Path) -> Checkpoint:
         path: A `.keras` file.
 
     Returns:
-        Its tensors, not yet read, and the fields of its SegformerConfig.
+        Its tensors, not yet read, and what it says of its configuration: the fields of its SegformerConfig, or the
+        description of a model of keras-hub.
 
     Raises:
         CheckpointError: For a damaged archive or one of another model.
@@ -75,18 +88,29 @@ def read_keras_archive(path: Path) -> Checkpoint:
                 raise ValueError(f"its config.json has more than {MAX_CONFIG_BYTES} bytes")
             if weights.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("its weights are compressed, which Keras never does")
-            model = json.loads(archive.read(described))
-        class_name = model.get("class_name") if isinstance(model, dict) else None
-        if class_name not in TASK_CLASSES.values():
-            raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project")
-        fields = model["config"]["config"]
-        if not isinstance(fields, dict):
-            raise ValueError("a SegFormer without its configuration")
+            text = archive.read(described)
+        if _PORT_IN_CONFIG in text:
+            raise ValueError(_without_blocks(path))
+        fields = _configuration(json.loads(text))
         start = start_of_entry(path, weights)
     except _DAMAGE as error:
-        raise CheckpointError(f"{path}: not a readable Keras archive: {error!r}") from error
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(f"{path}: not a readable Keras archive: {reason}") from error
     size = min(weights.file_size, path.stat().st_size - start)
     return Checkpoint(path, _read_tensors(Source(path, start, size)), config=fields)
+
+
+def _configuration(model: Any) -> Mapping[str, Any]:
+    """What the description of a model says of its configuration."""
+    class_name = model.get("class_name") if isinstance(model, dict) else None
+    if class_name in KERAS_HUB_CLASSES:
+        return model
+    if class_name not in TASK_CLASSES.values():
+        raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project or keras-hub")
+    fields = model["config"]["config"]
+    if not isinstance(fields, dict):
+        raise ValueError("a SegFormer without its configuration")
+    return fields
 
 
 def _read_tensors(source: Source) -> dict[str, LazyTensor]:
@@ -96,16 +120,26 @@ def _read_tensors(source: Source) -> dict[str, LazyTensor]:
         tensors = {_dotted(name): tensor for name, tensor in datasets.items()}
         if len(tensors) < len(datasets):
             raise ValueError("two tensors of one name")
+        if any(_PORT_IN_WEIGHTS in name for name in tensors):
+            raise ValueError(_without_blocks(source.path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source.path}: not a readable h5 file: {error}") from error
     return tensors
 
 
+def _without_blocks(path: Path) -> str:
+    """Why a file of tf-keras cannot be read, and which files next to it could be."""
+    files = [*path.parent.glob("*.h5"), *path.parent.glob("*.index")]
+    others = sorted(file.name for file in files if file != path and not file.name.endswith(".weights.h5"))
+    return f"{_WITHOUT_BLOCKS}{'. Next to it: ' if others else ''}{', '.join(others[:5])}"
+
+
 def _is_state(name: str) -> bool:
     """Whether a dataset is the state of an optimizer or of a random generator, not of a model."""
-    return name.startswith("optimizer/") or "seed_generator" in name
+    return name.startswith(("optimizer/", "optimizer_weights/")) or "seed_generator" in name
 
 
 def _dotted(name: str) -> str:
     """The name of a dataset with dots, without the groups that say nothing."""
-    return ".".join(piece for piece in name.split("/") if piece not in ("layers", "vars")).removesuffix(":0")
+    pieces = name.removeprefix("model_weights/").split("/")  # of a whole model that Keras 2 saved
+    return ".".join(piece for piece in pieces if piece not in ("layers", "vars")).removesuffix(":0")

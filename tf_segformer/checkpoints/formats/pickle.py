@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 MAX_OPCODES = 500_000  # a B5 with the state of its optimizer has about 150,000
 _MAX_KEY = 2**31
+_MAX_PACKAGES = 8  # looked up around a module
 
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset(
@@ -57,7 +58,8 @@ def read_pickle(
 
     Args:
         stream: Where the pickle begins. Must be bounded in size: the caller reads the bytes.
-        known_globals: Values by "module name"; only instances of `Rebuild` can be called by the file.
+        known_globals: Values by "module name", or by "package *" for all names of a package; only instances of
+            `Rebuild` can be called by the file.
         load_persistent: Turns a persistent id into a value.
 
     Returns:
@@ -83,6 +85,15 @@ def read_pickle(
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a damaged pickle: {type(error).__name__}") from error
     raise ValueError("a pickle without an end")
+
+
+def _look_up(known_globals: Mapping[str, Any], name: str) -> Any:
+    """The value of a global by its own name or that of a package around it; None where neither is known."""
+    if name in known_globals:
+        return known_globals[name]
+    parts = name.partition(" ")[0].split(".")[:_MAX_PACKAGES]
+    packages = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return next((known_globals[f"{each} *"] for each in packages if f"{each} *" in known_globals), None)
 
 
 class _Machine:
@@ -132,13 +143,14 @@ class _Machine:
         if argument is None:
             name, module = self.pop(), self.pop()
             argument = f"{module} {name}"
-        if argument not in self.known_globals:
+        value = _look_up(self.known_globals, argument)
+        if value is None:
             shown = str(argument)[:100].replace(" ", ".")
             raise ValueError(
                 f"rejected the name {shown!r}: a checkpoint needs tensors and plain data only, "
                 "anything else could run code. Save the state_dict alone, best as safetensors"
             )
-        self.stack.append(self.known_globals[argument])
+        self.stack.append(value)
 
     def call(self, argument: Any) -> None:
         """REDUCE and NEWOBJ: calls one of our own functions, never what the file brings."""

@@ -294,6 +294,7 @@ _HARMLESS = (
             "dict",
             "list",
             "int",
+            "long",
             "float",
             "bytearray",
             "complex",
@@ -319,6 +320,17 @@ _HARMLESS = (
     "mmengine.config.config ConfigDict",
     "mmengine.logging.history_buffer HistoryBuffer",
     "mmengine.logging.message_hub MessageHub",
+    "typing Any",
+    # All names of packages whose objects lie in the hyperparameters of training runs.
+    "lightning *",
+    "lightning_fabric *",
+    "nvidia_tao_core.config *",
+    "nvidia_tao_pytorch.config *",
+    "omegaconf *",
+    "pytorch_lightning *",
+    "segmentation_models_pytorch *",
+    "torch.nn.modules *",
+    "torchmetrics *",
 )
 
 _GLOBALS: Mapping[str, Any] = {
