@@ -142,7 +142,7 @@ def test_another_number_of_classes_needs_to_be_asked_for(saved):
 def test_a_misshapen_encoder_is_never_ignored(saved):
     _, folder = saved
     with pytest.raises(CheckpointError, match="patch_embedding_0/projection/kernel"):
-        SegformerForSemanticSegmentation.from_pretrained(folder, num_channels=4, ignore_mismatched_sizes=True)
+        SegformerForSemanticSegmentation.from_pretrained(folder, patch_sizes=(3, 3, 3, 3), ignore_mismatched_sizes=True)
 
 
 @pytest.mark.parametrize("source", [SegformerModel, SegformerForImageClassification])
