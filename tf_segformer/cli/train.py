@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tf_segformer.cli.data_options import data_options, open_with_options
+from tf_segformer.cli.loading import import_keras
 from tf_segformer.cli.options import hub_options, precision_option
 
 
@@ -60,17 +61,18 @@ def train(
 
     Example: tf-segformer train --data my-dataset --init camvid-b0
     """
+    if options["epochs"] and options["steps"]:
+        raise click.UsageError("--epochs and --steps exclude each other")
+    import_keras()  # which recipes need, without TensorFlow's start-up notes
     from tf_segformer.data import check_splits
     from tf_segformer.data.check import balanced_weights
     from tf_segformer.training.recipes import load_recipe
 
-    if options["epochs"] and options["steps"]:
-        raise click.UsageError("--epochs and --steps exclude each other")
     loaded = load_recipe(recipe)
     if data_options["kind"] is None and loaded.dataset != "folder":
         data_options["kind"] = loaded.dataset
     splits = open_with_options(data, data_options)
-    if check or class_weights == "balanced":  # before the seconds that Keras takes
+    if check or class_weights == "balanced":
         report = check_splits(splits, raise_on_problems=check)
         click.echo(report)
     if write_tfrecords is not None:
