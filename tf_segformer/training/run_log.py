@@ -153,6 +153,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], class_names: Sequence[str], path
         rates.plot(steps, [row[name] for row in rows], label=label, marker=".")
     rates.set(title="Learning rate", xlabel="step")
     rates.legend()
+    for axes in figure.axes:
+        axes.locator_params(axis="x", integer=True)
     figure.savefig(path, dpi=110)
 
 
