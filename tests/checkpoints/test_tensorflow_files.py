@@ -10,6 +10,8 @@ import pytest
 
 from tests.checkpoints.make_layouts import HEADS
 from tests.checkpoints.test_layouts import unpack
+from tf_segformer.checkpoints.formats.tensorflow import _read_places
+from tf_segformer.checkpoints.formats.tensorflow_table import TABLE_MAGIC, read_table
 from tf_segformer.checkpoints.loading import open_checkpoint
 from tf_segformer.checkpoints.readers import read_checkpoint
 from tf_segformer.errors import CheckpointError
@@ -94,19 +96,48 @@ def test_a_damaged_checkpoint_is_rejected(checkpoint, tmp_path):
         read_checkpoint(index)
 
 
-def test_a_claim_beyond_the_files_is_rejected(tmp_path):
-    """A sparse claim of a terabyte in an index costs no memory."""
+def test_a_partitioned_variable_is_rejected(tmp_path):
     import tensorflow as tf
 
-    shape = "1048576 1048576 0,1:0,1"  # one element of a slice of a huge variable
     tf.raw_ops.SaveV2(
         prefix=str(tmp_path / "huge"),
         tensor_names=["classifier/kernel"],
-        shape_and_slices=[shape],
+        shape_and_slices=["1048576 1048576 0,1:0,1"],  # one element of a terabyte
         tensors=[tf.zeros((1, 1))],
     )
-    with pytest.raises(CheckpointError, match="more than its files hold"):
+    with pytest.raises(CheckpointError, match="classifier/kernel: a tensor in parts"):
         read_checkpoint(tmp_path / "huge.index")
+
+
+def test_an_absurd_length_of_text_costs_neither_memory_nor_the_process(checkpoint, tmp_path):
+    """TensorFlow's own reader takes the length of the object graph at its word and ends the process."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    graph = _read_places(tmp_path / "epoch_7.index")["_CHECKPOINTABLE_OBJECT_GRAPH"]
+    content = bytearray(graph.file.read_bytes())
+    content[graph.position : graph.position + 8] = b"\xff" * 7 + b"\x01"
+    graph.file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a damaged graph of objects"):
+        read_checkpoint(tmp_path / "epoch_7.index")
+
+
+def table(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """A table of one block, of entries with the lengths that they claim; the index of blocks comes behind it."""
+    block = b"".join(bytes(lengths) + content for *lengths, content in entries) + bytes(4)
+    handle = bytes([0, len(block)])
+    index = bytes([0, 1, len(handle)]) + b"a" + handle + bytes(4)
+    footer = bytes([0, 0, len(block) + 5, len(index)]).ljust(40, b"\0") + TABLE_MAGIC
+    return block + bytes(5) + index + bytes(5) + footer
+
+
+def test_a_table_is_read_within_its_bounds():
+    assert read_table(table((0, 2, 1, b"ab1"), (1, 1, 1, b"c2"))) == {b"ab": b"1", b"ac": b"2"}
+    for lengths in ((1, 2, 1), (0, 99, 1), (0, 2, 99)):
+        with pytest.raises(ValueError, match="reaches out of its block"):
+            read_table(table((*lengths, b"ab1")))
+    whole = table((0, 2, 1, b"ab1"))
+    for damaged in (whole[:-1], whole[-30:], b"", TABLE_MAGIC):
+        with pytest.raises(ValueError, match="no table"):
+            read_table(damaged)
 
 
 def test_files_of_tf_keras_without_blocks_are_rejected_with_those_that_would_do(tmp_path):

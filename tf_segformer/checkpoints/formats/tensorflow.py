@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tf_segformer.checkpoints.formats.tensorflow_table import TABLE_MAGIC, read_table, read_varint
 from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import WEIGHT_FILES
-from tf_segformer.io import read_text
+from tf_segformer.io import read_bytes, read_text
 
-INDEX_MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of TensorFlow's tables
 MAX_INDEX_BYTES = 16 * 2**20  # a B5 with the state of its optimizer has 0.5 MB
-MAX_TENSORS = 10_000
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _FILE = re.compile(r"\.(?:index|data-\d{5}-of-\d{5})$")
 _NEWEST = re.compile(r'^model_checkpoint_path: "([^"]+)"', re.MULTILINE)
+_CHECKSUM = 4  # bytes
 _LEAF = "/.ATTRIBUTES/VARIABLE_VALUE"
-_DAMAGE = (OSError, ValueError, RuntimeError, TypeError, LookupError, OverflowError)
 # Of the optimizer, its slots, the metrics and the counter of saves.
 _STATE = re.compile(r"(?:.*/)?(?:optimizer|keras_api|\.OPTIMIZER_SLOT)/.*|(?:.*/)?save_counter/.*")
 
@@ -67,15 +68,13 @@ def is_tensorflow_index(path: Path) -> bool:
         True for the "*.index" of a checkpoint.
     """
     with path.open("rb") as file:
-        file.seek(0, 2)
-        if file.tell() < len(INDEX_MAGIC):
-            return False
-        file.seek(-len(INDEX_MAGIC), 2)
-        return file.read() == INDEX_MAGIC
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - len(TABLE_MAGIC), 0))
+        return file.read() == TABLE_MAGIC
 
 
 def read_tensorflow_checkpoint(index: Path) -> Checkpoint:
-    """Reads names and shapes of a TensorFlow checkpoint, by TensorFlow's own reader.
+    """Reads names and shapes of a TensorFlow checkpoint.
 
     The tensors have the full names of their variables where the checkpoint holds its object graph, as Keras' do;
     otherwise their keys.
@@ -89,72 +88,91 @@ def read_tensorflow_checkpoint(index: Path) -> Checkpoint:
     Raises:
         CheckpointError: For a damaged checkpoint, one without its data, and one that claims more than its files hold.
     """
-    import tensorflow as tf
+    from google.protobuf.message import DecodeError
 
-    prefix = index.with_suffix("")
-    shards = list(index.parent.glob(f"{_escaped(prefix.name)}.data-?????-of-?????"))
-    if not shards:
-        raise CheckpointError(f"{index}: its {prefix.name}.data-00000-of-00001 is missing: put it next to it")
     try:
-        if index.stat().st_size > MAX_INDEX_BYTES:
-            raise ValueError(f"an index of more than {MAX_INDEX_BYTES} bytes")
-        held = sum(shard.stat().st_size for shard in shards)
-        reader = tf.train.load_checkpoint(str(prefix))
-        shapes = reader.get_variable_to_shape_map()
-        dtypes = reader.get_variable_to_dtype_map()
-        if len(shapes) > MAX_TENSORS:
-            raise ValueError(f"more than {MAX_TENSORS} tensors")
-        names = _full_names(reader) if _OBJECT_GRAPH in shapes else {}
-        wanted = [key for key in shapes if key != _OBJECT_GRAPH and not _STATE.fullmatch(key)]
+        places = _read_places(index)
+        graph = places.get(_OBJECT_GRAPH)
+        names = {} if graph is None else _full_names(_read_text(graph))
+        wanted = [key for key in places if key != _OBJECT_GRAPH and not _STATE.fullmatch(key)]
         uses = Counter(names.get(key) for key in wanted)
         tensors = {}
         for key in sorted(wanted):
-            name = names[key] if uses[names.get(key)] == 1 and names.get(key) else key.removesuffix(_LEAF)
-            tensors[name.replace("/", ".")] = _lazy(index, reader, key, shapes[key], dtypes[key], held)
-    except (tf.errors.OpError, *_DAMAGE) as error:
-        raise _unreadable(index, error) from error
+            full = names.get(key)
+            name = full if full and uses[full] == 1 else key.removesuffix(_LEAF)
+            tensors[name.replace("/", ".")] = _lazy(key, places[key])
+    except (DecodeError, OSError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{index}: not a readable TensorFlow checkpoint: {str(error) or repr(error)}") from error
     return Checkpoint(index, tensors)
 
 
-def _full_names(reader: Any) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies: the position counts bytes of the file."""
+
+    file: Path
+    position: int
+    size: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def _read_places(index: Path) -> dict[str, _Place]:
+    """Where each tensor of a checkpoint lies, by its key."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import tensor_bundle_pb2
+
+    table = read_table(read_bytes(index, MAX_INDEX_BYTES))
+    header = tensor_bundle_pb2.BundleHeaderProto.FromString(table.pop(b"", b""))
+    if header.endianness != tensor_bundle_pb2.BundleHeaderProto.LITTLE:
+        raise ValueError("big-endian numbers")
+    sizes: dict[Path, int] = {}
+    places = {}
+    for key, value in table.items():
+        entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
+        file = index.with_suffix(f".data-{entry.shard_id:05d}-of-{header.num_shards:05d}")
+        if file not in sizes and not file.is_file():
+            raise ValueError(f"its {file.name} is missing: put it next to it")
+        sizes.setdefault(file, file.stat().st_size)
+        name = key.decode("utf-8", errors="replace")
+        shape = tuple(each.size for each in entry.shape.dim)
+        if entry.slices or entry.offset < 0 or entry.size < 0 or any(each < 0 for each in shape):
+            raise ValueError(f"{name[:100]}: a tensor in parts, or at no place")
+        if entry.offset + entry.size > sizes[file]:
+            raise ValueError(f"{name[:100]} reaches out of {file.name}: truncated")
+        places[name] = _Place(file, entry.offset, entry.size, shape, tf.dtypes.as_dtype(entry.dtype))
+    return places
+
+
+def _read_text(place: _Place) -> bytes:
+    """The bytes of a scalar of text: its length, a checksum of that, and as many bytes."""
+    data = _window(place)
+    length, start = read_varint(data, 0)
+    if place.shape or place.dtype.name != "string" or start + _CHECKSUM + length != len(data):
+        raise ValueError("a damaged graph of objects")
+    return data[start + _CHECKSUM :]
+
+
+def _full_names(graph: bytes) -> Mapping[str, str]:
     """The full name of the variable behind each key, from the graph of the objects that were saved."""
-    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-    try:
-        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
-    except DecodeError as error:
-        raise ValueError("a damaged graph of objects") from error
-    return {each.checkpoint_key: each.full_name for node in graph.nodes for each in node.attributes}
+    nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(graph).nodes
+    return {each.checkpoint_key: each.full_name for node in nodes for each in node.attributes}
 
 
-def _lazy(index: Path, reader: Any, key: str, shape: Any, dtype: Any, held: int) -> LazyTensor:
-    """A tensor of the checkpoint, rejected where it claims more than all its files hold."""
-    if not dtype.is_floating and not dtype.is_integer and not dtype.is_bool:
-        raise ValueError(f"{key[:100]} holds {dtype.name}, not numbers")
-    numpy_dtype = np.dtype(dtype.as_numpy_dtype)
-    if any(size < 0 for size in shape) or math.prod(shape) * numpy_dtype.itemsize > held:
-        raise ValueError(f"{key[:100]} claims the shape {tuple(shape)}, more than its files hold")
-
-    def read() -> np.ndarray:
-        import tensorflow as tf
-
-        try:
-            return np.asarray(reader.get_tensor(key))
-        except (tf.errors.OpError, *_DAMAGE) as error:
-            raise CheckpointError(f"{index}: {key[:100]} cannot be read: {_reason(error)}") from error
-
-    return LazyTensor(tuple(shape), numpy_dtype, read)
+def _lazy(key: str, place: _Place) -> LazyTensor:
+    """A tensor of the checkpoint, rejected where its shape does not have its size."""
+    if not (place.dtype.is_floating or place.dtype.is_integer or place.dtype.is_bool):
+        raise ValueError(f"{key[:100]} holds {place.dtype.name}, not numbers")
+    dtype = np.dtype(place.dtype.as_numpy_dtype)
+    if math.prod(place.shape) * dtype.itemsize != place.size:
+        raise ValueError(f"{key[:100]} claims the shape {place.shape}, its {place.size} bytes are of another")
+    return LazyTensor(place.shape, dtype, lambda: np.frombuffer(_window(place), dtype).reshape(place.shape))
 
 
-def _escaped(name: str) -> str:
-    """A file name whose characters stand for themselves in a glob."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
-
-
-def _unreadable(index: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{index}: not a readable TensorFlow checkpoint: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "message", None) or str(error) or type(error).__name__
+def _window(place: _Place) -> bytes:
+    """The bytes of a tensor."""
+    with place.file.open("rb") as file:
+        file.seek(place.position)
+        return file.read(place.size)
