@@ -142,9 +142,27 @@ def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path)
     }
 
 
+def test_the_folder_is_enough(scenes, arguments_of_train):
+    result = CliRunner().invoke(command.train, ["--data", str(scenes), "--class-weights", "balanced"])
+    assert result.exception is None, result.output
+    train_data, val_data = arguments_of_train["data"]
+    assert (train_data.name, train_data.num_labels, val_data.size) == ("folder/train", 4, 1)
+    assert arguments_of_train["recipe"].name == "finetune-b0"
+    weights = arguments_of_train["recipe"].loss["class_weights"]
+    assert len(weights) == 4 and max(weights) == weights[3] > 1  # the sun is small
+    assert "class weights: class 0" in result.output
+
+
+def test_class_weights_are_taken_as_they_are(invoke, arguments_of_train):
+    assert invoke("--class-weights", "1,2,3,0.5").exception is None
+    assert arguments_of_train["recipe"].loss == {"class_weights": [1, 2, 3, 0.5]}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--class-weights", "1,2"], "2 numbers for 4 classes"),
+        (["--class-weights", "many"], "neither 'balanced' nor numbers"),
         (["--epochs", "1", "--steps", "1"], "exclude each other"),
         (["--devices", "3"], "devices=3"),
         (["--palette", "ff0000"], "1 colors for 4 classes"),

@@ -10,10 +10,17 @@ import pytest
 from PIL import Image
 
 from tests.training.scenes import NAMES, make_scene
+from tf_segformer.configuration import SegformerConfig
+from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import find_dataset
 from tf_segformer.data.kinds import detect_kind
+from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.modeling.models import SegformerForSemanticSegmentation
+from tf_segformer.training.losses import SegmentationLoss
+from tf_segformer.training.optimization import create_optimizer
 
 COLORS = np.array([[0, 0, 0], [128, 64, 128], [250, 50, 83], [50, 183, 250]], np.uint8)
 SIDE = 40
@@ -227,6 +234,31 @@ def test_layout_is_found_by_the_folder_alone_and_read_pixel_for_pixel(tmp_path, 
             seen.add(files.image)
     assert len(seen) == sum(dataset.size for dataset in splits.values())  # no image in both
     assert check_dataset(tmp_path).can_train
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small network of four classes, traced once for all layouts."""
+    config = SegformerConfig(
+        depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16), num_attention_heads=(1, 1, 2, 2), decoder_hidden_size=16,
+        num_labels=4,
+    )  # fmt: skip
+    model = SegformerForSemanticSegmentation(config)
+    model.compile(create_optimizer(1e-3, 100), SegmentationLoss())
+    return model
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_trains_two_steps(tmp_path, model, layout):
+    LAYOUTS[layout][1](tmp_path)
+    data = find_dataset(root=tmp_path)
+    processor = SegformerImageProcessor(do_resize=False)
+    batches = training_dataset(data, Augmentation((32, 32)), 1, processor=processor, last_step=2)
+    before = model.get_weights()
+    losses = model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    changed = [(new != old).any() for new, old in zip(model.get_weights(), before, strict=True)]
+    assert np.mean(changed) > 0.9
 
 
 def closest_labels(image):

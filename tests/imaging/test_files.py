@@ -87,6 +87,15 @@ def test_exif_orientation_is_an_option():
     assert open_image(stream.getvalue(), apply_exif_orientation=True).size == (20, 30)
 
 
+def test_sixteen_bit_values_that_become_black_are_named(tmp_path: Path):
+    """A satellite's 12 bits were served as black: 900 became 3."""
+    Image.fromarray(np.full((3, 4), 900, np.uint16)).save(tmp_path / "scene.tif")
+    with pytest.warns(UserWarning, match=r"scene\.tif: 16-bit values that reach only 900 of 65535.*Scale the values"):
+        assert np.asarray(open_image(tmp_path / "scene.tif")).max() == 3
+    Image.fromarray(np.full((3, 4), 40_000, np.uint16)).save(tmp_path / "scene.tif")
+    assert np.asarray(open_image(tmp_path / "scene.tif")).max() == 156
+
+
 def test_label_map_keeps_palette_indices_and_sixteen_bits(tmp_path: Path):
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     palette = Image.fromarray(labels).convert("P")

@@ -243,6 +243,9 @@ def test_processor_is_that_of_the_checkpoint_except_for_resizing_and_labels(tmp_
     )
     assert trainer._make_processor(folder, replace(RECIPE, dataset="ade20k")).do_reduce_labels
     assert trainer._make_processor(None, RECIPE) == SegformerImageProcessor(do_resize=False)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match=r"has no preprocessor_config\.json: .* ImageNet's mean and std.*`processor`"):
+        assert trainer._make_processor(folder, RECIPE) == SegformerImageProcessor(do_resize=False)
 
 
 @pytest.fixture
