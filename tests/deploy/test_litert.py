@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.deploy.conftest import LABELS
+from tests.modeling.test_models import TWO_STAGES
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
 from tf_segformer.deploy.litert import export_litert
 from tf_segformer.ops.tracing import exporting
@@ -75,3 +77,18 @@ def test_litert_options_that_make_no_sense_are_rejected(small_config, tmp_path, 
     with pytest.raises(ValueError, match=message):
         export_litert(SegformerForSemanticSegmentation(small_config), tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensorflow_s_own_converter_takes_a_model_that_was_never_called(capfd):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason='needs the extra "litert"')
+    model = SegformerForSemanticSegmentation(TWO_STAGES.replace(initializer_range=0.2))
+    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    converted = interpreter.Interpreter(model_content=content)
+    (given,), (wanted,) = converted.get_input_details(), converted.get_output_details()
+    pixel_values = random_pixel_values(1, 33, 40)
+    converted.resize_tensor_input(given["index"], pixel_values.shape)
+    converted.allocate_tensors()
+    converted.set_tensor(given["index"], pixel_values)
+    converted.invoke()
+    np.testing.assert_allclose(converted.get_tensor(wanted["index"]), model(pixel_values), rtol=0, atol=2e-5)

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+_FAMILIES = ("huggingface", "huggingface-v5")  # whose names an adapter has, by the transformers that it was trained on
 _PREFIX = "base_model.model."  # of PEFT, before the names of the network
 _MATRICES = {"lora_A": "lora_kernel_a", "lora_B": "lora_kernel_b"}
-_TENSOR = re.compile(rf"{re.escape(_PREFIX)}(.+?)\.(?:modules_to_save\.)?(?:(lora_[AB])\.)?(weight|bias|running_\w+)")
+_TENSOR = re.compile(rf"{re.escape(_PREFIX)}(.+?)\.(?:modules_to_save\.)?(?:(lora_[AB])\.)?(\w+)")
 _OTHER_KINDS: dict[str, Any] = {  # what is not read, with its value where it is not used
     "use_dora": False,
     "use_rslora": False,
@@ -103,10 +104,11 @@ def load_lora(model: keras.Model, folder: str | Path) -> None:
     whole: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name)
-        variables = keras_names("huggingface", f"{match[1]}.{match[3]}") if match else None
-        if match is None or variables is None or len(variables) > 1:
+        found = [keras_names(family, f"{match[1]}.{match[3]}") if match else None for family in _FAMILIES]
+        variables = next((each for each in found if each is not None), None)
+        if match is None or variables is None:
             raise CheckpointError(f"{folder}: {name} is no adapter of a SegFormer's layer")
-        if match[2]:
+        if match[2] and variables:
             matrices[variables[0].rpartition("/")[0], _MATRICES[match[2]]] = tensor.read().T
         elif variables:
             whole[variables[0]] = to_keras(tensor.read(), variables[0], "torch")
@@ -159,7 +161,8 @@ def _check_fit(
 ) -> None:
     """Compares an adapter's tensors with the layers of a model."""
     layers, variables = model_layers(model), model_variables(model)
-    problems = []
+    both = [(place, attribute) for place in {place for place, _ in matrices} for attribute in _MATRICES.values()]
+    problems = [f"{place}: {attribute} is missing" for place, attribute in both if (place, attribute) not in matrices]
     for (place, attribute), values in matrices.items():
         kernel = variables.get(f"{place}/kernel")
         wanted = None if kernel is None else {"a": (kernel.shape[0], rank), "b": (rank, kernel.shape[1])}[attribute[-1]]

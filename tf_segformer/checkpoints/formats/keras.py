@@ -110,6 +110,8 @@ def _configuration(model: Any) -> Mapping[str, Any]:
     fields = model["config"]["config"]
     if not isinstance(fields, dict):
         raise ValueError("a SegFormer without its configuration")
+    if "quantization" in model["config"]:
+        raise ValueError("a quantized model, which keras.models.load_model reads")
     return fields
 
 
