@@ -15,6 +15,8 @@ from tf_segformer import (
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerModel,
+    losses,
+    metrics,
 )
 from tf_segformer.ops.initialization import skip_initialization
 
@@ -267,3 +269,24 @@ def test_a_model_that_was_never_called_is_exported_to_onnx_by_keras(pixel_values
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"pixel_values": pixel_values})
     np.testing.assert_allclose(logits, model(pixel_values), rtol=0, atol=1e-6)
+
+
+def test_a_batch_of_transformers_is_called_and_trained_on(small_config, pixel_values):
+    """`model(**batch)` and a dataset of {"pixel_values", "labels"} in `fit`, as its programs have them."""
+    model = SegformerForSemanticSegmentation(small_config)
+    labels = np.random.default_rng(0).integers(0, 5, (2, 65, 97))
+    batch = {"pixel_values": pixel_values, "labels": labels}
+    logits = model(pixel_values)
+    for outputs in (model(pixel_values=pixel_values), model(**batch), model(batch), model(**batch, training=False)):
+        np.testing.assert_array_equal(outputs, logits)
+    model.compile("sgd", losses.SegmentationLoss(), metrics=[metrics.MeanIoU(5, name="mIoU")], run_eagerly=True)
+    expected = model.evaluate(pixel_values, labels, verbose=0, return_dict=True)
+    assert expected["loss"] == pytest.approx(float(losses.SegmentationLoss()(labels, logits)), abs=1e-5)
+    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(2)
+    assert model.evaluate(dataset, verbose=0, return_dict=True) == pytest.approx(expected)
+    fresh = SegformerForSemanticSegmentation(small_config)
+    fresh.compile("sgd", losses.SegmentationLoss(), metrics=[metrics.MeanIoU(5, name="mIoU")], run_eagerly=True)
+    history = fresh.fit(dataset, validation_data=dataset, verbose=0, shuffle=False).history
+    assert set(history) == {"loss", "mIoU", "val_loss", "val_mIoU"}
+    with pytest.raises(TypeError, match=r"SegformerForSemanticSegmentation\(config, output_hidden_states=True\)"):
+        model(pixel_values, output_hidden_states=True)

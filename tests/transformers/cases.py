@@ -18,7 +18,12 @@ WITHOUT_DROPOUT = {
     "classifier_dropout_prob": 0.0,
     "drop_path_rate": 0.0,
 }
-SMALLER = {"depths": (1, 1, 1, 1), "hidden_sizes": (2, 4, 6, 8), "decoder_hidden_size": 8}
+SMALLER = {
+    "depths": (1, 1, 1, 1),
+    "hidden_sizes": (4, 4, 8, 8),
+    "num_attention_heads": (1, 1, 2, 2),
+    "decoder_hidden_size": 8,
+}
 # name -> class without its prefix, fields of the configuration, shape of the images
 CASES = {
     "segmentation": ("ForSemanticSegmentation", {}, (2, 3, 64, 96)),

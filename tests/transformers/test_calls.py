@@ -188,6 +188,8 @@ def test_the_processor_gives_channels_first_by_key_and_attribute(model, kind):
     assert np.asarray(inputs.labels).dtype == np.int64
     outputs = model(**inputs)
     assert np.isfinite(outputs.loss.numpy()).all()
+    np.testing.assert_array_equal(model(inputs).logits, outputs.logits)
+    np.testing.assert_allclose(model.predict_on_batch(inputs).logits, outputs.logits, atol=1e-6)
     (class_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(40, 50)])
     assert class_map.shape == (40, 50)
     resized = tf.image.resize(np.moveaxis(outputs.logits.numpy(), 1, -1), (40, 50)).numpy().argmax(-1)

@@ -37,6 +37,11 @@ class PretrainedModel(PretrainedMixin, keras.Model):
 
         Images may also be given as `pixel_values`; labels next to them are for `fit` alone, as in a dictionary.
         """
+        if asked := sorted({"output_attentions", "output_hidden_states", "return_dict"} & set(kwargs)):
+            raise TypeError(
+                f"a call takes no {', '.join(asked)}: what a model gives is said when it is made, "
+                f"{type(self).__name__}(config, output_hidden_states=True) or from_pretrained with it"
+            )
         inputs = pixel_values if inputs is None else inputs
         pixel_values = inputs.get("pixel_values") if isinstance(inputs, dict) else inputs
         if pixel_values is not None and not isinstance(pixel_values, (list, tuple)):  # Keras explains the others

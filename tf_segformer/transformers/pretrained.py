@@ -34,6 +34,7 @@ SIGNATURE = "serving_default"
 # The order in which Keras 2 has the weights of the port, whose `load_weights` goes by it.
 _LAYERS = ("patch_embeddings", "block", "layer_norm", "linear_c", "linear_fuse", "batch_norm", "classifier")
 _SUBLAYERS = (
+    ".proj",
     ".layer_norm_1",
     ".query",
     ".key",
@@ -284,7 +285,7 @@ def _write_tf_model(model: keras.Model, path: str | os.PathLike, overwrite: bool
 def _place(name: str, variable: str) -> tuple[Any, ...]:
     """What sorts the names of weights as Keras 2 has them: the statistics of a batch norm come last."""
     layer = next(index for index, each in enumerate(_LAYERS) if re.search(rf"(^|\.){each}\.", name))
-    sublayer = next((index for index, each in enumerate(_SUBLAYERS) if f"{each}." in name), 0)
+    sublayer = next((index for index, each in enumerate(_SUBLAYERS) if f"{each}." in name), len(_SUBLAYERS))
     return "/moving_" in variable, layer, [int(number) for number in re.findall(r"\.(\d+)", name)[:-1]], sublayer, name
 
 

@@ -119,6 +119,17 @@ class SegformerConfig(configuration.SegformerConfig):
         return config
 
 
+def _register(cls: Any) -> None:
+    """Has Keras take a kind of dictionary apart where it takes structures apart."""
+    register: Any = optree.register_pytree_node
+    register(
+        cls,
+        lambda each: (tuple(each.values()), tuple(each), tuple(each)),
+        lambda keys, values: cls(zip(keys, values, strict=True)),
+        namespace="keras",
+    )
+
+
 class BatchFeature(dict):
     """What the image processor gives: `pixel_values` and `labels`, by key and as attributes.
 
@@ -137,6 +148,9 @@ class BatchFeature(dict):
     def data(self) -> dict[str, Any]:
         """The same as a plain dictionary."""
         return dict(self)
+
+
+_register(BatchFeature)
 
 
 class SegformerImageProcessor(processor.SegformerImageProcessor):
@@ -234,12 +248,7 @@ class ModelOutput(OrderedDict):
     names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        optree.register_pytree_node(  # what Keras takes structures apart with
-            cls,
-            lambda output: (output.to_tuple(), tuple(output), tuple(output)),  # type: ignore[attr-defined]
-            lambda keys, values: cls(zip(keys, values, strict=True)),  # type: ignore[call-overload]
-            namespace="keras",
-        )
+        _register(cls)
 
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
