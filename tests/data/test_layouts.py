@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 
@@ -16,6 +17,7 @@ from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import find_dataset
 from tf_segformer.data.kinds import detect_kind
 from tf_segformer.data.pipeline import training_dataset
+from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -184,7 +186,28 @@ def coco_written_as(file, folder, splits, encode):
     return write
 
 
+def write_label_studio(root):
+    """Polygons as its JSON export has them, in percent."""
+    tasks = []
+    for index in range(4):
+        image, _ = squares()
+        image[:8, 20:30, 0] = 20 * index
+        save(root / f"images/photo{index}.png", image)
+        result = [
+            {"id": "x", "type": "polygonlabels", "original_width": SIDE, "original_height": SIDE, "from_name": "label",
+             "value": {"points": [[100 * x / SIDE, 100 * y / SIDE] for x, y in corners(box)], "closed": True,
+                       "polygonlabels": [OBJECTS[label]]}}
+            for label, box in SQUARES
+        ]  # fmt: skip
+        address = f"/data/upload/1/0a1b2c3d-photo{index}.png"
+        tasks.append({"id": index, "data": {"image": address}, "annotations": [{"id": 1, "result": result}]})
+    write_text(root / "project-1.json", json.dumps(tasks))
+
+
+OBJECTS = ("background", "ant", "bee", "cow")
+UNNAMED = tuple(f"class {index}" for index in range(4))
 LAYOUTS = {
+    "label studio": ("label-studio", write_label_studio, "squares"),
     "split/images": ("folder", pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png"), "scenes"),
     "images/split": ("folder", pairs_written_as("images/{split}/{n}.jpg", "masks/{split}/{n}.png"), "scenes"),
     "valid": ("folder", pairs_written_as("{split}/img/{n}.png", "{split}/gt/{n}.png", ("train", "valid")), "scenes"),
@@ -212,8 +235,6 @@ LAYOUTS = {
         "squares",
     ),
 }  # fmt: skip
-OBJECTS = ("background", "ant", "bee", "cow")
-UNNAMED = tuple(f"class {index}" for index in range(4))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -291,6 +312,63 @@ def test_one_hot_labels_are_classes_and_zeros_are_ignored(tmp_path):
     labels = labels.astype(np.int32)
     labels[0] = 255
     np.testing.assert_array_equal(example.read_labels(), labels)
+
+
+def test_brushes_are_read_by_label_studios_own_converter(tmp_path):
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    write_label_studio(tmp_path)
+    tasks = json.loads((tmp_path / "project-1.json").read_text())
+    labels = squares()[1]
+    for task in tasks:
+        size = {"original_width": SIDE, "original_height": SIDE}
+        task["annotations"][0]["result"] = [
+            {**size, "type": "brushlabels", "value": {"format": "rle", "brushlabels": [OBJECTS[label]],
+             "rle": brush.mask2rle(np.where(labels == label, 255, 0).astype(np.uint8))}}
+            for label, _ in SQUARES
+        ]  # fmt: skip
+    write_text(tmp_path / "project-1.json", json.dumps(tasks))
+    for example in find_dataset(root=tmp_path):
+        np.testing.assert_array_equal(example.read_labels(), labels)
+    tasks[0]["annotations"][0]["result"][0]["value"]["rle"][3] ^= 1
+    write_text(tmp_path / "project-1.json", json.dumps(tasks))
+    report = check_dataset(tmp_path, raise_on_problems=False)
+    assert "run lengths of another size" in str(report.all_problems)
+
+
+def encoded(array):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_table_of_the_hub_is_a_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    scenes = [scene(index) for index in (*range(4), 10)]
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        name: [{"bytes": encoded(scene[position]), "path": "a.png"} for scene in scenes]
+        for position, name in enumerate(("image", "label"))
+    }
+    features = {"info": {"features": {name: {"_type": "Image"} for name in columns}}}
+    table = arrow.table(columns).replace_schema_metadata({"huggingface": json.dumps(features)})
+    (tmp_path / "data").mkdir()
+    parquet.write_table(table, tmp_path / "data/train-00000-of-00001.parquet")
+    datasets.disable_progress_bars()
+    train, val = open_splits(None, f"hf://{tmp_path}", NAMES)
+    assert find_dataset(f"hf://{tmp_path}", split="val").size == 1
+    assert (train.name, train.size, val.size, train.class_names) == ("huggingface/train", 4, 1, NAMES)
+    for example in (*train, *val):
+        np.testing.assert_array_equal(example.read_labels(), closest_labels(np.asarray(example.read_image())))
+    for seed in (None, 3):
+        rows = [train.decode(index) for _, index in train.records(seed, 0, 4)]
+        assert len({image.numpy().tobytes() for image, _ in rows}) == 4
+        for image, labels in rows:
+            np.testing.assert_array_equal(labels, closest_labels(image.numpy()))
+    report = check_dataset(f"hf://{tmp_path}", class_of_value={"up": [0, 3], "house": 2})
+    assert (report.kind, report.splits["train"].class_names, report.can_train) == ("huggingface", ("up", "house"), True)
+    assert check_dataset(f"hf://{tmp_path}").to_dict()["class_names"] == list(UNNAMED)
+    with pytest.raises(DatasetError, match=r"hf://.*nowhere: cannot be loaded"):
+        open_splits(None, f"hf://{tmp_path}/nowhere")
 
 
 def test_smaller_objects_of_coco_lie_on_top(tmp_path):

@@ -13,6 +13,7 @@ from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.loading import load_segmenter
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
 from tf_segformer.data.datasets import SPLITS, SegmentationDataset, find_dataset
+from tf_segformer.data.hugging_face import PREFIX
 from tf_segformer.data.kinds import detect_kind
 from tf_segformer.data.layouts.layout import class_names_in
 from tf_segformer.errors import DatasetError
@@ -24,7 +25,7 @@ from tf_segformer.imaging.labels import LABELS, names_of_classes
 
 @click.command(short_help="Measure mIoU on a labelled dataset.")
 @click.argument("model")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
 @data_options
 @click.option(
     "--split",
@@ -47,7 +48,7 @@ from tf_segformer.imaging.labels import LABELS, names_of_classes
 @hub_options
 def evaluate(
     model: str,
-    dataset: Path,
+    dataset: str,
     data_options: dict[str, Any],
     split: str | None,
     limit: int | None,
@@ -97,19 +98,19 @@ def evaluate(
 
 
 def _open_dataset(
-    root: Path, given: dict[str, Any], split: str | None, class_names: tuple[str, ...]
+    root: str, given: dict[str, Any], split: str | None, class_names: tuple[str, ...]
 ) -> SegmentationDataset:
     """The pairs of a dataset that has the model's classes; other names of them are a note on stderr."""
     options = dict(given)
     kind = options.pop("kind")
     if split is None:
         split, options["val_fraction"] = "val", 1.0
-    layout = kind or detect_kind(root)
+    layout = kind or ("hf" if root.startswith(PREFIX) else detect_kind(root))
     is_camvid = [name.strip().lower() for name in class_names] == [name.lower() for name in LABELS["camvid"]]
     if layout == "folder" and kind is None and is_camvid:
         layout = kind = "camvid"
-    has_names = options["class_names"] or options["class_of_value"] or options["palette"] or class_names_in(root)
-    if layout in ("folder", "binary") and not has_names:
+    has_names = options["class_names"] or options["class_of_value"] or options["palette"] or class_names_in(Path(root))
+    if layout in ("folder", "binary", "hf") and not has_names:
         options["class_names"] = class_names
     try:
         dataset = find_dataset(kind, root, split, **options)
@@ -117,9 +118,10 @@ def _open_dataset(
         raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    kind = dataset.name.partition("/")[0]
     if dataset.num_labels != len(class_names):
         raise DatasetError(
-            f"{root}: {dataset.kind} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
+            f"{root}: {dataset.name.partition('/')[0]} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
         )
     pairs = zip(dataset.class_names, class_names, strict=True)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.strip().lower()]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tf_segformer.data.classes import BINARY, OBJECT_NAMES, ClassMap, infer_classes, merge_classes, values_in
 from tf_segformer.data.examples import IGNORE_INDEX, Example, LabelledImage
+from tf_segformer.data.hugging_face import PREFIX, open_hugging_face
 from tf_segformer.data.kinds import KINDS, detect_kind
 from tf_segformer.data.layouts.layout import UNDIVIDED, Layout, class_names_in
 from tf_segformer.data.layouts.pairs import find_by_patterns
@@ -165,7 +166,7 @@ def find_dataset(
 
     Args:
         kind: One of `KINDS`, or None to find it out by the folder. A call with one argument means the root.
-        root: The dataset's folder.
+        root: The dataset's folder, or "hf://owner/name" for a dataset of the Hugging Face Hub (a `TableDataset`).
         split: "train" or "val".
         class_names: Class names by index; by default those of the tool's own file, or else "class 0" and so on.
         palette: Colors of RGB label files, one per class, for "folder".
@@ -224,6 +225,11 @@ def find_splits(
         kind, root = None, kind
     if root is None:
         raise ValueError("find_dataset needs the dataset's folder")
+    if str(root).startswith(PREFIX):
+        if kind is not None or palette is not None or images is not None or labels is not None:
+            raise ValueError(f"{root}: takes no kind, palette or patterns of files")
+        options = {"class_of_value": class_of_value, "val_fraction": val_fraction, "seed": seed}
+        return open_hugging_face(str(root), class_names, **options)  # type: ignore[arg-type, return-value]
     if kind is not None and kind not in KINDS:
         raise ValueError(f"There is no kind of dataset {str(kind)!r}, only {', '.join(KINDS)}.")
     if not 0 < val_fraction <= 1:

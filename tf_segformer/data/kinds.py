@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tf_segformer.data.layouts import coco, cvat, pairs, polygons, public, roboflow
+from tf_segformer.data.layouts import coco, cvat, label_studio, pairs, polygons, public, roboflow
 from tf_segformer.data.layouts.layout import Layout, class_names_in
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.labels import LABELS
@@ -84,6 +84,11 @@ KINDS: dict[str, DatasetKind] = {
     ),
     "labelme": DatasetKind(
         polygons.find_labelme, polygons.is_labelme, "LabelMe's *.json next to the images, or in {train,val}/"
+    ),
+    "label-studio": DatasetKind(
+        label_studio.find_label_studio,
+        label_studio.is_label_studio,
+        "Label Studio's JSON export and the images that its tasks name",
     ),
     "camvid": DatasetKind(
         public.find_camvid, public.is_camvid, "{train,val}/images/*.jpg and {train,val}/labels/*.png", LABELS["camvid"]

@@ -21,7 +21,8 @@ def open_splits(
 
     Args:
         kind: One of `KINDS`, or None to find it out; of no meaning for shards, which know their classes.
-        root: The dataset's folder, or the folder with the shards that `tf-segformer train --write-tfrecords` wrote.
+        root: The dataset's folder, the folder with the shards that `tf-segformer train --write-tfrecords` wrote, or
+            "hf://owner/name" for a dataset of the Hugging Face Hub.
         class_names: Class names, where no file of the folder names them.
         palette: Colors of RGB label files, one per class, for "folder".
         **options: `class_of_value`, `images`, `labels`, `val_fraction` and `seed` of `find_dataset`.
@@ -38,12 +39,11 @@ def open_splits(
         >>> train_data.name, val_data.size
         ('camvid/train', 2)
     """
-    root = Path(root)
-    if all((root / split / "shards.json").is_file() for split in SPLITS):
+    if all((Path(root) / split / "shards.json").is_file() for split in SPLITS):
         from tf_segformer.data.tfrecords import open_tfrecords  # imports TensorFlow
 
         if options.get("class_of_value") is not None:
             raise ValueError(f"{root}: shards hold classes, not label values: give class_of_value when writing them")
-        return open_tfrecords(root / "train"), open_tfrecords(root / "val")
+        return open_tfrecords(Path(root) / "train"), open_tfrecords(Path(root) / "val")
     files = find_splits(kind, root, class_names, palette, **options)
     return files("train"), files("val")
