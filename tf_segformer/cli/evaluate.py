@@ -121,7 +121,7 @@ def _open_dataset(
     kind = dataset.name.partition("/")[0]
     if dataset.num_labels != len(class_names):
         raise DatasetError(
-            f"{root}: {dataset.name.partition('/')[0]} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
+            f"{root}: {kind} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
         )
     pairs = zip(dataset.class_names, class_names, strict=True)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.strip().lower()]
