@@ -7,7 +7,14 @@ from tf_segformer import SegformerConfig
 from tf_segformer.checkpoints.architecture import TASK_CLASSES, variable_shapes
 from tf_segformer.checkpoints.families import FAMILIES
 from tf_segformer.checkpoints.layouts import to_keras, to_torch
-from tf_segformer.checkpoints.names import detect_family, keras_names, source_names
+from tf_segformer.checkpoints.names import (
+    detect_family,
+    is_left_out,
+    keras_names,
+    network_prefix,
+    number_blocks_by_stage,
+    source_names,
+)
 from tf_segformer.errors import CheckpointError
 
 ONE_NAME_OF_EACH = {
@@ -158,3 +165,43 @@ def test_a_tensor_of_other_dimensions_comes_back_as_it_is(shape):
     for variable in ("classifier/kernel", "stage_norm_0/gamma", "patch_embedding_0/projection/kernel"):
         for layout in ("torch", "keras"):
             assert to_keras(values, variable, layout).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["segformer.encoder.patch_embeddings.0.proj.weight"], ""),
+        (["model.net.segformer.encoder.patch_embeddings.0.proj.weight", "model.other.weight"], "model.net."),
+        (["net.encoder.patch_embed1.proj.weight"], "net."),
+        (["my_mit.patch_embed1.proj.weight", "my_head.weight"], "my_mit."),
+        (["ema_model.layers.0.0.projection.weight", "model.layers.0.0.projection.weight"], "model."),
+        (["teacher.stages.0.patch_embeddings.proj.weight"], "teacher."),
+        (["decode_head.classifier.weight"], ""),
+    ],
+)
+def test_the_network_is_found_in_a_larger_object(names, prefix):
+    assert network_prefix(names) == prefix
+
+
+def test_two_networks_in_one_file_are_rejected():
+    with pytest.raises(CheckpointError, match=r"several SegFormers.*first\., second\."):
+        network_prefix([f"{name}.patch_embed1.proj.weight" for name in ("first", "second")])
+
+
+def test_what_training_keeps_next_to_a_network_is_left_out():
+    names = ["criterion.weight", "loss_fn.pos_weight", "train_metrics.MeanMetric.value", "auxiliary_head.conv_seg.bias"]
+    assert all(map(is_left_out, names))
+    assert not any(is_left_out(name) for family, name in ONE_NAME_OF_EACH if family != "keras-hub")
+
+
+def test_stages_of_one_width_are_told_apart_by_their_reductions():
+    shapes = {f"overlap_patch_embedding_{stage}.layer_norm.0".replace("_0.", "."): (8,) for stage in range(2)}
+    shapes |= {f"transformer_block_{block}.layer_norm_1.0".replace("_0.", "."): (8,) for block in range(3)}
+    with pytest.raises(CheckpointError, match=r"two stages of one form.*config="):
+        number_blocks_by_stage(shapes)
+    shapes["transformer_block.attention.sequence_reduction.0"] = (2, 2, 8, 8)
+    numbered = number_blocks_by_stage(shapes)
+    assert numbered["transformer_block_1.layer_norm_1.0"] == "block_1_0.layer_norm_1.0"
+    assert numbered["transformer_block_2.layer_norm_1.0"] == "block_1_1.layer_norm_1.0"
+    numbered = number_blocks_by_stage(shapes, depths=(2, 1))
+    assert numbered["transformer_block_1.layer_norm_1.0"] == "block_0_1.layer_norm_1.0"

@@ -13,6 +13,7 @@ _KERAS_HUB_FIELDS = {
     "num_attention_heads": "layerwise_num_heads",
     "strides": "layerwise_strides",
 }
+_OURS = {"model_type", "depths", "hidden_sizes", "num_encoder_blocks", "architectures"}  # one is in every other file
 _SMP_ENCODER = re.compile(r"mit_b[0-5]")
 _MAX_NESTING = 8
 
@@ -40,7 +41,7 @@ def foreign_fields(description: Mapping[str, Any]) -> dict[str, Any] | None:
             raise ValueError(f"its encoder is {name!r}, not the MiT of a SegFormer (mit_b0 to mit_b5)")
         return {}
     if description.get("class_name") not in KERAS_HUB_CLASSES:
-        return None
+        return None if _OURS & set(description) else {}
     encoder = next((each for each in _configs(description) if "layerwise_num_heads" in each), {})
     return {field: tuple(encoder[name]) for field, name in _KERAS_HUB_FIELDS.items() if _is_stages(encoder.get(name))}
 

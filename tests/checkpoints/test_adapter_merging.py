@@ -1,0 +1,91 @@
+"""Adapters of PEFT: what cannot be merged exactly is rejected with the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tf_segformer.checkpoints.adapter_merging import merge_adapter, read_adapter_config
+from tf_segformer.checkpoints.descriptions import foreign_fields
+from tf_segformer.checkpoints.mapping import map_names
+from tf_segformer.checkpoints.tensors import Checkpoint, LazyTensor
+from tf_segformer.errors import CheckpointError
+
+CONFIG = {"peft_type": "LORA", "base_model_name_or_path": "nvidia/mit-b0", "r": 2, "lora_alpha": 6}
+QUERY = "segformer.encoder.block.0.0.attention.self.query"
+RANDOM = np.random.default_rng(0)
+
+
+def tensors(**shapes):
+    return {name: LazyTensor.of(RANDOM.standard_normal(shape).astype("float32")) for name, shape in shapes.items()}
+
+
+def merged(factors, **fields):
+    """The query's kernel of a base, before and after an adapter of given tensors."""
+    base = map_names(Checkpoint(Path("base"), tensors(**{f"{QUERY}.weight": (4, 4), f"{QUERY}.bias": (4,)})))
+    adapter = Checkpoint(Path("adapter"), {f"base_model.model.{name}": tensor for name, tensor in factors.items()})
+    after = merge_adapter(base, adapter, {**CONFIG, **fields})
+    return base.tensors["block_0_0/attention/query/kernel"].read(), after.tensors["block_0_0/attention/query/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "scale"),
+    [
+        ({}, 3.0),
+        ({"use_rslora": True}, 6 / 2**0.5),
+        ({"alpha_pattern": {"query": 10}}, 5.0),
+        ({"alpha_pattern": {"key": 10}}, 3.0),
+    ],
+)
+def test_the_product_is_scaled_as_peft_scales_it(fields, scale):
+    factors = tensors(**{f"{QUERY}.lora_A.weight": (2, 4), f"{QUERY}.lora_B.weight": (4, 2)})
+    before, after = merged(factors, **fields)
+    first, second = (factors[f"{QUERY}.lora_{name}.weight"].read() for name in "AB")
+    np.testing.assert_allclose(after.read(), before + scale * (second @ first).T, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({f"{QUERY}.lora_A.weight": (2, 4)}, "no pair of factors"),
+        ({f"{QUERY}.lora_A.weight": (2, 4), f"{QUERY}.lora_B.weight": (4, 3)}, "have no product"),
+        ({f"{QUERY}.lora_A.weight": (2, 5), f"{QUERY}.lora_B.weight": (4, 2)}, r"changes \(4, 5\), the base has"),
+        ({f"{QUERY}.bias": (4,), f"{QUERY}.weight": (4, 4), "x.y": (1,)}, "x.y.*merge_and_unload"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_rejected(shapes, said):
+    with pytest.raises(CheckpointError, match=rf"adapter: .*{said}"):
+        merged(tensors(**shapes))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"use_dora": True}, "of the kind DoRA.*merge_and_unload"),
+        ({"peft_type": "LOHA"}, "of the kind LOHA"),
+        ({"base_model_name_or_path": "/etc/weights"}, "'/etc/weights' is no Hub id"),
+        ({"base_model_name_or_path": "../../weights"}, "is no Hub id"),
+        ({"base_model_name_or_path": None}, "is no Hub id"),
+    ],
+)
+def test_what_is_no_plain_lora_of_a_named_base_is_rejected(tmp_path, fields, said):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**CONFIG, **fields}))
+    with pytest.raises(CheckpointError, match=said):
+        read_adapter_config(path)
+    path.write_text(json.dumps(CONFIG))
+    assert read_adapter_config(path) == CONFIG
+
+
+def test_the_config_of_another_package_is_not_taken_for_a_segformer_s():
+    assert foreign_fields({"encoder_name": "mit_b2", "classes": 3}) == {}
+    assert foreign_fields({"mean": [0.5], "std": [0.5]}) == {}
+    assert foreign_fields({"model_type": "segformer"}) is None
+    with pytest.raises(ValueError, match="its encoder is 'resnet34'"):
+        foreign_fields({"encoder_name": "resnet34"})
+    encoder = {"layerwise_depths": [1, 2], "layerwise_num_heads": [1, 2], "layerwise_strides": [4, "x"]}
+    described = {"class_name": "SegFormerBackbone", "config": {"image_encoder": {"config": encoder}}}
+    assert foreign_fields(described) == {"depths": (1, 2), "num_attention_heads": (1, 2)}
