@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -469,3 +470,21 @@ def test_lists_and_annotations_do_not_lead_out_of_the_folder(tmp_path):
     write_text(tmp_path / "a.json", json.dumps(content))
     with pytest.raises(DatasetError, match="leads out"):
         find_dataset(root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("write", "module", "extra"),
+    [
+        (lambda root: write_text(root / "a.json", json.dumps(coco_content(0, as_polygon))), "pycocotools", "coco"),
+        (None, "datasets", "datasets"),
+    ],
+    ids=["coco", "datasets"],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, write, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    if write is not None:
+        write(tmp_path)
+        save(tmp_path / "0.png", squares()[0])
+        save(tmp_path / "1.png", squares()[0])
+    with pytest.raises(ImportError, match=rf"pip install 'tf_segformer\[{extra}\]'"):
+        check_dataset(tmp_path if write is not None else "hf://owner/name")
