@@ -152,3 +152,16 @@ def test_tflite_converts_a_model_that_was_never_called(model_of, images, logits)
     interpreter.set_tensor(taken["index"], images[:1])
     interpreter.invoke()
     np.testing.assert_allclose(interpreter.get_tensor(given["index"]), logits[:1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["x.keras", "x.weights.h5"])
+def test_from_pretrained_reads_what_keras_3_writes_of_these_models(name, model, images, logits, tmp_path):
+    if name == "x.keras":
+        model.save(tmp_path / name)
+    else:
+        model.save_weights(tmp_path / name)
+        model.config.save_pretrained(tmp_path)
+    again = TFSegformerForSemanticSegmentation.from_pretrained(tmp_path / name)
+    np.testing.assert_allclose(again(images).logits, logits, atol=2e-5)
+    native = SegformerForSemanticSegmentation.from_pretrained(tmp_path / name)
+    np.testing.assert_allclose(np.moveaxis(native(np.moveaxis(images, 1, -1)).numpy(), -1, 1), logits, atol=2e-5)

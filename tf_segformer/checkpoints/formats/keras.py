@@ -29,6 +29,8 @@ _WITHOUT_BLOCKS = (
     "(.index and .data), a SavedModel"
 )
 _PORT_IN_WEIGHTS, _PORT_IN_CONFIG = "tf_segformer_overlap_patch_embeddings", b"TFSegformer"
+_ENCODER_OF_PORT = "layers/tf_segformer_main_layer/encoder/layers/"  # of a model of tf_segformer.transformers
+_HERE_IN_CONFIG = b"tf_segformer>TFSegformer"  # a model of tf_segformer.transformers, as Keras 3 saves it
 
 _DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RecursionError)
 
@@ -89,7 +91,7 @@ def read_keras_archive(path: Path) -> Checkpoint:
             if weights.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("its weights are compressed, which Keras never does")
             text = archive.read(described)
-        if _PORT_IN_CONFIG in text:
+        if _PORT_IN_CONFIG in text and _HERE_IN_CONFIG not in text:
             raise ValueError(_without_blocks(path))
         fields = _configuration(json.loads(text))
         start = start_of_entry(path, weights)
@@ -105,7 +107,7 @@ def _configuration(model: Any) -> Mapping[str, Any]:
     class_name = model.get("class_name") if isinstance(model, dict) else None
     if class_name in KERAS_HUB_CLASSES:
         return model
-    if class_name not in TASK_CLASSES.values():
+    if str(class_name).removeprefix("TF") not in TASK_CLASSES.values():
         raise ValueError(f"a model of the class {str(class_name)[:80]!r}, not a SegFormer of this project or keras-hub")
     fields = model["config"]["config"]
     if not isinstance(fields, dict):
@@ -143,5 +145,6 @@ def _is_state(name: str) -> bool:
 
 def _dotted(name: str) -> str:
     """The name of a dataset with dots, without the groups that say nothing."""
+    name = name.replace(_ENCODER_OF_PORT, "segformer_model/")
     pieces = name.removeprefix("model_weights/").split("/")  # of a whole model that Keras 2 saved
     return ".".join(piece for piece in pieces if piece not in ("layers", "vars")).removesuffix(":0")
