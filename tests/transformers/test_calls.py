@@ -75,6 +75,7 @@ def test_the_configuration_says_what_a_call_does_not(batch):
     assert list(model(batch["pixel_values"], return_dict=True, output_hidden_states=False)) == ["logits"]
 
 
+@pytest.mark.slow
 def test_training_per_call_switches_dropout_on(batch):
     config = SegformerConfig(**{**cases.fields("segmentation"), "classifier_dropout_prob": 0.5})
     model = TFSegformerForSemanticSegmentation(config)
@@ -84,6 +85,7 @@ def test_training_per_call_switches_dropout_on(batch):
     assert np.abs(model(images, training=True).logits - model(images, training=True).logits).max() > 0
 
 
+@pytest.mark.slow
 def test_a_graph_takes_images_of_any_size(model, batch):
     run = tf.function(
         lambda images: model(pixel_values=images, output_attentions=True),
@@ -133,6 +135,7 @@ def test_channels_are_those_of_the_configuration():
         model.build(input_shape=(1, 3, 512, 512))
 
 
+@pytest.mark.slow
 def test_a_functional_model_around_it_gives_the_same(model, batch):
     images = keras.Input((3, 64, 96))
     wrapped = keras.Model(images, model(images).logits)

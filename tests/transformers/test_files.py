@@ -39,7 +39,7 @@ def logits(golden):
     return golden["segmentation"]["logits"]
 
 
-@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.hdf5"])
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5"])
 def test_weights_are_saved_and_loaded(name, model, images, logits, tmp_path):
     model.save_weights(tmp_path / name)
     fresh = TFSegformerForSemanticSegmentation(model.config)
@@ -53,7 +53,8 @@ def test_an_h5_file_has_the_weights_in_the_order_of_keras_2(model, golden, tmp_p
     with h5py.File(tmp_path / "x.h5") as file:
         names = [name for layer in file.attrs["layer_names"] for name in file[layer].attrs["weight_names"]]
         assert all(name in file[name.split("/")[1]] for name in names)
-    expected = [line.split()[0] for line in str(golden["segmentation"]["names"]).splitlines()]
+    names = [name.partition("/")[2] for name in names]  # without the name of the model, which Keras numbers
+    expected = [line.split()[0].partition("/")[2] for line in str(golden["segmentation"]["names"]).splitlines()]
     assert [name for name in expected if "moving_" not in name] == [name for name in names if "moving_" not in name]
     assert sorted(expected) == sorted(names)
     with pytest.raises(FileExistsError, match="overwrite=True"):

@@ -11,11 +11,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the port is one of TensorFlow")
-TRAINED = [
-    pytest.param("segmentation", marks=pytest.mark.slow),
-    "five_channels",
-    pytest.param("classification", marks=pytest.mark.slow),
-]
+TRAINED = [case for case in cases.CASES if case != "encoder"]
 
 
 @pytest.mark.parametrize("case", cases.CASES)
@@ -32,6 +28,7 @@ def test_a_call_gives_the_numbers_of_transformers(case, golden, model_of):
     np.testing.assert_allclose(outputs.attentions[-1], expected["last_attention"], atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TRAINED)
 def test_ten_steps_of_fit_give_the_losses_of_transformers(case, golden, model_of):
     model, inputs = model_of(case), cases.inputs(case)

@@ -47,7 +47,9 @@ class MeanLogit(keras.metrics.Mean):
         super().update_state(y_pred)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", ["one dictionary", *(pytest.param(form, marks=pytest.mark.slow) for form in [*FORMS][1:])]
+)
 def test_fit_and_evaluate_take_the_loss_of_the_model_from_every_form_of_dataset(form, model, batch):
     model.compile(optimizer=keras.optimizers.SGD(0.0), metrics=[MeanLogit(name="logit")], run_eagerly=True)
     dataset = dataset_of(batch, form)
@@ -80,6 +82,7 @@ def test_ignored_labels_do_not_count(model, batch):
     np.testing.assert_array_equal(nothing, [0.0])
 
 
+@pytest.mark.slow
 def test_weights_of_pixels_count_in_the_loss_of_the_model(model, batch):
     weights = np.zeros(batch["labels"].shape, "float32")
     weights[:, :24] = 2.0
@@ -102,6 +105,7 @@ def test_a_loss_of_the_user_works_on_logits_with_channels_first(model, batch):
     assert value == pytest.approx(float(np.mean(np.square(model(batch["pixel_values"]).logits))), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_of_a_subclass_is_the_one_that_is_trained(batch):
     class Halved(TFSegformerForSemanticSegmentation):
         def hf_compute_loss(self, logits, labels):
