@@ -281,9 +281,11 @@ def main() -> None:
     import tensorflow  # noqa: F401
 
     def tests_of(mutant: Mutant) -> tuple[list[str], float]:
-        """The fastest tests that reach the line, `SECONDS` of them, and how long they take."""
+        """The fastest tests that reach the line (of a table: its file, or its folder), and how long they take."""
         lines, tests, total = reached.get(mutant.path, {}), [], 0.0
-        for test in lines.get(mutant.line) or lines.get(0, []):
+        folder = Path(mutant.path).parent
+        beside = {test for path, each in reached.items() if Path(path).parent == folder for test in each[0]}
+        for test in lines.get(mutant.line) or lines.get(0) or sorted(beside, key=seconds):
             total += seconds(test)
             if tests and total > SECONDS:
                 break
