@@ -50,7 +50,7 @@ _PROBABILITY_FIELDS = (
     "classifier_dropout_prob",
     "drop_path_rate",
 )
-_POSITIVE_FIELDS = ("initializer_range", "layer_norm_eps", "embedding_norm_eps", "block_norm_eps")
+_POSITIVE_FIELDS = ("initializer_range", "layer_norm_eps", "embedding_norm_eps", "block_norm_eps", "stage_norm_eps")
 _COUNT_FIELDS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size")
 
 
@@ -83,6 +83,7 @@ class SegformerConfig:
         embedding_norm_eps: Epsilon of the patch embeddings' and sequence reductions' layer norms.
         block_norm_eps: Epsilon of the blocks' and stages' layer norms. Hugging Face runs 1e-5 in all norms, NVlabs
             1e-6 here, mmsegmentation 1e-6 in all.
+        stage_norm_eps: Epsilon of the stages' layer norms where it is not that of the blocks: keras-hub runs 1e-5.
         decode_head_type: "segformer" (paper and Hugging Face) or "mmseg" (mmsegmentation 1.x: a normalized, activated
             projection a stage).
         extra: Fields of a config.json that this class does not know; written back by `to_dict`.
@@ -122,6 +123,7 @@ class SegformerConfig:
     label2id: dict[str, int] = None  # type: ignore[assignment]
     embedding_norm_eps: float = 1e-5
     block_norm_eps: float = 1e-5
+    stage_norm_eps: float | None = None
     decode_head_type: str = "segformer"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -144,7 +146,8 @@ class SegformerConfig:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise _reject(name, getattr(self, name), "must be at least 0 and below 1")
         for name in _POSITIVE_FIELDS:
-            if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
+            value = getattr(self, name)
+            if not (_is_number(value) and value > 0) and (value, name) != (None, "stage_norm_eps"):
                 raise _reject(name, getattr(self, name), "must be above 0")
         for name, known in (("hidden_act", ACTIVATIONS), ("decode_head_type", DECODE_HEADS)):
             if getattr(self, name) not in known:
@@ -370,7 +373,7 @@ def read_config_fields(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-_OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "decode_head_type")
+_OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "stage_norm_eps", "decode_head_type")
 
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")

@@ -53,6 +53,11 @@ def test_weights_of_keras_hub_give_its_outputs(tmp_path):
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "task.weights.h5")
     assert np.abs(np.asarray(model(image)) - expected).max() < 2e-5 * np.abs(expected).max()
     assert (model.config.depths, model.config.hidden_act) == ((1, 3, 1, 2), "gelu_pytorch_tanh")
+    encoder = model.segformer
+    assert (
+        encoder.get_layer("stage_norm_2").epsilon == encoder.get_layer("patch_embedding_2").layer_norm.epsilon == 1e-5
+    )
+    assert encoder.get_layer("block_2_0").layer_norm_1.epsilon == 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:.*are named LABEL_0")

@@ -269,6 +269,6 @@ FAMILIES: Mapping[str, Family] = {
             (r"(?:mi_t_backbone\.|seg_former_backbone\.)?(?:functional\.)?(.*)", r"\1"),
             (r"(overlapping_patching_and_embedding|layer_normalization|dense)(\..*)", r"\1_0\2"),
         ),
-        fields={**_NVLABS_EPSILONS, "hidden_act": "gelu_pytorch_tanh"},
+        fields={**_NVLABS_EPSILONS, "stage_norm_eps": 1e-5, "hidden_act": "gelu_pytorch_tanh"},
     ),
 }

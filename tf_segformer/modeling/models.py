@@ -203,7 +203,9 @@ class SegformerModel(PretrainedModel):
             for stage in stages
         ]
         stage_norms = [
-            LayerNormalization(epsilon=config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}")
+            LayerNormalization(
+                epsilon=config.stage_norm_eps or config.block_norm_eps, dtype=dtype, name=f"stage_norm_{stage}"
+            )
             for stage in stages
         ]
 
