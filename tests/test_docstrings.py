@@ -28,7 +28,12 @@ MODULES = ["tf_segformer"] + [
     if not module.name.endswith("__main__")
 ]
 EXTRAS = {"tf_segformer.deploy.onnx.": "onnx", "tf_segformer.deploy.tf_serving.client": "tensorflow_serving"}
-SLOW = {"tf_segformer.training.trainer", "tf_segformer.deploy.litert", "tf_segformer.deploy.saved_model"}
+SLOW = {
+    "tf_segformer.training.trainer",
+    "tf_segformer.deploy.litert",
+    "tf_segformer.deploy.network",
+    "tf_segformer.deploy.saved_model",
+}
 _NAMES = re.compile(r"\b(model|dataset|find_dataset|load_recipe|log|val_data|processor|counter|recipe)\b")
 PUBLIC_CLASSES = [name for name in tf_segformer.__all__ if name[0] == "S"]
 

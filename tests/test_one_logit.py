@@ -84,6 +84,7 @@ def test_evaluate_counts_two_classes(model, tmp_path):
     assert (found["confusion_matrix"] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_saved_model_serves_the_same_classes(model, tmp_path):
     served = tf.saved_model.load(str(export_saved_model(model, tmp_path, PROCESSOR)))
     encoded = tf.constant([tf.io.encode_png(image()).numpy()])

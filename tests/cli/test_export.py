@@ -49,6 +49,7 @@ def test_a_model_is_exported_served_and_asked(run, checkpoint, image, tmp_path):
     assert outcome.code == 2 and "--mode has no effect with --server" in outcome.err
 
 
+@pytest.mark.slow
 def test_litert_with_calibration_images(run, checkpoint, image, tmp_path):
     for seed in range(3):
         image(tmp_path / "photos" / f"{seed}.png", seed)

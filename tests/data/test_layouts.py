@@ -270,7 +270,9 @@ def model():
     return model
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(each, marks=pytest.mark.slow if number else ()) for number, each in enumerate(LAYOUTS)]
+)
 def test_layout_trains_two_steps(tmp_path, model, layout):
     LAYOUTS[layout][1](tmp_path)
     data = find_dataset(root=tmp_path)

@@ -102,6 +102,7 @@ def test_a_broken_image_does_not_disturb_its_neighbours(exported, name):
     assert not np.any(answer["class_fractions"][1])
 
 
+@pytest.mark.slow
 def test_a_batch_of_broken_images_only_and_one_of_none(exported):
     for task in ("segmentation", "classification"):
         loaded = signatures(exported(task).version)
@@ -275,6 +276,7 @@ def test_half_precision_weights_halve_the_size(small_config, tmp_path):
     assert sizes["float16"] == sizes["bfloat16"] < 0.55 * sizes["float32"]
 
 
+@pytest.mark.slow
 def test_a_model_of_other_channels_has_the_tensor_signature_only(small_config, tmp_path):
     model = SegformerForSemanticSegmentation(small_config.replace(num_channels=5, initializer_range=0.2))
     loaded = signatures(export_saved_model(model, tmp_path, version=7))

@@ -67,7 +67,7 @@ def gradients(classify, head, feature_maps):
     return tape.gradient(loss, [*head.trainable_variables, *feature_maps])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["batch norm trains", "batch norm is frozen"])
 def test_training_by_blocks_of_channels_has_the_gradients_of_the_uncomposed_head(
     feature_maps, frozen, jit_compile, monkeypatch
@@ -130,7 +130,7 @@ def test_no_hidden_map_is_whole_in_a_training_step(feature_maps, monkeypatch):
     assert max(sizes) == 2 * 25 * 33 * 8
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"])
 @pytest.mark.parametrize("sizes", ["known", "open"])
 @pytest.mark.parametrize("hidden_size", [12, 15], ids=["12 channels in 4 blocks", "15 channels in one"])
 def test_blocks_of_channels_change_nothing(feature_maps, hidden_size, sizes, jit_compile, monkeypatch):
