@@ -21,6 +21,7 @@ ALLOWED = {
     "loading": LEAVES | {"configuration", "modeling", "checkpoints"},
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
+    "raster": LEAVES | {"imaging", "inference"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},
     "training": LEAVES | {"ops", "configuration", "modeling", "imaging", "data", "inference", "evaluation"},
     "deploy": LEAVES | {"ops", "modeling", "imaging", "inference"},
@@ -74,7 +75,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
-BUDGET = {"tf_segformer": 22_000, "tf_segformer/modeling": 1_620, "benchmarks": 2_200}
+BUDGET = {"tf_segformer": 23_200, "tf_segformer/modeling": 1_620, "benchmarks": 2_200}
 
 
 def count_lines(path: Path) -> int:
@@ -102,6 +103,8 @@ PAINTING = (
     "data/layouts/label_studio.py",
     "data/layouts/polygons.py",
     "data/previews.py",
+    "inference/video.py",
+    "raster/overlay.py",
     "cli/",
 )
 WORDS = {

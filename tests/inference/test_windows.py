@@ -9,6 +9,7 @@ import pytest
 
 from tests.inference.definitions import resized
 from tf_segformer.inference.windows import (
+    BLENDS,
     CHUNK_BYTES,
     ArrayLogits,
     ResizedLogits,
@@ -130,3 +131,41 @@ def test_chunks_cover_every_row_within_the_budget():
     assert pairs[-1][1] == 10_000
     assert max(last - first for first, last in pairs) * 10_000 * 150 * 4 <= CHUNK_BYTES
     assert list(row_chunks(2, 10**9, 150)) == [(0, 1), (1, 2)]
+
+
+def _blended(blend: str, step: int = 7, logits_of=_window_logits) -> np.ndarray:
+    def predict(boxes):
+        return [logits_of(box) for box in boxes]
+
+    return _read(SlidingWindowLogits((50, 70), (32, 24), (20, 17), predict, blend), step)
+
+
+def test_cosine_weights_are_positive_symmetric_and_fall_to_the_border():
+    for side in (1, 2, 31, 512):
+        weights = BLENDS["cosine"](side)
+        assert weights.dtype == np.float32
+        assert (weights > 0).all()
+        np.testing.assert_allclose(weights, weights[::-1], atol=1e-6)
+        assert (np.diff(weights[: (side + 1) // 2]) > 0).all()
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_windows_that_agree_are_unchanged_by_their_weights(blend):
+    constant = np.array([0.25, -3.0, 100.0], np.float32)
+
+    def logits_of(box: tuple[int, int, int, int]) -> np.ndarray:
+        return np.tile(constant, (box[2] // 4, box[3] // 4, 1))
+
+    np.testing.assert_allclose(_blended(blend, logits_of=logits_of), np.tile(constant, (50, 70, 1)), rtol=1e-5)
+
+
+def test_cosine_blend_is_the_weighted_mean_of_the_windows():
+    total, weight = np.zeros((50, 70, 3)), np.zeros((50, 70, 1))
+    along = np.outer(*(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in (32, 24)))[..., None]
+    for top in window_starts(50, 32, 20):
+        for left in window_starts(70, 24, 17):
+            place = np.s_[top : top + 32, left : left + 24]
+            total[place] += along * resized(_window_logits((top, left, 32, 24)), (32, 24))
+            weight[place] += along
+    np.testing.assert_allclose(_blended("cosine"), total / weight, atol=1e-5)
+    np.testing.assert_array_equal(_blended("cosine", step=50), _blended("cosine"))

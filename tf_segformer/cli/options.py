@@ -85,6 +85,11 @@ _PREDICTION_OPTIONS = (
         "--stride", metavar="N[,N]", callback=read_numbers(int, 2), help="Step between windows; default 3/4 of them."
     ),
     click.option(
+        "--blend",
+        type=click.Choice(("mean", "cosine")),
+        help="How overlapping windows are averaged; default mean for images, cosine for rasters.",
+    ),
+    click.option(
         "--scales", metavar="S,...", callback=read_numbers(float), help="Scales of multiscale, such as 0.5,1,1.5."
     ),
     click.option("--flip/--no-flip", default=None, help="Average with the flipped image; default in multiscale only."),
@@ -96,7 +101,7 @@ _PREDICTION_OPTIONS = (
 
 
 def prediction_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command, as `mode, window, stride, scales, flip, batch_size, precision`."""
+    """Adds the options to a command, as `mode, window, stride, blend, scales, flip, batch_size, precision`."""
     for option in reversed(_PREDICTION_OPTIONS):
         command = option(command)
     return command

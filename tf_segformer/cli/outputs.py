@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.visualize import draw_overlay, mask_image
-from tf_segformer.inference.results import SegmentationResult
+from tf_segformer.inference.results import SegmentationResult, WrittenResult
 from tf_segformer.io import atomic_write
 
 _MOST_OVERLAY_PIXELS = 32_000_000  # overlays of larger images are painted at 1/2, 1/3, ... of their size
@@ -40,9 +41,9 @@ class OutputFolder:
         apply_exif_orientation: bool = False,
     ) -> None:
         self.folder = folder
-        self._kinds = [kind for kind in KINDS if kind in set(kinds)]
+        self.kinds = [kind for kind in KINDS if kind in set(kinds)]
         self._taken = {os.path.abspath(path).casefold() for path in inputs}
-        self._alpha = alpha
+        self.alpha = alpha
         self._apply_exif_orientation = apply_exif_orientation
 
     def write(self, result: SegmentationResult) -> list[Path]:
@@ -58,18 +59,32 @@ class OutputFolder:
             OSError: Where the folder cannot be written.
         """
         assert result.source is not None  # `predict` passes paths
-        paths = self._free_paths(Path(result.source).stem)
+        paths = self.free_paths(Path(result.source).stem, {kind: KINDS[kind] for kind in self.kinds})
         for kind, path in paths.items():
             with atomic_write(path) as partial:
                 getattr(self, f"_write_{kind}")(partial, result)
-        return list(paths.values())
+        copied = _copy_world_file(Path(result.source), paths["mask"]) if "mask" in paths else []
+        return [*paths.values(), *copied]
 
-    def _free_paths(self, stem: str) -> dict[str, Path]:
-        """Paths of one image's files that no other image of this run has, nor is itself an image."""
+    def write_json(self, path: Path, result: WrittenResult) -> None:
+        """Writes what is known of a raster or video."""
+        with atomic_write(path) as partial:
+            self._write_json(partial, result)
+
+    def free_paths(self, stem: str, suffixes: Mapping[str, str]) -> dict[str, Path]:
+        """Paths of one input's files that no other input of this run has, nor is itself an input.
+
+        Args:
+            stem: Name of the input without its suffix.
+            suffixes: What follows the stem, by kind.
+
+        Returns:
+            Path by kind.
+        """
         number = 1
         while True:
             name = stem if number == 1 else f"{stem}_{number}"
-            paths = {kind: self.folder / f"{name}{KINDS[kind]}" for kind in self._kinds}
+            paths = {kind: self.folder / f"{name}{suffix}" for kind, suffix in suffixes.items()}
             keys = {os.path.abspath(path).casefold() for path in paths.values()}
             if not keys & self._taken:
                 self._taken |= keys
@@ -87,12 +102,28 @@ class OutputFolder:
             image = image.reduce(step)
         class_map = result.class_map[::step, ::step]
         labels = list(result.labels.values())
-        draw_overlay(image, class_map, labels, palette=result.palette, alpha=self._alpha).save(path, "PNG")
+        draw_overlay(image, class_map, labels, palette=result.palette, alpha=self.alpha).save(path, "PNG")
 
-    def _write_json(self, path: Path, result: SegmentationResult) -> None:
+    def _write_json(self, path: Path, result: SegmentationResult | WrittenResult) -> None:
         path.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write_logits(self, path: Path, result: SegmentationResult) -> None:
         assert result.logits is not None  # asked for with --save logits
         with path.open("wb") as file:  # np.save would add a suffix to the name
             np.save(file, result.logits)
+
+
+def _copy_world_file(image: Path, mask: Path) -> list[Path]:
+    """Keeps the place of an image that has a world file (.jgw, .jpgw, .wld), and its .prj, next to its mask."""
+    ending = image.suffix[1:]
+    names = [f".{ending[:1]}{ending[-1:]}w", f".{ending}w", ".wld"]
+    found = next((path for name in names if (path := image.with_suffix(name)).is_file()), None)
+    if found is None:
+        return []
+    copies = {found: mask.with_suffix(".pgw")}
+    if (projection := image.with_suffix(".prj")).is_file():
+        copies[projection] = mask.with_suffix(".prj")
+    for source, target in copies.items():
+        with atomic_write(target) as partial:
+            shutil.copyfile(source, partial)
+    return list(copies.values())

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
-from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
+from tf_segformer.cli.options import hub_options, make_predictor, prediction_options, read_numbers
 from tf_segformer.cli.outputs import KINDS, OutputFolder
+from tf_segformer.cli.scenes import VECTOR_SUFFIXES, RasterOptions, kind_of, reject_logits, segment_scene
+from tf_segformer.errors import ImageError
 from tf_segformer.hub import HubOptions
 from tf_segformer.inference.predictor import SegmentationPredictor
-from tf_segformer.inference.results import Failure, SegmentationResult
+from tf_segformer.inference.results import Failure, SegmentationResult, WrittenResult
 
 if TYPE_CHECKING:
     from tf_segformer.cli.remote import RemotePredictor
@@ -46,6 +49,11 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
     help=f"What to write: {', '.join(KINDS)}.",
 )  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the colors.")
+@click.option("--confidence", is_flag=True, help="Rasters: write the probability of each pixel's class, too.")
+@click.option("--vector", type=click.Choice(list(VECTOR_SUFFIXES)), help="Rasters: write segments as polygons, too.")
+@click.option(
+    "--bands", metavar="N,...", callback=read_numbers(int), help="Rasters: bands for the model; default all but alpha."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image instead of tables.")
 @click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
 @click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
@@ -59,6 +67,9 @@ def predict(
     output: Path,
     save: tuple[str, ...],
     alpha: float,
+    confidence: bool,
+    vector: str | None,
+    bands: tuple[int, ...] | None,
     as_json: bool,
     server: str | None,
     server_model: str,
@@ -69,6 +80,9 @@ def predict(
     """Segments images and writes a class map (PNG) and an overlay with legend for each.
 
     PHOTO is a file, a folder, a quoted pattern such as "photos/*.jpg", or - for a list of paths on standard input.
+    A raster (GeoTIFF, VRT, JPEG 2000 with a place; extra geo) gives a class raster in the same place, through windows.
+    A video (extra video) gives an overlay video and one of class maps.
+
     A classification checkpoint prints its five most probable classes instead and writes nothing.
 
     The exit code is 0 when every image was segmented, 1 when some could not be read, 2 when none could.
@@ -79,6 +93,10 @@ def predict(
     for problem in problems:
         _report_error(problem)
     done = failed = 0
+    of_raster = RasterOptions(confidence, vector, bands)
+    scenes = {path: kind for path in images if (kind := kind_of(path)) != "image"}
+    plain = [path for path in images if path not in scenes]
+    _check_raster_options(context, of_raster, scenes, plain, server)
     if server is not None:
         from tf_segformer.cli.remote import make_remote_predictor
 
@@ -88,14 +106,68 @@ def predict(
         loaded, checkpoint = load_model(model, hub, precision)
         processor = load_processor(checkpoint)
         if checkpoint.task == "classification":
+            if given := of_raster.given():
+                raise click.UsageError(f"{given[0]} is for segmentation, and {model} classifies images")
             done, failed = _classify(loaded, processor, images, as_json)
         else:
             segmenter = require_segmentation(loaded, checkpoint)
-            predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
             folder = OutputFolder(output, save, images, alpha, processor.apply_exif_orientation)
-            done, failed = _segment(predictor, images, folder, as_json)
+            if plain:
+                predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
+                done, failed = _segment(predictor, plain, folder, as_json)
+            for path, kind in scenes.items():
+                predictor = make_predictor(segmenter, processor, **_options_for(kind, options))
+                ended_well = _segment_scene(kind, predictor, path, folder, of_raster, as_json)
+                done, failed = done + ended_well, failed + (not ended_well)
     if failed or problems:
         sys.exit(PARTLY_FAILED if done else UNUSABLE)
+
+
+def _check_raster_options(
+    context: click.Context, options: RasterOptions, scenes: dict[Path, str], plain: list[Path], server: str | None
+) -> None:
+    """Rejects options that an input would ignore."""
+    given, kinds = options.given(), set(scenes.values())
+    others = [path for path in [*plain, *scenes] if scenes.get(path) != "raster"]
+    if given and others:
+        raise click.UsageError(
+            f"{given[0]} is for rasters, and {others[0]} is none (a TIFF without a place needs none)"
+        )
+    if scenes and server is not None:
+        raise click.UsageError(f"{next(iter(scenes))}: rasters and videos need a model in this process, not --server")
+    mode, source = context.params["mode"], context.get_parameter_source("mode")
+    if "raster" in kinds and mode != "slide" and source == ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"rasters are segmented through windows: --mode {mode} is not for them")
+    if "raster" in kinds and context.params["flip"]:
+        raise click.UsageError("rasters are segmented through windows: --flip is not for them")
+
+
+def _options_for(kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Rasters are seen through windows that are blended; videos have a progress bar of their own."""
+    own: dict[str, dict[str, Any]] = {
+        "raster": {"mode": "slide", "blend": options["blend"] or "cosine"},
+        "video": {"progress": False},
+    }
+    return options | own[kind]
+
+
+def _segment_scene(
+    kind: str,
+    predictor: SegmentationPredictor,
+    path: Path,
+    folder: OutputFolder,
+    options: RasterOptions,
+    as_json: bool,
+) -> bool:
+    """Writes and reports one raster or video; whether it could be done."""
+    try:
+        reject_logits(folder.kinds)
+        result, paths = segment_scene(kind, predictor, path, folder, options)
+    except (ImageError, ImportError) as error:
+        _report_error(error)
+        return False
+    _report(result, paths, alone=True, as_json=as_json)
+    return True
 
 
 def _segment(
@@ -116,7 +188,7 @@ def _segment(
     return done, len(results.failures)
 
 
-def _report(result: SegmentationResult, paths: list[Path], alone: bool, as_json: bool) -> None:
+def _report(result: SegmentationResult | WrittenResult, paths: list[Path], alone: bool, as_json: bool) -> None:
     """Prints the class fractions of one image: a table where it is the only one, a line otherwise, or JSON."""
     if as_json:
         click.echo(json.dumps({**result.to_dict(), "files": [str(path) for path in paths]}, ensure_ascii=False))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tf_segformer.inference.forward import forward_function
 from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_images
 from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.inference.windows import (
+    BLENDS,
     ArrayLogits,
     LogitSource,
     ResizedLogits,
@@ -31,6 +33,8 @@ DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
 _TOTAL_STRIDE = 32  # of the encoder: "whole" rounds sides up to it
 
 _Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) of a window."""
 
 
 class SegmentationPredictor:
@@ -40,7 +44,7 @@ class SegmentationPredictor:
         "resize": the image is resized as the processor says, the logits to the image.
         "whole": the image keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
         "slide": windows of the image at its own size, the last ones shifted inside; the logits of each window are
-            resized to the window, then averaged where windows overlap.
+            resized to the window, then blended where windows overlap.
         "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
             seen through windows as in "slide".
     Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
@@ -52,6 +56,8 @@ class SegmentationPredictor:
         mode: One of the modes above.
         window: Side of the windows or (height, width), in pixels; by default the processor's size.
         stride: Step between windows or (vertical, horizontal), at most the window; by default 3/4 of it.
+        blend: How overlapping windows are averaged: "mean" counts them alike (mmsegmentation), "cosine" by weights
+            that fall towards the window's border, where a network sees least (no seams; for rasters).
         scales: Scales of "multiscale", relative to the image; by default 0.75, 1 and 1.25.
         flip: Average the probabilities with those of the flipped image; by default in "multiscale" only.
         batch_size: Neighbouring images of equal size, or windows of one, that go through the model at once.
@@ -81,6 +87,7 @@ class SegmentationPredictor:
         *,
         window: int | _Size | None = None,
         stride: int | _Size | None = None,
+        blend: str | None = None,
         scales: Sequence[float] | None = None,
         flip: bool | None = None,
         batch_size: int = 1,
@@ -106,6 +113,9 @@ class SegmentationPredictor:
         self.progress = progress
         self.scales = _check_scales(scales, mode)
         self.window, self.stride = _check_windows(window, stride, mode, processor)
+        if blend is not None and (blend not in BLENDS or self.window is None):
+            raise ValueError(f"blend={blend!r} must be one of {', '.join(BLENDS)}, and needs mode='slide' or a window")
+        self.blend = blend or "mean"
         self._averages = self.flip or mode in ("slide", "multiscale")
         if return_logits and self._averages:
             raise ValueError("return_logits needs mode 'resize' or 'whole' without flip: others average many logits")
@@ -176,15 +186,68 @@ class SegmentationPredictor:
         if size != pixels.shape[:2]:
             pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)
 
-        def predict(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
-            for first in range(0, len(boxes), self.batch_size):
-                crops = [
-                    pixels[top : top + height, left : left + width]
-                    for top, left, height, width in boxes[first : first + self.batch_size]
-                ]
-                yield from with_background(self._logits(crops, crops[0].shape[:2]))
+        def read(box: Box) -> np.ndarray:
+            top, left, height, width = box
+            return pixels[top : top + height, left : left + width]
 
-        return SlidingWindowLogits(size, self.window, self.stride, predict)
+        return self.window_logits(size, read)
+
+    def window_logits(self, size: _Size, read: Callable[[Box], np.ndarray | None]) -> SlidingWindowLogits:
+        """The blended logits of an image of any size that is read a window at a time.
+
+        Args:
+            size: (H, W) of the image.
+            read: From a (top, left, height, width) box to its pixels (height, width, C), or to None where there is
+                nothing to segment: the model is not run there.
+
+        Returns:
+            A source of logits; rows are read from top to bottom.
+
+        Raises:
+            ValueError: The predictor's mode has no windows.
+
+        Example:
+            >>> import keras
+            >>> model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 4, strides=4)])
+            >>> predictor = SegmentationPredictor(model, SegformerImageProcessor(), "slide", window=64)
+            >>> predictor.window_logits((90, 120), lambda box: np.zeros((*box[2:], 3), np.uint8)).rows(0, 5).shape
+            (5, 120, 2)
+        """
+        if self.window is None or self.stride is None:
+            raise ValueError(f"mode={self.mode!r} has no windows: use mode='slide'")
+
+        @functools.cache
+        def blank(height: int, width: int) -> np.ndarray:
+            """Logits without a preference, in the shape that the model gives."""
+            pixels = np.zeros((height, width, self.model.input_shape[-1]), np.uint8)
+            return np.zeros_like(with_background(self._logits([pixels], (height, width))[0]))
+
+        def predict(boxes: Sequence[Box]) -> Iterator[np.ndarray]:
+            for first in range(0, len(boxes), self.batch_size):
+                crops = [read(box) for box in boxes[first : first + self.batch_size]]
+                present = [crop for crop in crops if crop is not None]
+                logits = iter(with_background(self._logits(present, present[0].shape[:2])) if present else ())
+                yield from (blank(*boxes[0][2:]) if crop is None else next(logits) for crop in crops)
+
+        return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend)
+
+    def class_names(self, num_classes: int) -> dict[int, str]:
+        """The names of the classes of a class map: `labels`, or those of the model, or "class 0", "class 1" and so on.
+
+        Args:
+            num_classes: Number of classes K of the logits (two where the model has one).
+
+        Returns:
+            Name by class.
+
+        Raises:
+            ValueError: Another number of labels.
+        """
+        labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
+        labels = names_of_classes(labels or {index: f"class {index}" for index in range(num_classes)})
+        if len(labels) != num_classes:
+            raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
+        return labels
 
     def _logits(self, images: Sequence[np.ndarray], size: _Size) -> np.ndarray:
         """Prepares images of one kind at a size and runs the model: (B, h, w, K) float32."""
@@ -219,10 +282,7 @@ class SegmentationPredictor:
         logits: np.ndarray | None = None,
     ) -> SegmentationResult:
         """Adds the class names, their colors and the source of the image."""
-        labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
-        labels = names_of_classes(labels or {index: f"class {index}" for index in range(num_classes)})
-        if len(labels) != num_classes:
-            raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
+        labels = self.class_names(num_classes)
         palette = checkpoint_palette(getattr(self.model, "config", None), num_classes)
         return SegmentationResult(image.index, image.source, class_map, labels, confidence, logits, palette)
 

@@ -61,6 +61,48 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True)
+class WrittenResult:
+    """What was predicted for a raster or a video, whose class maps went to files as they were computed.
+
+    Args:
+        source: Path of the raster or video.
+        size: (H, W) in pixels.
+        counts: (K,) pixels of each class.
+        labels: Class names by index.
+        details: What else is known, such as the number of frames or the CRS; JSON-ready.
+    """
+
+    source: str
+    size: tuple[int, int]
+    counts: np.ndarray
+    labels: dict[int, str]
+    details: dict[str, Any]
+
+    @property
+    def class_fractions(self) -> dict[str, float]:
+        """Fraction of the classified pixels by class name, the largest first; absent classes are left out."""
+        present = sorted(np.flatnonzero(self.counts), key=lambda index: -self.counts[index])
+        return {self.labels[int(index)]: float(self.counts[index] / self.counts.sum()) for index in present}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `tf-segformer predict --json` prints: as for images, with the details.
+
+        Example:
+            >>> result = WrittenResult("a.tif", (2, 2), np.array([3, 1]), {0: "sky", 1: "sea"}, {"crs": "EPSG:4326"})
+            >>> result.to_dict()["class_fractions"], result.to_dict()["crs"]
+            ({'sky': 0.75, 'sea': 0.25}, 'EPSG:4326')
+        """
+        return {
+            "image": self.source,
+            "height": self.size[0],
+            "width": self.size[1],
+            "class_fractions": {name: round(fraction, 6) for name, fraction in self.class_fractions.items()},
+            "labels": {str(index): name for index, name in self.labels.items()},
+            **self.details,
+        }
+
+
+@dataclass(frozen=True)
 class ClassificationResult:
     """The most probable classes of one image.
 

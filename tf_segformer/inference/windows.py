@@ -12,6 +12,13 @@ from tf_segformer.imaging.postprocess import bilinear_neighbours, softmax
 CHUNK_BYTES = 32 * 2**20  # float32 logits of one chunk of rows; a chunk and its few temporaries stay near 150 MB
 
 
+BLENDS: dict[str, Callable[[int], np.ndarray]] = {
+    "mean": lambda side: np.ones(side, np.float32),
+    "cosine": lambda side: np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2,
+}
+"""Weights along a window's side: "mean" counts overlapping windows alike, "cosine" falls (as Hann's) to its border."""
+
+
 class LogitSource(Protocol):
     """Something that gives the logits of an image by rows, from top to bottom."""
 
@@ -89,6 +96,7 @@ class SlidingWindowLogits:
         window: (height, width) of a window; clipped to the image.
         stride: (vertical, horizontal) step between windows.
         predict: From the (top, left, height, width) boxes of a row of windows to their (h, w, K) logits.
+        blend: One of `BLENDS`: how much a window counts at each of its pixels.
     """
 
     def __init__(
@@ -97,19 +105,21 @@ class SlidingWindowLogits:
         window: tuple[int, int],
         stride: tuple[int, int],
         predict: Callable[[Sequence[tuple[int, int, int, int]]], Iterable[np.ndarray]],
+        blend: str = "mean",
     ) -> None:
         self.size = size
         self._window = (min(window[0], size[0]), min(window[1], size[1]))
         self._predict = predict
         self._tops, self._lefts = (window_starts(*each) for each in zip(size, self._window, stride, strict=True))
-        self._windows_over_row = _coverage(size[0], self._window[0], self._tops)
-        self._windows_over_column = _coverage(size[1], self._window[1], self._lefts)
+        self._weights = tuple(BLENDS[blend](side) for side in self._window)
+        self._weight_of_row = _coverage(size[0], self._weights[0], self._tops)
+        self._weight_of_column = _coverage(size[1], self._weights[1], self._lefts)
         self._computed: dict[int, list[ResizedLogits]] = {}
         self._computed[0] = self._compute(0)
         self.num_classes = self._computed[0][0].num_classes
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Sums the windows that touch these rows and divides by their number at each pixel."""
+        """Sums the weighted windows that touch these rows and divides by their weight at each pixel."""
         height, width = self._window
         self._computed = {top: windows for top, windows in self._computed.items() if top + height > first}
         total = np.zeros((last - first, self.size[1], self.num_classes), np.float32)
@@ -120,10 +130,10 @@ class SlidingWindowLogits:
             if top not in self._computed:
                 self.free_before(first)
                 self._computed[top] = self._compute(top)
+            weights = (self._weights[0][begin - top : end - top, None] * self._weights[1])[..., None]
             for left, window in zip(self._lefts, self._computed[top], strict=True):
-                total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top)
-        count = self._windows_over_row[first:last, None] * self._windows_over_column
-        total /= count[..., None]
+                total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top) * weights
+        total /= (self._weight_of_row[first:last, None] * self._weight_of_column)[..., None]
         return total
 
     def free_before(self, row: int) -> None:
@@ -214,9 +224,9 @@ def _blend(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.
     return blended
 
 
-def _coverage(length: int, window: int, starts: Sequence[int]) -> np.ndarray:
-    """Number of windows over each pixel of a side, float32."""
-    count = np.zeros(length, np.float32)
+def _coverage(length: int, weights: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """Sum of the weights of the windows over each pixel of a side, float32."""
+    total = np.zeros(length, np.float32)
     for start in starts:
-        count[start : start + window] += 1
-    return count
+        total[start : start + len(weights)] += weights
+    return total

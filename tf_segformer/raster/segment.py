@@ -1,0 +1,130 @@
+"""Segments a raster of any size: windows in, rows of classes out, never the whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from tf_segformer.errors import ImageError
+from tf_segformer.imaging.labels import checkpoint_palette, palette_for
+from tf_segformer.imaging.postprocess import softmax
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.results import WrittenResult
+from tf_segformer.inference.windows import row_chunks
+from tf_segformer.raster.read import choose_bands, fill_invalid, open_raster, read_window
+from tf_segformer.raster.vector import require_vector, write_polygons
+from tf_segformer.raster.write import class_raster, confidence_raster
+
+
+def segment_raster(
+    predictor: SegmentationPredictor,
+    path: str | PathLike,
+    classes: str | PathLike,
+    *,
+    confidence: str | PathLike | None = None,
+    vector: str | PathLike | None = None,
+    bands: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> WrittenResult:
+    """Segments a raster through overlapping windows and writes a class raster in the same place (extra `geo`).
+
+    Size, CRS, transform (or ground control points) are those of the input; pixels that are nodata, transparent or not
+    finite get no class. The file is tiled and compressed, with overviews, color table and class names.
+
+    Args:
+        predictor: With mode="slide"; blend="cosine" leaves no seams between windows.
+        path: GeoTIFF, VRT (a mosaic, for one) or JPEG 2000.
+        classes: GeoTIFF to write: uint8, or uint16 from 256 classes on.
+        confidence: GeoTIFF to write, if any: the probability of the predicted class, float32.
+        vector: Polygons to write, if any: .gpkg or .geojson.
+        bands: Which bands the model sees, from 1; None takes all but alpha.
+        progress: Called with the rows done and all rows.
+
+    Returns:
+        Fractions of the classes, with "crs" and "classified" (fraction of the pixels) among its details.
+
+    Raises:
+        ImageError: The raster cannot be read or has other bands or values than the model takes.
+        ValueError: The predictor has no windows, or flips.
+        ImportError: rasterio is missing, or pyogrio or shapely for polygons.
+
+    Example:
+        >>> segment_raster(predictor, "scene.tif", "classes.tif", vector="segments.gpkg")  # doctest: +SKIP
+    """
+    if predictor.window is None or predictor.mode != "slide" or predictor.flip:
+        raise ValueError("rasters are segmented with mode='slide' and without flip")
+    if vector is not None:
+        require_vector(vector)
+    with open_raster(path) as source:
+        if fspath(classes) == fspath(path):
+            raise ValueError(f"{path}: the class raster cannot replace its own source")
+        chosen = choose_bands(source, bands, predictor.model.input_shape[-1])
+
+        def read(box: tuple[int, int, int, int]) -> np.ndarray | None:
+            pixels, valid = read_window(source, chosen, box)
+            if not valid.any():
+                return None
+            _check_values(predictor.processor, pixels[valid], fspath(path))
+            return fill_invalid(pixels, valid)
+
+        logits = predictor.window_logits(source.shape, read)
+        labels = predictor.class_names(logits.num_classes)
+        names = list(labels.values())
+        palette = checkpoint_palette(getattr(predictor.model, "config", None), len(names))
+        counts = np.zeros(len(names), np.int64)
+        with ExitStack() as files:
+            colors = palette_for(names) if palette is None else palette
+            class_rows, nodata = files.enter_context(class_raster(classes, source, names, colors))
+            confidence_rows = confidence and files.enter_context(confidence_raster(confidence, source))
+            for first, last in row_chunks(source.height, source.width, logits.num_classes):
+                values = logits.rows(first, last)  # (rows, W, K)
+                class_map = values.argmax(axis=-1)
+                valid = _valid_rows(source, chosen, first, last)
+                counts += np.bincount(class_map[valid], minlength=len(names))
+                class_rows.write(np.where(valid, class_map, nodata))
+                if confidence_rows:
+                    confidence_rows.write(np.where(valid, softmax(values).max(axis=-1), np.nan))
+                if progress is not None:
+                    progress(last, source.height)
+        crs = source.crs.to_string() if source.crs else None
+        details = {"crs": crs, "classified": round(int(counts.sum()) / (source.width * source.height), 6)}
+        size = (source.height, source.width)
+    if vector is not None:
+        details["polygons"] = write_polygons(classes, vector, labels)
+    return WrittenResult(fspath(path), size, counts, labels, details)
+
+
+def _valid_rows(source: Any, bands: Sequence[int], first: int, last: int) -> np.ndarray:
+    """(rows, W) bool: which pixels of some rows have a class."""
+    return read_window(source, bands, (first, 0, last - first, source.width))[1]
+
+
+def _check_values(processor: SegformerImageProcessor, pixels: np.ndarray, name: str) -> None:
+    """Rejects values above 255 that the processor would take for those of an 8-bit image.
+
+    Args:
+        processor: How values become pixel values.
+        pixels: (N, C) valid pixels.
+        name: The raster, for the message.
+
+    Raises:
+        ImageError: The processor only divides by 255.
+    """
+    largest = pixels.max()
+    if largest <= 255 or not (processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)):
+        return
+    brightest = pixels[pixels.max(axis=1).argmax()]  # (C,)
+    divided = brightest / 255.0
+    if processor.do_normalize:
+        divided = (divided - np.array(processor.image_mean)) / np.array(processor.image_std)
+    prepared = processor([brightest[None, None]], input_data_format="channels_last", do_resize=False)
+    if np.allclose(prepared["pixel_values"].ravel(), divided, rtol=1e-4):
+        raise ImageError(
+            f"{name}: values reach {largest} ({pixels.dtype}), but the model's preprocessor_config.json is for 8-bit "
+            "images (0 to 255): use a model trained on such bands, or scale the raster to 8 bits first."
+        )
