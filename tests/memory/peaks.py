@@ -50,7 +50,7 @@ def peak_of(run: Run) -> int:
     """
     run()
     peaks = []
-    for _ in range(7):
+    for _ in range(3):
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
