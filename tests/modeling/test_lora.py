@@ -83,10 +83,45 @@ def test_an_adapter_of_another_model_is_rejected_and_nothing_is_loaded(trained, 
     with pytest.raises(CheckpointError, match=r"(?s)nothing was loaded.*classifier/bias: \(3,\), the model has \(4,\)"):
         model.load_lora(tmp_path)
     assert not any(layer.lora_enabled for layer in dense_layers(model).values())
-    fields = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps({**fields, "use_dora": True}))
-    with pytest.raises(CheckpointError, match="use_dora"):
-        model.load_lora(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"use_dora": True}, "adapters with use_dora are not read"),
+        ({"use_rslora": True}, "adapters with use_rslora are not read"),
+        ({"fan_in_fan_out": True}, "adapters with fan_in_fan_out are not read"),
+        ({"rank_pattern": {"query": 4}}, "adapters with rank_pattern are not read"),
+        ({"alpha_pattern": {"query": 4}}, "adapters with alpha_pattern are not read"),
+        ({"peft_type": "IA3"}, "adapters with IA3 are not read"),
+        ({"r": 3}, r"lora_kernel_a is \(\d+, 2\), the model takes \(\d+, 3\)"),
+    ],
+)
+def test_adapters_of_another_kind_are_rejected(base, trained, tmp_path, changed, said):
+    trained.save_lora(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(CheckpointError, match=said):
+        SegformerForSemanticSegmentation.from_pretrained(base).load_lora(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"peft_type": ' + "[" * 100_000])
+def test_a_damaged_adapter_config_is_rejected(trained, tmp_path, content):
+    trained.save_lora(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"no readable adapter_config\.json"):
+        trained.load_lora(tmp_path)
+
+
+def test_norms_that_were_trained_as_well_come_back(base, tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained(base)
+    model.enable_lora(2, ["attention/query", "mlp/dense_1"], also_train=["classifier", "norm"])
+    model.compile(keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(PIXELS, LABELS, verbose=0)
+    model.save_lora(tmp_path)
+    again = SegformerForSemanticSegmentation.from_pretrained(base)
+    again.load_lora(tmp_path)
+    np.testing.assert_array_equal(again(PIXELS), model(PIXELS))
 
 
 def test_layers_are_chosen_by_their_place():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from tf_segformer.checkpoints.mapping import model_layers, model_variables, to_t
 from tf_segformer.checkpoints.names import keras_names, source_names
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.errors import CheckpointError, write_errors
-from tf_segformer.io import atomic_update, write_json
+from tf_segformer.io import atomic_update, read_json, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -142,7 +141,9 @@ def merged_kernel(layer: keras.layers.Dense) -> np.ndarray:
 def _read_adapter(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, LazyTensor]]:
     """The fields of adapter_config.json and the tensors of an adapter."""
     try:
-        fields = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(folder / ADAPTER_CONFIG)
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: no readable {ADAPTER_CONFIG}: {error}") from error
     other = [name for name, value in _OTHER_KINDS.items() if fields.get(name) and fields[name] != value]
