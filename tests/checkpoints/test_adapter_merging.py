@@ -38,13 +38,44 @@ def merged(factors, **fields):
         ({"use_rslora": True}, 6 / 2**0.5),
         ({"alpha_pattern": {"query": 10}}, 5.0),
         ({"alpha_pattern": {"key": 10}}, 3.0),
+        ({"alpha_pattern": None}, 3.0),
+        ({"lora_alpha": 7.5}, 3.75),
+        ({"lora_alpha": None}, None),
+        ({"lora_alpha": "6"}, None),
     ],
 )
 def test_the_product_is_scaled_as_peft_scales_it(fields, scale):
     factors = tensors(**{f"{QUERY}.lora_A.weight": (2, 4), f"{QUERY}.lora_B.weight": (4, 2)})
+    if scale is None:
+        with pytest.raises(CheckpointError, match="and rank 2 give no scale"):
+            merged(factors, **fields)
+        return
     before, after = merged(factors, **fields)
     first, second = (factors[f"{QUERY}.lora_{name}.weight"].read() for name in "AB")
     np.testing.assert_allclose(after.read(), before + scale * (second @ first).T, rtol=1e-6)
+
+
+def test_peft_s_own_alpha_is_8():
+    factors = tensors(**{f"{QUERY}.lora_A.weight": (2, 4), f"{QUERY}.lora_B.weight": (4, 2)})
+    base = map_names(Checkpoint(Path("base"), tensors(**{f"{QUERY}.weight": (4, 4)})))
+    after = merge_adapter(base, Checkpoint(Path("adapter"), factors), {"r": 2}).tensors
+    change = after["block_0_0/attention/query/kernel"].read() - base.tensors["block_0_0/attention/query/kernel"].read()
+    first, second = (factors[f"{QUERY}.lora_{name}.weight"].read() for name in "AB")
+    np.testing.assert_allclose(change, 4 * (second @ first).T, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_of_a_convolution_is_its_kernel_and_a_convolution_of_one_pixel():
+    reduction = QUERY.replace("query", "sr")
+    base = map_names(Checkpoint(Path("base"), tensors(**{f"{reduction}.weight": (4, 3, 2, 2)})))
+    factors = tensors(**{f"{reduction}.lora_A.weight": (2, 3, 2, 2), f"{reduction}.lora_B.weight": (4, 2, 1, 1)})
+    after = merge_adapter(base, Checkpoint(Path("adapter"), factors), CONFIG).tensors
+    (variable,) = base.tensors
+    first, second = (factors[f"{reduction}.lora_{name}.weight"].read() for name in "AB")
+    change = np.einsum("or,rihw->hwio", second[:, :, 0, 0], first)  # (h, w, in, out), as Keras has it
+    np.testing.assert_allclose(after[variable].read(), base.tensors[variable].read() + 3 * change, rtol=1e-5)
+    factors[f"{reduction}.lora_B.weight"] = LazyTensor.of(np.ones((4, 2, 1, 2), "float32"))
+    with pytest.raises(CheckpointError, match="have no product"):
+        merge_adapter(base, Checkpoint(Path("adapter"), factors), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +97,7 @@ def test_an_adapter_that_does_not_fit_is_rejected(shapes, said):
     [
         ({"use_dora": True}, "of the kind DoRA.*merge_and_unload"),
         ({"peft_type": "LOHA"}, "of the kind LOHA"),
+        ({"alora_invocation_tokens": [1]}, "of the kind aLoRA"),
         ({"base_model_name_or_path": "/etc/weights"}, "'/etc/weights' is no Hub id"),
         ({"base_model_name_or_path": "../../weights"}, "is no Hub id"),
         ({"base_model_name_or_path": None}, "is no Hub id"),

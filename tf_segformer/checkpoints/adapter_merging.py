@@ -22,6 +22,7 @@ CONFIG_NAME = "adapter_config.json"
 _PREFIX = re.compile(r"base_model\.model\.")
 _FACTOR = re.compile(r"(.*)\.lora_([AB])(?:\.\w+)?\.weight")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|[a-z0-9-]+")
+_OTHER_KINDS = {"use_dora": "DoRA", "alora_invocation_tokens": "aLoRA"}
 _MERGE = "merge it with PEFT's merge_and_unload() and save_pretrained, and load that"
 
 
@@ -42,10 +43,10 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         fields = read_json(path)
         if not isinstance(fields, dict):
             raise ValueError("it holds no JSON object")
-        kind = fields.get("peft_type")
-        if kind != "LORA" or fields.get("use_dora") or fields.get("alora_invocation_tokens"):
-            shown = "DoRA" if fields.get("use_dora") else str(kind)[:40]
-            raise ValueError(f"an adapter of the kind {shown}, not LORA: {_MERGE}")
+        kinds = [name for field, name in _OTHER_KINDS.items() if fields.get(field)]
+        if kinds or fields.get("peft_type") != "LORA":
+            kind = kinds[0] if kinds else str(fields.get("peft_type"))[:40]
+            raise ValueError(f"an adapter of the kind {kind}, not plain LoRA: {_MERGE}")
         base = fields.get("base_model_name_or_path")
         if not isinstance(base, str) or not _HUB_ID.fullmatch(base) or ".." in base:
             raise ValueError(f"its base {str(base)[:100]!r} is no Hub id 'owner/name': {_MERGE}")
