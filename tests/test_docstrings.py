@@ -27,7 +27,12 @@ MODULES = ["tf_segformer"] + [
     for module in pkgutil.walk_packages(tf_segformer.__path__, "tf_segformer.")
     if not module.name.endswith("__main__")
 ]
-EXTRAS = {"tf_segformer.deploy.onnx.": "onnx", "tf_segformer.deploy.tf_serving.client": "tensorflow_serving"}
+EXTRAS = {
+    "tf_segformer.deploy.onnx.": "onnx",
+    "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
+    "tf_segformer.inference.video": "av",
+    "tf_segformer.raster.": "rasterio",
+}
 SLOW = {
     "tf_segformer.training.trainer",
     "tf_segformer.deploy.litert",

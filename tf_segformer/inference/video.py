@@ -40,8 +40,16 @@ def read_frames(path: str | PathLike, layout: str = "rgb24") -> Iterator[np.ndar
         ImportError: PyAV is missing.
 
     Example:
-        >>> for class_map in read_frames("street_mask.mkv", "gray"):  # doctest: +SKIP
-        ...     print(class_map.shape)
+        >>> import av, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with av.open(f"{folder}/two.mkv", "w") as video:
+        ...         stream = video.add_stream("ffv1", rate=25, width=32, height=16, pix_fmt="gray")
+        ...         for value in (0, 200):
+        ...             frame = av.VideoFrame.from_ndarray(np.full((16, 32), value, np.uint8), "gray")
+        ...             video.mux(stream.encode(frame))
+        ...         video.mux(stream.encode())
+        ...     [int(frame.max()) for frame in read_frames(f"{folder}/two.mkv", "gray")]
+        [0, 200]
     """
     with _open_video(path) as container:
         for frame in _decode(container, path):
@@ -76,7 +84,20 @@ def segment_video(
         ImportError: PyAV is missing.
 
     Example:
-        >>> segment_video(predictor, "street.mp4", overlay="overlay.mp4").class_fractions  # doctest: +SKIP
+        >>> import av, tempfile
+        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=2, depths=(1, 1, 1, 1)))
+        >>> predictor = SegmentationPredictor(model, SegformerImageProcessor(size=32))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with av.open(f"{folder}/street.mkv", "w") as video:
+        ...         stream = video.add_stream("ffv1", rate=25, width=32, height=16, pix_fmt="bgr0")
+        ...         video.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))))
+        ...         video.mux(stream.encode())
+        ...     result = segment_video(predictor, f"{folder}/street.mkv", classes=f"{folder}/classes.mkv")
+        ...     [class_map.shape for class_map in read_frames(f"{folder}/classes.mkv", "gray")]
+        [(16, 32)]
+        >>> result.details["frames"]
+        1
     """
     waiting: deque[tuple[Any, np.ndarray]] = deque()  # frames that went in and whose class map did not come out yet
     done, size, counts, labels = 0, (0, 0), np.zeros(0, np.int64), {}

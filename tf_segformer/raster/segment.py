@@ -54,7 +54,21 @@ def segment_raster(
         ImportError: rasterio is missing, or pyogrio or shapely for polygons.
 
     Example:
-        >>> segment_raster(predictor, "scene.tif", "classes.tif", vector="segments.gpkg")  # doctest: +SKIP
+        >>> import rasterio, tempfile
+        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=2, depths=(1, 1, 1, 1)))
+        >>> processor = SegformerImageProcessor(do_resize=False)
+        >>> predictor = SegmentationPredictor(model, processor, mode="slide", window=32, stride=16, blend="cosine")
+        >>> place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with rasterio.open(
+        ...         f"{folder}/scene.tif", "w", width=48, height=40, count=3, dtype="uint8", **place
+        ...     ) as scene:
+        ...         scene.write(np.full((3, 40, 48), 128, np.uint8))
+        ...     result = segment_raster(predictor, f"{folder}/scene.tif", f"{folder}/classes.tif")
+        ...     with rasterio.open(f"{folder}/classes.tif") as classes:
+        ...         classes.shape, classes.crs.to_epsg(), classes.transform == place["transform"]
+        ((40, 48), 32633, True)
     """
     if predictor.window is None or predictor.mode != "slide" or predictor.flip:
         raise ValueError("rasters are segmented with mode='slide' and without flip")
