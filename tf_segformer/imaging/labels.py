@@ -190,7 +190,7 @@ def generate_palette(count: int) -> np.ndarray:
     if count < 1:
         raise ValueError(f"A palette needs at least one class, not {count}.")
     levels = np.linspace(0, 255, 13).round()
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid: np.ndarray = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _as_seen(grid)[0, :, 0]
     grid = grid[(lightness > 38) & (lightness < 94)]  # unlike the black of ignored pixels and the white of the page
     candidates = np.concatenate([_OKABE_ITO, grid])
