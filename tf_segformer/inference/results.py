@@ -40,8 +40,7 @@ class SegmentationResult:
         counts = np.zeros(len(self.labels), np.int64)
         for row in self.class_map:  # by rows: bincount copies what it counts to 64 bits
             counts += np.bincount(row, minlength=len(self.labels))
-        present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
-        return {self.labels[int(index)]: float(counts[index] / self.class_map.size) for index in present}
+        return _fractions(counts, self.class_map.size, self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """What `tf-segformer predict --json` prints: source and size of the image, class fractions, class names.
@@ -50,14 +49,7 @@ class SegmentationResult:
             >>> SegmentationResult(0, "a.png", np.zeros((2, 3), np.int32), {0: "sky"}).to_dict()["class_fractions"]
             {'sky': 1.0}
         """
-        height, width = self.class_map.shape
-        return {
-            "image": self.source,
-            "height": height,
-            "width": width,
-            "class_fractions": {name: round(fraction, 6) for name, fraction in self.class_fractions.items()},
-            "labels": {str(index): name for index, name in self.labels.items()},
-        }
+        return _as_dict(self, self.class_map.shape)
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,7 @@ class WrittenResult:
     @property
     def class_fractions(self) -> dict[str, float]:
         """Fraction of the classified pixels by class name, the largest first; absent classes are left out."""
-        present = sorted(np.flatnonzero(self.counts), key=lambda index: -self.counts[index])
-        return {self.labels[int(index)]: float(self.counts[index] / self.counts.sum()) for index in present}
+        return _fractions(self.counts, self.counts.sum(), self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """What `tf-segformer predict --json` prints: as for images, with the details.
@@ -92,14 +83,7 @@ class WrittenResult:
             >>> result.to_dict()["class_fractions"], result.to_dict()["crs"]
             ({'sky': 0.75, 'sea': 0.25}, 'EPSG:4326')
         """
-        return {
-            "image": self.source,
-            "height": self.size[0],
-            "width": self.size[1],
-            "class_fractions": {name: round(fraction, 6) for name, fraction in self.class_fractions.items()},
-            "labels": {str(index): name for index, name in self.labels.items()},
-            **self.details,
-        }
+        return {**_as_dict(self, self.size), **self.details}
 
 
 @dataclass(frozen=True)
@@ -145,3 +129,21 @@ class Results(Iterator[Result]):
 
     def __next__(self) -> Result:
         return next(self._results)
+
+
+def _fractions(counts: np.ndarray, whole: int, labels: dict[int, str]) -> dict[str, float]:
+    """Fraction of `whole` pixels by class name, the largest first; classes without a pixel are left out."""
+    present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
+    return {labels[int(index)]: float(counts[index] / whole) for index in present}
+
+
+def _as_dict(result: SegmentationResult | WrittenResult, size: tuple[int, ...]) -> dict[str, Any]:
+    """What is known of an image, a raster or a video of a size (H, W), ready for JSON."""
+    height, width = size
+    return {
+        "image": result.source,
+        "height": height,
+        "width": width,
+        "class_fractions": {name: round(fraction, 6) for name, fraction in result.class_fractions.items()},
+        "labels": {str(index): name for index, name in result.labels.items()},
+    }
