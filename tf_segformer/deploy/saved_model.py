@@ -19,7 +19,7 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
-from tf_segformer.imaging.labels import checkpoint_palette, names_of_classes, palette_for
+from tf_segformer.imaging.labels import colors_of, names_of_classes
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -104,9 +104,7 @@ def _write(
     """Traces the signatures for the device of the context and saves them."""
     network = InferenceNetwork(model, weights_dtype)
     labels = tuple(names_of_classes(model.config.id2label).values())
-    palette = checkpoint_palette(model.config, len(labels))
-    if palette is None:
-        palette = palette_for(labels)
+    palette = colors_of(model.config, labels)
     signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
     if model.config.num_channels != 3:
         signatures["serving_default"] = signatures["tensor"]

@@ -165,6 +165,24 @@ def checkpoint_palette(config: Any, num_labels: int) -> np.ndarray | None:
     return palette.astype(np.uint8)
 
 
+def colors_of(config: Any, labels: Sequence[str]) -> np.ndarray:
+    """The colors of a model's classes: those of its checkpoint, or else those of `palette_for`.
+
+    Args:
+        config: The model's configuration, as for `checkpoint_palette`.
+        labels: Names of the K classes.
+
+    Returns:
+        Colors (K, 3), uint8.
+
+    Example:
+        >>> colors_of(None, ["sky", "road"]).shape
+        (2, 3)
+    """
+    palette = checkpoint_palette(config, len(labels))
+    return palette_for(labels) if palette is None else palette
+
+
 @lru_cache(maxsize=8)
 def generate_palette(count: int) -> np.ndarray:
     """Colors that people with and without color blindness can tell apart.

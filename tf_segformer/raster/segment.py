@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.errors import ImageError
-from tf_segformer.imaging.labels import checkpoint_palette, palette_for
+from tf_segformer.imaging.labels import colors_of
 from tf_segformer.imaging.postprocess import softmax
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
@@ -89,10 +89,9 @@ def segment_raster(
         logits = predictor.window_logits(source.shape, read)
         labels = predictor.class_names(logits.num_classes)
         names = list(labels.values())
-        palette = checkpoint_palette(getattr(predictor.model, "config", None), len(names))
         counts = np.zeros(len(names), np.int64)
         with ExitStack() as files:
-            colors = palette_for(names) if palette is None else palette
+            colors = colors_of(getattr(predictor.model, "config", None), names)
             class_rows, nodata = files.enter_context(class_raster(classes, source, names, colors))
             confidence_rows = confidence and files.enter_context(confidence_raster(confidence, source))
             for first, last in row_chunks(source.height, source.width, logits.num_classes):
