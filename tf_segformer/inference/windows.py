@@ -112,6 +112,7 @@ class SlidingWindowLogits:
         self._predict = predict
         self._tops, self._lefts = (window_starts(*each) for each in zip(size, self._window, stride, strict=True))
         self._weights = tuple(BLENDS[blend](side) for side in self._window)
+        self._weights_differ = any(np.ptp(weights) > 0 for weights in self._weights)
         self._weight_of_row = _coverage(size[0], self._weights[0], self._tops)
         self._weight_of_column = _coverage(size[1], self._weights[1], self._lefts)
         self._computed: dict[int, list[ResizedLogits]] = {}
@@ -132,7 +133,10 @@ class SlidingWindowLogits:
                 self._computed[top] = self._compute(top)
             weights = (self._weights[0][begin - top : end - top, None] * self._weights[1])[..., None]
             for left, window in zip(self._lefts, self._computed[top], strict=True):
-                total[begin - first : end - first, left : left + width] += window.rows(begin - top, end - top) * weights
+                rows = window.rows(begin - top, end - top)
+                if self._weights_differ:  # a mean needs no product with ones
+                    rows = rows * weights
+                total[begin - first : end - first, left : left + width] += rows
         total /= (self._weight_of_row[first:last, None] * self._weight_of_column)[..., None]
         return total
 
