@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest  # keras and numpy later: the process that starts the workers needs neither
 
+from benchmarks.harness.memory import resident_bytes
+
 # One worker of pytest-xdist for each of two cores. These variables are read when a process starts TensorFlow or
 # allocates for the first time, so they are set here, in the process that starts the workers.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -39,7 +41,7 @@ kept = {"bytes": 0}  # what this process had after it gave memory back
 def memory_is_given_back():
     """Models and graphs of earlier tests are freed whenever the process has grown; Linux alone says how large it is."""
     yield
-    if sys.platform != "linux" or resident_bytes() < kept["bytes"] + GROWTH:
+    if resident_bytes(os.getpid()) < kept["bytes"] + GROWTH:
         return
     if keras := sys.modules.get("keras"):
         keras.backend.clear_session()
@@ -50,12 +52,7 @@ def memory_is_given_back():
             del gradients[name]
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    kept["bytes"] = resident_bytes()
-
-
-def resident_bytes() -> int:
-    """What this process occupies of the machine's memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    kept["bytes"] = resident_bytes(os.getpid())
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tf_segformer.checkpoints.adapter_merging import CONFIG_NAME
 from tf_segformer.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from tf_segformer.checkpoints.layouts import to_keras
 from tf_segformer.checkpoints.mapping import model_layers, model_variables, to_torch_names
 from tf_segformer.checkpoints.names import keras_names, source_names
 from tf_segformer.checkpoints.tensors import LazyTensor
 from tf_segformer.errors import CheckpointError, write_errors
+from tf_segformer.hub import ADAPTER_NAME
 from tf_segformer.io import atomic_update, read_json, write_json
 
 if TYPE_CHECKING:
     import keras
-
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _FAMILIES = ("huggingface", "huggingface-v5")  # whose names an adapter has, by the transformers that it was trained on
 _PREFIX = "base_model.model."  # of PEFT, before the names of the network
@@ -82,8 +82,8 @@ def save_lora(model: keras.Model, folder: str | Path, base_model: str | None = N
     }
     folder = Path(folder)
     with write_errors(folder), atomic_update(folder, fsync=True) as partial:
-        write_safetensors(partial / ADAPTER_WEIGHTS, tensors)
-        write_json(partial / ADAPTER_CONFIG, fields)
+        write_safetensors(partial / ADAPTER_NAME, tensors)
+        write_json(partial / CONFIG_NAME, fields)
 
 
 def load_lora(model: keras.Model, folder: str | Path) -> None:
@@ -141,16 +141,16 @@ def merged_kernel(layer: keras.layers.Dense) -> np.ndarray:
 def _read_adapter(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, LazyTensor]]:
     """The fields of adapter_config.json and the tensors of an adapter."""
     try:
-        fields = read_json(folder / ADAPTER_CONFIG)
+        fields = read_json(folder / CONFIG_NAME)
         if not isinstance(fields, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: no readable {ADAPTER_CONFIG}: {error}") from error
+        raise CheckpointError(f"{folder}: no readable {CONFIG_NAME}: {error}") from error
     other = [name for name, value in _OTHER_KINDS.items() if fields.get(name) and fields[name] != value]
     if fields.get("peft_type") != "LORA" or other or not isinstance(fields.get("r"), int):
         kind = ", ".join(other) or fields.get("peft_type")
         raise CheckpointError(f"{folder}: adapters with {kind} are not read: merge them where they were trained")
-    return fields, read_safetensors(folder / ADAPTER_WEIGHTS).tensors
+    return fields, read_safetensors(folder / ADAPTER_NAME).tensors
 
 
 def _check_fit(
