@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ def run(monkeypatch, capfd):
 
     def run_command(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["tf-segformer", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main's does not outlive the test
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             cli.main()

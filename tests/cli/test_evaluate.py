@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -110,3 +111,18 @@ def test_missing_dataset_is_one_line(run, checkpoint, tmp_path):
     assert outcome.code == 2
     assert "nowhere" in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_class_of_another_name_is_a_warning_of_one_line(run, checkpoint, pairs, tmp_path):
+    (pairs / "classes.txt").write_text("meadow\nsky\nbarn\n")
+    with pytest.warns(UserWarning, match="1 of 3 classes have other names .* such as 'barn' and 'house'") as caught:
+        outcome = run("evaluate", checkpoint(), pairs, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    warning = caught[0]
+    line = warnings.formatwarning(warning.message, warning.category, warning.filename, warning.lineno)
+    assert line.startswith("tf-segformer: warning: 1 of 3") and line.count("\n") == 1
+
+
+def test_warnings_of_others_keep_their_place(run):
+    assert run("doctor").code == 0
+    assert warnings.formatwarning("old", DeprecationWarning, "file.py", 7) == "file.py:7: DeprecationWarning: old\n"

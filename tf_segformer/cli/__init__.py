@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -73,6 +74,7 @@ def main() -> None:
     """Runs the command line; an error that a user can mend is one line on stderr and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not about the user's image
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # nor are the Hub client's notes on each of its attempts
+    warnings.formatwarning = _format_warning
     try:
         cli(standalone_mode=True)
     except (SegformerError, OSError, ImportError) as error:
@@ -83,6 +85,15 @@ def main() -> None:
             raise
         click.echo(f"tf-segformer: {OUT_OF_MEMORY}", err=True)
         sys.exit(2)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning for users as one line without a place in the code; others as Python prints them."""
+    if category is UserWarning:
+        return f"tf-segformer: warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -12,15 +12,13 @@ import click
 from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.loading import load_segmenter
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
-from tf_segformer.data.datasets import SPLITS, SegmentationDataset, find_dataset
-from tf_segformer.data.hugging_face import PREFIX
-from tf_segformer.data.kinds import detect_kind
-from tf_segformer.data.layouts.layout import class_names_in
+from tf_segformer.data.datasets import SPLITS
+from tf_segformer.data.splits import find_dataset_of_model
 from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation import evaluate as evaluation
 from tf_segformer.evaluation.report import SUMMARY, ComparisonWriter, metrics_to_json, write_report
 from tf_segformer.hub import HubOptions
-from tf_segformer.imaging.labels import LABELS, names_of_classes
+from tf_segformer.imaging.labels import names_of_classes
 
 
 @click.command(short_help="Measure mIoU on a labelled dataset.")
@@ -70,7 +68,12 @@ def evaluate(
     segmenter, processor = load_segmenter(model, hub, precision)
     predictor = make_predictor(segmenter, processor, **options)
     class_names = tuple(names_of_classes(segmenter.config.id2label).values())
-    data = _open_dataset(dataset, data_options, split, class_names)
+    try:
+        data = find_dataset_of_model(class_names, dataset, split=split, **data_options)
+    except DatasetError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     compare = ComparisonWriter(output, comparisons, data.class_names)
     start = time.perf_counter()
     metrics = evaluation.evaluate(predictor, data, limit=limit, on_result=compare)
@@ -95,43 +98,6 @@ def evaluate(
     _print_report(report)
     for path in paths:
         click.echo(f"wrote {path}")
-
-
-def _open_dataset(
-    root: str, given: dict[str, Any], split: str | None, class_names: tuple[str, ...]
-) -> SegmentationDataset:
-    """The pairs of a dataset that has the model's classes; other names of them are a note on stderr."""
-    options = dict(given)
-    kind = options.pop("kind")
-    if split is None:
-        split, options["val_fraction"] = "val", 1.0
-    layout = kind or ("hf" if root.startswith(PREFIX) else detect_kind(root))
-    is_camvid = [name.strip().lower() for name in class_names] == [name.lower() for name in LABELS["camvid"]]
-    if layout == "folder" and kind is None and is_camvid:
-        layout = kind = "camvid"
-    has_names = options["class_names"] or options["class_of_value"] or options["palette"] or class_names_in(Path(root))
-    if layout in ("folder", "binary", "hf") and not has_names:
-        options["class_names"] = class_names
-    try:
-        dataset = find_dataset(kind, root, split, **options)
-    except DatasetError:
-        raise
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    kind = dataset.name.partition("/")[0]
-    if dataset.num_labels != len(class_names):
-        raise DatasetError(
-            f"{root}: {kind} has {dataset.num_labels} classes, the model {len(class_names)}: they must agree"
-        )
-    pairs = zip(dataset.class_names, class_names, strict=True)
-    differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.strip().lower()]
-    if differing:
-        click.echo(
-            f"tf-segformer: {len(differing)} of {len(class_names)} classes have other names in the dataset than in the "
-            f"model, such as {differing[0][0]!r} and {differing[0][1]!r}",
-            err=True,
-        )
-    return dataset
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tf_segformer.data.pipeline import validation_dataset as validation_dataset
     from tf_segformer.data.reports import DatasetReport as DatasetReport
     from tf_segformer.data.reports import FolderReport as FolderReport
+    from tf_segformer.data.splits import find_dataset_of_model as find_dataset_of_model
     from tf_segformer.data.splits import open_splits as open_splits
     from tf_segformer.data.tfrecords import open_tfrecords as open_tfrecords
     from tf_segformer.data.tfrecords import write_tfrecords as write_tfrecords
@@ -28,6 +29,7 @@ _LAZY_IMPORTS = {
     "check_dataset": "check",
     "check_splits": "check",
     "find_dataset": "datasets",
+    "find_dataset_of_model": "splits",
     "open_tfrecords": "tfrecords",
     "training_dataset": "pipeline",
     "validation_dataset": "pipeline",
