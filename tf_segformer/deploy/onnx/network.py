@@ -23,6 +23,13 @@ from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
+class Dense(NamedTuple):
+    """The weights of a dense layer: kernel (C, D) and bias (D,)."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
 class FeatureMap(NamedTuple):
     """A channels-first map (B, C, H, W) with its size: the name of an int64 tensor (H, W)."""
 
@@ -104,10 +111,14 @@ def _attention(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
 
     query = heads(tokens, layer.query, (0, 2, 1, 3))  # (B, heads, H*W, d)
     key = heads(reduced, layer.key, (0, 2, 3, 1), scale=width**-0.5)  # (B, heads, d, H'*W')
-    value = heads(reduced, layer.value, (0, 2, 1, 3))
+    value, output = layer.value, layer.output_dense
+    if layer.num_heads == 1:  # one projection of the few keys: probabilities sum to one, so the bias passes, too
+        value, output = _composed(value, output), None
+    value = heads(reduced, value, (0, 2, 1, 3))
     probabilities = graph("Softmax", graph("MatMul", query, key), axis=-1)
     context = graph("Transpose", graph("MatMul", probabilities, value), perm=(0, 2, 1, 3))
-    return _dense(graph, graph.reshape(context, 0, -1, layer.hidden_size), layer.output_dense)
+    context = graph.reshape(context, 0, -1, layer.hidden_size)
+    return context if output is None else _dense(graph, context, output)
 
 
 def _reduce(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
@@ -186,6 +197,12 @@ def _dense(graph: OnnxGraph, x: str, layer: Any, scale: float = 1.0) -> str:
     """A dense layer on tokens, its result multiplied by a number."""
     product = graph("MatMul", x, as_array(layer.kernel) * np.float32(scale))
     return graph("Add", product, as_array(layer.bias) * np.float32(scale))
+
+
+def _composed(first: Any, second: Any) -> Dense:
+    """Two dense layers, one after the other, as one."""
+    kernel = as_array(second.kernel)
+    return Dense(as_array(first.kernel) @ kernel, as_array(first.bias) @ kernel + as_array(second.bias))
 
 
 def _pointwise(graph: OnnxGraph, x: str, kernel: np.ndarray, bias: Any = None) -> str:
