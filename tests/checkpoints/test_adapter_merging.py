@@ -112,6 +112,19 @@ def test_what_is_no_plain_lora_of_a_named_base_is_rejected(tmp_path, fields, sai
     assert read_adapter_config(path) == CONFIG
 
 
+def test_an_embedded_model_may_be_the_base_of_an_adapter(tmp_path):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**CONFIG, "base_model_name_or_path": "camvid-b0"}))
+    assert read_adapter_config(path)["base_model_name_or_path"] == "camvid-b0"
+
+
+@pytest.mark.parametrize("name", ["SegFormerImageSegmenter", "SegFormerBackbone", "MiTImageClassifier", "MiTBackbone"])
+def test_every_model_of_keras_hub_with_this_encoder_is_recognized(name):
+    described = {"class_name": name, "config": {"layerwise_num_heads": [1, 2], "layerwise_depths": [3, 4], "depths": 2}}
+    assert foreign_fields(described) == {"depths": (3, 4), "num_attention_heads": (1, 2)}
+    assert foreign_fields({**described, "class_name": "ViTBackbone", "depths": 2}) is None
+
+
 def test_the_config_of_another_package_is_not_taken_for_a_segformer_s():
     assert foreign_fields({"encoder_name": "mit_b2", "classes": 3}) == {}
     assert foreign_fields({"mean": [0.5], "std": [0.5]}) == {}

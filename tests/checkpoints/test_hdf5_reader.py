@@ -117,3 +117,32 @@ def test_a_changed_byte_under_a_checksum_is_noticed(compression, tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checksum is wrong|cannot be read"):
         read(path)
+
+
+def test_numbers_within_the_header_of_their_dataset_are_read(tmp_path):
+    values = values_of("f4", (3, 5))
+    compact = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    compact.set_layout(h5py.h5d.COMPACT)
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        space = h5py.h5s.create_simple(values.shape)
+        h5py.h5d.create(file.id, b"weights", h5py.h5t.IEEE_F32LE, space, compact).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, values
+        )
+    np.testing.assert_array_equal(read(tmp_path / "file.h5")["weights"], values)
+
+
+def test_links_with_a_position_and_a_name_beyond_ascii_are_found(tmp_path):
+    with h5py.File(tmp_path / "file.h5", "w", libver="latest", track_order=True) as file:
+        for name in ("plain", "größe", "重み"):
+            file[name] = np.full(2, len(name), "f4")
+    found = read(tmp_path / "file.h5")
+    assert {name: array.tolist() for name, array in found.items()} == {
+        "plain": [5, 5], "größe": [5, 5], "重み": [2, 2],
+    }  # fmt: skip
+
+
+def test_a_dataset_without_a_shape_is_rejected(tmp_path):
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file["weights"] = h5py.Empty("f4")
+    with pytest.raises(ValueError, match="a shape of 0 dimensions, or none"):
+        read(tmp_path / "file.h5")

@@ -42,7 +42,7 @@ def spread_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def with_channels(
-    mapped: MappedCheckpoint, channels: int, new_channels: str = "spread", initializer_range: float = 0.02
+    mapped: MappedCheckpoint, channels: int, new_channels: str, initializer_range: float
 ) -> MappedCheckpoint:
     """A checkpoint whose first kernel takes images of a number of channels, with a warning where it changes.
 
