@@ -28,8 +28,10 @@ from tf_segformer import (
     SegformerConfig,
     SegformerDecodeHead,
     SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
     losses,
 )
+from tf_segformer.data.examples import LabelledImage
 from tf_segformer.imaging import postprocess
 from tf_segformer.inference import windows
 from tf_segformer.ops import attention, chunked_head, tracing
@@ -172,6 +174,28 @@ def rematerialized_training_step() -> tuple[Run, Run]:
     return _training_step(rematerialize=True), _training_step()
 
 
+def validation_of_a_large_image() -> tuple[Run, Run]:
+    from PIL import Image
+
+    from tf_segformer.training import validation
+
+    validation.MOST_PIXELS, validation._WINDOW, validation._STRIDE = 256 * 256, 256, 192
+    windows.CHUNK_BYTES = 2**22  # so that the network is what counts
+    side = 2048
+    config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=4)
+    model = SegformerForSemanticSegmentation(config)
+    model.compile(loss=losses.SegmentationLoss())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8))
+    labels = np.zeros((side, side), np.int32)
+    example = LabelledImage("a", "a", lambda: image, lambda: labels, lambda: image)
+
+    class Dataset(list):
+        size, num_labels = 1, 4
+
+    validate = validation.Validation(model, Dataset([example]), SegformerImageProcessor(do_resize=False))
+    return validate, with_value(validation, "MOST_PIXELS", UNBOUNDED, lambda: validate)
+
+
 # A claim about memory, and the most that our form may take of what the plain form takes.
 CLAIMS = {
     attention_in_chunks: 0.5,
@@ -182,6 +206,7 @@ CLAIMS = {
     loss_in_chunks: 0.6,
     training_step: 0.8,
     rematerialized_training_step: 0.9,
+    validation_of_a_large_image: 0.5,
 }
 
 if __name__ == "__main__":

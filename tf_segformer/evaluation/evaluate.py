@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,6 @@ from PIL import Image
 
 from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
-from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult
 
 
@@ -45,11 +44,12 @@ class LabelledExamples(Protocol):
         """Every `LabelledExample`, in order."""
 
 
+Segment = Callable[[Any], Iterable[SegmentationResult]]
 ResultCallback = Callable[[Any, SegmentationResult, np.ndarray], None]
 
 
 def evaluate(
-    predictor: SegmentationPredictor,
+    predictor: Segment,
     dataset: LabelledExamples,
     *,
     limit: int | None = None,
@@ -59,7 +59,8 @@ def evaluate(
     """Segments the images of a dataset and compares the class maps with the labels, at the labels' size.
 
     Args:
-        predictor: Segments the images; its mode is the protocol (see `SegmentationPredictor`).
+        predictor: Segments the images; its mode is the protocol (see `SegmentationPredictor`). Any function from
+            images to their `SegmentationResult`s will do.
         dataset: From `tf_segformer.data.find_dataset` or `open_tfrecords`, or any object like those.
         limit: Number of images to take, from the first; None takes all.
         ignore_index: Label of pixels that do not count.

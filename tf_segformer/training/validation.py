@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
-from tf_segformer.data.examples import LabelledDataset
+from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset, LabelledImage
 from tf_segformer.evaluation.evaluate import evaluate
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.images import InputImage, read_images
+from tf_segformer.inference.predictor import Box, SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult
+from tf_segformer.inference.windows import SlidingWindowLogits, row_chunks
 
+MOST_PIXELS = 2048 * 2048
+"""Of an image that the model sees as a whole; a larger one it sees through windows."""
+
+_WINDOW, _STRIDE = 1024, 768
 _EXAMPLES = 3  # images that TensorBoard shows
 
 
 class Validation:
     """Measures a model on a dataset whenever it is called, with the weights of that moment.
+
+    Images of more than `MOST_PIXELS` that the processor does not resize are seen through windows of 1024 pixels, a
+    quarter of each overlapping, so that memory is bounded.
 
     Args:
         model: Compiled segmentation model.
@@ -33,6 +44,9 @@ class Validation:
     def __init__(self, model: keras.Model, dataset: LabelledDataset, processor: SegformerImageProcessor) -> None:
         self.dataset = dataset
         self.predictor = SegmentationPredictor(model, processor, return_logits=True, progress=False)
+        self.windows = SegmentationPredictor(
+            model, processor, "slide", window=_WINDOW, stride=_STRIDE, blend="cosine", progress=False
+        )
         self.loss = _LossModel(model.loss)
 
     def __call__(self) -> dict[str, Any]:
@@ -40,22 +54,83 @@ class Validation:
 
         Returns:
             What `evaluate` returns, "loss", the mean over the images, and "examples": (image uint8, class map, labels)
-            of the first three images.
+            of the first three images, of large ones every n-th row and column.
 
         Raises:
             DatasetError: A label map has another size than its image, or labels that are no class.
         """
         losses: list[float] = []
         examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        dataset = _LastAsked(self.dataset)
+
+        def segment(images: Iterable[Any]) -> Iterator[SegmentationResult]:
+            for image in images:
+                if self._is_large(image):
+                    result, loss = self._through_windows(image, dataset.last.read_labels())
+                    losses.append(loss)
+                    yield result
+                else:
+                    yield from self.predictor([image])
 
         def collect(example: Any, result: SegmentationResult, labels: np.ndarray) -> None:
-            assert result.logits is not None  # the predictor returns them
-            losses.append(float(self.loss.predict_on_batch([labels[None], result.logits[None]])))
+            if result.logits is not None:
+                losses.append(self._loss(labels, result.logits))
             if len(examples) < _EXAMPLES:
-                examples.append((np.asarray(example.read_image()), result.class_map, labels))
+                step = int(np.ceil(np.sqrt(labels.size / MOST_PIXELS)))
+                part = (slice(None, None, step), slice(None, None, step))
+                image = np.asarray(example.read_image())
+                examples.append((image[part].copy(), result.class_map[part].copy(), labels[part].copy()))
 
-        metrics = evaluate(self.predictor, self.dataset, on_result=collect)
+        metrics = evaluate(segment, dataset, on_result=collect)
         return {**metrics, "loss": float(np.mean(losses)), "examples": examples}
+
+    def _is_large(self, image: Image.Image | np.ndarray) -> bool:
+        height, width = image.size if isinstance(image, Image.Image) else image.shape[:2]
+        return not self.predictor.processor.do_resize and height * width > MOST_PIXELS
+
+    def _through_windows(self, image: Any, labels: np.ndarray) -> tuple[SegmentationResult, float]:
+        """The class map of a large image, and its loss: the mean over chunks of rows by their labelled pixels."""
+        channels = self.predictor.model.input_shape[-1]
+        (opened,) = read_images([image], channels, self.predictor.processor.apply_exif_orientation, "raise", [])
+        logits = self._window_logits(opened)
+        class_map = np.empty(opened.size, np.int32)
+        losses, weights = [], []
+        usable = labels.shape == opened.size and labels[labels != IGNORE_INDEX].max(initial=0) < logits.num_classes
+        for first, last in row_chunks(*opened.size, logits.num_classes):
+            values, rows = logits.rows(first, last), labels[first:last]
+            class_map[first:last] = values.argmax(axis=-1)
+            if usable:  # `evaluate` says what is wrong with others
+                outputs = self.predictor.model.output_shape[-1]  # 1: without the background
+                losses.append(self._loss(rows, values[..., -outputs:]))
+                weights.append(np.count_nonzero(rows != IGNORE_INDEX))
+        loss = float(np.average(losses, weights=weights)) if any(weights) else 0.0
+        return SegmentationResult(0, None, class_map, self.windows.class_names(logits.num_classes)), loss
+
+    def _window_logits(self, image: InputImage) -> SlidingWindowLogits:
+        def read(box: Box) -> np.ndarray:
+            top, left, height, width = box
+            return image.pixels[top : top + height, left : left + width]
+
+        return self.windows.window_logits(image.size, read)
+
+    def _loss(self, labels: np.ndarray, logits: np.ndarray) -> float:
+        """The loss of one image, or of some of its rows."""
+        return float(self.loss.predict_on_batch([labels[None], logits[None]]))
+
+
+class _LastAsked:
+    """A dataset that keeps the example that was asked for last."""
+
+    last: LabelledImage
+
+    def __init__(self, dataset: LabelledDataset) -> None:
+        self.size, self.num_labels = dataset.size, dataset.num_labels
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        for example in self._dataset:
+            self.last = example
+            yield example
 
 
 class _LossModel(keras.Model):
