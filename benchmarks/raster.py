@@ -47,13 +47,17 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps([_segment(arguments), {name: version(name) for name in ("tensorflow", "rasterio")}]))
+        print(json.dumps(_segment(arguments)))
     elif arguments.against_whole:
         rows = list(_differences(arguments.against_whole))
-        notes = f"Percent of the pixels whose class is another than from one forward pass. {report.machine([{'tensorflow': version('tensorflow')}])}"
+        notes = f"Percent of the pixels whose class is another than from one forward pass. {_machine()}"
         report.publish("raster", [report.Table(f"Windows and the whole: {arguments.against_whole.name}", rows, notes)])
     else:
         report.publish("raster", [_measure(arguments)])
+
+
+def _machine() -> str:
+    return report.machine([{name: version(name) for name in ("tensorflow", "rasterio")}])
 
 
 def _measure(arguments: argparse.Namespace) -> report.Table:
@@ -65,12 +69,12 @@ def _measure(arguments: argparse.Namespace) -> report.Table:
         command = [sys.executable, "-m", "benchmarks.raster", "--child", "--work", str(work)]
         command += ["--window", str(arguments.window), "--stride", str(arguments.stride)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        row, versions = json.loads(output.splitlines()[-1])
+        row = json.loads(output.splitlines()[-1])
         row = {"window": arguments.window, "stride": arguments.stride, **row, "place": _same_place(work)}
     title = f"Raster: {arguments.side} x {arguments.side}, {_BANDS} bands of uint16, camvid-b0"
     notes = (
         "Largest resident memory of the whole process. shifted: pixels of a crop, in percent, whose class is another "
-        f"than that of the same windows over an array. {report.machine([versions])}"
+        f"than that of the same windows over an array. {_machine()}"
     )
     return report.Table(title, [row], notes)
 
