@@ -17,7 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from tests.checkpoints.hub_server import HubServer
-from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation, cli, hub
+from tf_segformer import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+    cli,
+    hub,
+)
 from tf_segformer.errors import CheckpointError
 
 
@@ -242,6 +249,19 @@ def test_a_pushed_model_is_loaded_back(server, small_config, tmp_path):
         assert part in card
     loaded = SegformerForSemanticSegmentation.from_pretrained("me/tiny", cache_dir=tmp_path / "cache")
     assert same_weights(loaded, model)
+
+
+@pytest.mark.parametrize(
+    ("task", "tag"),
+    [
+        (SegformerForSemanticSegmentation, "image-segmentation"),
+        (SegformerForImageClassification, "image-classification"),
+        (SegformerModel, "image-feature-extraction"),
+    ],
+)
+def test_the_card_names_the_task_as_the_hub_does(server, small_config, task, tag):
+    task(small_config).push_to_hub("me/tiny", token="secret")
+    assert f"\npipeline_tag: {tag}\n" in server.files["me/tiny"]["README.md"].decode()
 
 
 def test_the_processor_is_pushed_beside_the_model(server, small_config):

@@ -123,6 +123,7 @@ def test_all_that_is_wrong_is_listed_and_nothing_is_loaded(saved):
         "misshapen: segformer.encoder.patch_embeddings.0.proj.weight gives patch_embedding_0/projection/kernel",
     ):
         assert part in str(error.value)
+    assert "ignore_mismatched_sizes" not in str(error.value)  # it would not help
     assert_same(weights(other), before)
 
 
@@ -228,3 +229,21 @@ def test_names_of_transformers_5_are_read(tmp_path, saved):
     theirs.save_pretrained(tmp_path / "v5", save_original_format=False)
     assert any(".stages." in name for name in load_file(tmp_path / "v5" / "model.safetensors"))
     assert_same(weights(SegformerForSemanticSegmentation.from_pretrained(tmp_path / "v5")), weights(saved[0]))
+
+
+def test_files_are_on_the_disk_before_the_old_ones_are_replaced(small_config, tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), fsync(descriptor)))
+    SegformerModel(small_config).save_pretrained(tmp_path / "model")
+    assert len(synced) >= 2  # the weights and config.json
+
+
+def test_a_model_of_other_sizes_is_not_filled_unless_asked(saved):
+    from tf_segformer.checkpoints.loading import load_weights_into
+    from tf_segformer.checkpoints.mapping import map_names
+
+    model, folder = saved
+    other = SegformerForSemanticSegmentation(model.config.replace(num_labels=model.config.num_labels + 1))
+    with pytest.raises(CheckpointError, match="misshapen"):
+        load_weights_into(other, map_names(read_checkpoint(folder / "model.safetensors")))

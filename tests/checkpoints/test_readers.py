@@ -105,6 +105,31 @@ EXECUTABLE = {
 }
 
 
+# What the checkpoints of training runs hold besides tensors, by the name under which a pickle calls it.
+KEPT_BY_TRAINING = (
+    "__builtin__ set", "_codecs encode", "argparse Namespace", "builtins complex", "builtins getattr",
+    "collections defaultdict", "copy_reg _reconstructor", "datetime datetime",
+    "lightning.fabric.utilities AttributeDict",
+    "lightning_fabric.utilities.data AttributeDict",
+    "mmcv.utils.config ConfigDict", "mmengine.config.config ConfigDict",
+    "mmengine.logging.history_buffer HistoryBuffer", "mmengine.logging.message_hub MessageHub",
+    "numpy dtype", "numpy ndarray", "numpy._core.multiarray scalar", "numpy.core.multiarray _reconstruct",
+    "numpy.dtypes Float32DType", "nvidia_tao_core.config.segformer.default_config ExperimentConfig",
+    "nvidia_tao_pytorch.config.segformer Config", "omegaconf.dictconfig DictConfig", "pathlib PosixPath",
+    "pathlib WindowsPath", "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
+    "segmentation_models_pytorch.losses DiceLoss", "torch bfloat16", "torch device",
+    "torch.nn.modules.loss CrossEntropyLoss", "torchmetrics.metric Metric", "typing Any",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT_BY_TRAINING)
+def test_what_training_keeps_with_the_weights_is_read_past(write, name):
+    module, _, attribute = name.partition(" ")
+    called = f"c{module}\n{attribute}\n".encode() + b"(" + hostile.text("x") + b"tR"
+    found = read_checkpoint(write(hostile.mapping(state_dict=HONEST, meta=called)))
+    assert found.tensors["a"].read().shape == (2, 3)
+
+
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_nothing_in_a_file_is_executed(write, tmp_path, name):
     mark = tmp_path / "executed"
