@@ -357,3 +357,44 @@ def test_other_backends_give_the_same_class_map(backend):
     pytest.importorskip(backend)
     assert len(_counts_on(backend)) == 4
     assert _counts_on(backend) == _counts_on("tensorflow")
+
+
+BANDS = {"image_mean": [0.5] * 5, "image_std": [0.25] * 5, "value_type": "uint16", "value_range": (0, 4095)}
+
+
+@pytest.fixture
+def five_bands(small_config):
+    from tf_segformer import SegformerForSemanticSegmentation
+
+    small_config.num_channels = 5
+    return SegformerForSemanticSegmentation(small_config)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "whole"}, {"mode": "slide", "window": 32, "stride": 16}, {"mode": "multiscale"}]
+)
+def test_five_bands_of_16_bits_are_segmented_as_arrays_and_files(five_bands, options, tmp_path):
+    image = np.random.default_rng(0).integers(0, 4096, (40, 52, 5)).astype(np.uint16)
+    np.save(tmp_path / "scene.npy", image)
+    predictor = SegmentationPredictor(five_bands, SegformerImageProcessor(size=32, **BANDS), **options)
+    array, channels_first, file = predictor([image, image.transpose(2, 0, 1), tmp_path / "scene.npy"])
+    assert array.class_map.shape == (40, 52)
+    np.testing.assert_array_equal(channels_first.class_map, array.class_map)
+    np.testing.assert_array_equal(file.class_map, array.class_map)
+
+
+def test_windows_are_prepared_by_the_statistics_of_their_image(five_bands):
+    image = np.random.default_rng(0).integers(0, 900, (48, 64, 5)).astype(np.uint16)
+    image[:, 32:] += 3000  # windows on the right have other percentiles than the image
+    own = SegformerImageProcessor(value_percentiles=(0, 100), image_mean=0.5, image_std=0.25)
+    fixed = own.with_statistics_of(image)
+    slide = {"mode": "slide", "window": 32, "stride": 16, "return_confidence": True}
+    (found,), (expected,) = (SegmentationPredictor(five_bands, each, **slide)(image) for each in (own, fixed))
+    np.testing.assert_array_equal(found.confidence, expected.confidence)
+
+
+def test_images_with_other_bands_than_the_model_are_errors(five_bands):
+    predictor = SegmentationPredictor(five_bands, SegformerImageProcessor(**BANDS))
+    for image in (np.zeros((40, 52, 4), np.uint16), np.zeros((40, 52), np.uint16), Image.new("RGB", (52, 40))):
+        with pytest.raises(ValueError, match="takes images of 5 channels, but the shape of this one is"):
+            list(predictor(image))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tf_segformer.errors import CheckpointError
-from tf_segformer.imaging import transforms
+from tf_segformer.imaging import fields as checked
+from tf_segformer.imaging import transforms, values
+from tf_segformer.imaging.bands import as_bands, stored_bands
 from tf_segformer.imaging.batches import as_list, collate
-from tf_segformer.imaging.files import to_rgb
 from tf_segformer.imaging.postprocess import class_map_from_logits
 from tf_segformer.io import read_json, write_json
 
@@ -29,6 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _NEAREST = int(Image.Resampling.NEAREST)
 _OLD_SPELLINGS = {"reduce_labels": "do_reduce_labels"}
+_OWN_FIELDS = ("apply_exif_orientation", *checked.BAND_FIELDS)
 _TYPE_FIELDS = ("image_processor_type", "feature_extractor_type")
 
 
@@ -53,6 +53,14 @@ class SegformerImageProcessor:
         image_std: Standard deviation of each channel, or one number, not 0; None is ImageNet's.
         do_reduce_labels: Turn label 0 of segmentation maps into 255 (ignored) and lower the others by one (ADE20K).
         apply_exif_orientation: Turn Pillow images as their EXIF tag says. Off by default: the original ignores it.
+        value_type: Type of the values of bands, "uint8", "uint16", "int16" or "float32": others are rejected. With this
+            field or the next three, images are more than 8-bit RGB: each band is resized by itself, in float32 as
+            Pillow's mode "F" where it is not uint8.
+        value_range: (low, high) that is scaled to 0..1, instead of `rescale_factor`, values beyond it being clipped; or
+            such a pair for each band.
+        value_percentiles: (low, high) in percent: each band of each image by these percentiles of its own.
+        normalization: "per_image" normalizes each image by its own mean and standard deviation over all bands, as
+            Doodleverse's models need, instead of `image_mean` and `image_std`.
         extra: Fields of a preprocessor_config.json that this class does not know; written back by `to_dict`.
 
     Raises:
@@ -76,28 +84,41 @@ class SegformerImageProcessor:
     image_std: float | Sequence[float] | None = None
     do_reduce_labels: bool = False
     apply_exif_orientation: bool = False
+    value_type: str | None = None
+    value_range: Sequence[float] | Sequence[Sequence[float]] | None = None
+    value_percentiles: Sequence[float] | None = None
+    normalization: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.size = _as_size(self.size)
-        if self.resample not in list(Image.Resampling):
-            known = ", ".join(f"{one.value} {one.name.lower()}" for one in Image.Resampling)
-            raise ValueError(f"resample must be one of Pillow's filters ({known}), but is {self.resample!r}.")
-        self.resample = int(self.resample)
-        if not _is_finite(self.rescale_factor):
-            raise ValueError(f"rescale_factor must be a finite number, but is {self.rescale_factor!r}.")
-        self.image_mean = _as_channel_values(
-            "image_mean", IMAGENET_MEAN if self.image_mean is None else self.image_mean
-        )
-        self.image_std = _as_channel_values("image_std", IMAGENET_STD if self.image_std is None else self.image_std)
-        if np.any(np.equal(self.image_std, 0)):
-            raise ValueError(f"image_std must not hold 0, but is {self.image_std!r}.")
+        self.size = checked.as_size(self.size)
+        self.resample = checked.as_filter(self.resample)
+        self.image_mean = checked.as_channel_values("image_mean", self.image_mean, IMAGENET_MEAN)
+        self.image_std = checked.as_channel_values("image_std", self.image_std, IMAGENET_STD)
+        self.value_range = checked.as_value_range(self.value_range)
+        self.value_percentiles = checked.as_percentiles(self.value_percentiles)
+        checked.check_fields(self)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether images are more than 8-bit RGB: values of any type are taken as they are."""
+        return any(getattr(self, name) not in (None, "uint8") for name in checked.BAND_FIELDS)
+
+    @property
+    def num_bands(self) -> int | None:
+        """Number of bands that the fields are for; None where one number is for all."""
+        return next(iter(checked.band_counts(self).values()), None)
 
     @property
     def target_size(self) -> tuple[int, int]:
         """Height and width that images are resized to."""
         assert isinstance(self.size, dict)  # since __post_init__
         return self.size["height"], self.size["width"]
+
+    def resize(self, array: np.ndarray, size: tuple[int, int], layout: str = transforms.CHANNELS_LAST) -> np.ndarray:
+        """Resizes an image (H, W, C) to (height, width) by `resample`, in its own range where it keeps its values."""
+        resize = transforms.resize_bands if self.keeps_values else transforms.resize
+        return resize(array, size, self.resample, layout)
 
     def rescale_and_normalize(self, array: np.ndarray, layout: str = transforms.CHANNELS_LAST) -> np.ndarray:
         """Applies `do_rescale` and `do_normalize` to the values of one image of the right size.
@@ -113,12 +134,32 @@ class SegformerImageProcessor:
             >>> SegformerImageProcessor(do_normalize=False).rescale_and_normalize(np.full((1, 1, 3), 51)).tolist()
             [[[0.20000000298023224, 0.20000000298023224, 0.20000000298023224]]]
         """
-        assert self.image_mean is not None and self.image_std is not None  # since __post_init__
-        if self.do_rescale:
-            array = transforms.rescale(array, self.rescale_factor)
-        if self.do_normalize:
-            array = transforms.normalize(array, self.image_mean, self.image_std, layout)
+        fixed = self.with_statistics_of(transforms.change_layout(array, layout, transforms.CHANNELS_LAST))
+        assert fixed.image_mean is not None and fixed.image_std is not None  # since __post_init__
+        if fixed.value_range is not None:
+            array = values.scale_to_range(array, fixed.value_range, layout)
+        elif fixed.do_rescale:
+            array = transforms.rescale(array, fixed.rescale_factor)
+        if fixed.do_normalize:
+            array = transforms.normalize(array, fixed.image_mean, fixed.image_std, layout)
         return array
+
+    def with_statistics_of(self, image: np.ndarray) -> SegformerImageProcessor:
+        """The processor with an image's own percentiles, mean and deviation as constants, for its parts.
+
+        Args:
+            image: (H, W, C).
+
+        Returns:
+            A processor without `value_percentiles` and `normalization`; this one where it has neither.
+
+        Example:
+            >>> processor = SegformerImageProcessor(value_percentiles=(0, 100), do_normalize=False)
+            >>> processor.with_statistics_of(np.array([[[3], [7]]])).value_range
+            [[3.0, 7.0]]
+        """
+        own = values.statistics_fields(image, self)
+        return dataclasses.replace(self, **own) if own else self
 
     def __call__(
         self,
@@ -134,7 +175,8 @@ class SegformerImageProcessor:
 
         Args:
             images: A Pillow image, an array or tensor (H, W, C) or (C, H, W), a batch of arrays with one more axis,
-                or a list of them; whole numbers in [0, 255], or floats in [0, 1] with `do_rescale=False`.
+                or a list of them; whole numbers in [0, 255], or floats in [0, 1] with `do_rescale=False`; with the
+                fields for bands, values of any type and range.
             segmentation_maps: Class indices for each image: Pillow images or arrays (H, W).
             return_tensors: "np" stacks the batch, "tf", "pt" and "jax" make a tensor of it, None leaves lists, which
                 images of different sizes need when `do_resize` is off.
@@ -292,7 +334,7 @@ class SegformerImageProcessor:
         """Gives the fields as preprocessor_config.json holds them.
 
         Returns:
-            Fields under the Hub's names, `extra` among them; `apply_exif_orientation` only where it is on.
+            Fields under the Hub's names, `extra` among them; those that the Hub does not know where they are used.
 
         Example:
             >>> SegformerImageProcessor().to_dict()["image_processor_type"]
@@ -300,8 +342,7 @@ class SegformerImageProcessor:
         """
         fields = dataclasses.asdict(self)
         extra = fields.pop("extra")
-        if not fields["apply_exif_orientation"]:
-            del fields["apply_exif_orientation"]  # no field of the Hub's
+        fields = {name: value for name, value in fields.items() if value or name not in _OWN_FIELDS}
         return {**extra, **fields, "image_processor_type": "SegformerImageProcessor"}
 
     def _with(self, overrides: Mapping[str, Any]) -> SegformerImageProcessor:
@@ -317,14 +358,16 @@ class SegformerImageProcessor:
         array, layout = self._as_channels(image, input_data_format)
         if array.size == 0:
             raise ValueError(f"The image is empty: its shape is {array.shape}.")
-        if self.do_rescale and transforms.looks_rescaled(array):
+        if self.keeps_values:
+            array = values.as_values(array, self.value_type)
+        elif self.do_rescale and transforms.looks_rescaled(array):
             warnings.warn(
                 "It looks like you are trying to rescale already rescaled images. If the input"
                 " images have pixel values between 0 and 1, set `do_rescale=False` to avoid rescaling them again.",
                 stacklevel=3,
             )
         if self.do_resize:
-            array = transforms.resize(array, self.target_size, self.resample, layout)
+            array = self.resize(array, self.target_size, layout)
         return transforms.change_layout(self.rescale_and_normalize(array, layout), layout, data_format)
 
     def _as_channels(self, image: Any, input_data_format: str | None) -> tuple[np.ndarray, str]:
@@ -333,13 +376,11 @@ class SegformerImageProcessor:
             if self.apply_exif_orientation:
                 image = ImageOps.exif_transpose(image)
             if input_data_format is None:
-                return np.asarray(to_rgb(image)), transforms.CHANNELS_LAST
+                return stored_bands(image, self.num_bands, self.keeps_values), transforms.CHANNELS_LAST
         array = transforms.to_array(image)
         if input_data_format is not None:
             return array, input_data_format
-        if array.ndim == 2:
-            return np.repeat(array[..., None], 3, axis=-1), transforms.CHANNELS_LAST
-        return array, transforms.infer_layout(array)
+        return as_bands(array, self.num_bands, self.keeps_values)
 
     def _prepare_map(self, labels: Any, input_data_format: str | None) -> np.ndarray:
         """Reduces the labels of one segmentation map and resizes it with nearest."""
@@ -356,32 +397,3 @@ class SegformerImageProcessor:
         if array.shape[-1] != 1:
             raise ValueError(f"A segmentation map needs one channel, but its shape is {array.shape}.")
         return array[..., 0].astype(np.int32)
-
-
-def _as_size(size: Mapping[str, int] | int | Sequence[int]) -> dict[str, int]:
-    """Reads every spelling of the target size."""
-    if isinstance(size, Integral):
-        size = (int(size), int(size))
-    if not isinstance(size, Mapping) and isinstance(size, Sequence) and len(size) == 2:
-        size = {"height": size[0], "width": size[1]}
-    if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
-        raise ValueError(f'size must be {{"height": int, "width": int}}, one int or (height, width), but is {size!r}.')
-    if not all(isinstance(side, Integral) and side > 0 for side in size.values()):
-        raise ValueError(f"size must hold whole numbers of at least 1, but is {dict(size)!r}.")
-    return {name: int(size[name]) for name in ("height", "width")}
-
-
-def _as_channel_values(name: str, values: Any) -> float | list[float]:
-    """Reads one number or one number a channel."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if _is_finite(values):
-        return float(values)
-    if isinstance(values, Sequence) and len(values) > 0 and all(map(_is_finite, values)):
-        return [float(value) for value in values]
-    raise ValueError(f"{name} must be a finite number or a list of them, one a channel, but is {values!r}.")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a finite real number."""
-    return isinstance(value, Real) and math.isfinite(value)

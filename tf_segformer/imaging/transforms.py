@@ -11,6 +11,7 @@ from PIL import Image
 
 CHANNELS_FIRST = "channels_first"
 CHANNELS_LAST = "channels_last"
+_REMEDY = " `tf-segformer check DATA --statistics` computes those of other bands."
 LAYOUTS = (CHANNELS_FIRST, CHANNELS_LAST)
 
 
@@ -121,6 +122,26 @@ def resize(array: np.ndarray, size: tuple[int, int], resample: int, layout: str)
     return rescale(resized, 1 / 255) if fractional else resized
 
 
+def resize_bands(array: np.ndarray, size: tuple[int, int], resample: int, layout: str) -> np.ndarray:
+    """Resizes each band by itself: 8-bit values as Pillow's mode "L", others in float32 as its mode "F".
+
+    Args:
+        array: Image in `layout`, uint8 or float32.
+        size: Target (height, width).
+        resample: Pillow's number of the filter.
+        layout: Where the channels of `array` are, and will be.
+
+    Returns:
+        Image of the same type.
+    """
+    if array.dtype == np.uint8:
+        return resize(array, size, resample, layout)
+    bands = change_layout(array, layout, CHANNELS_FIRST)
+    images = [Image.fromarray(np.ascontiguousarray(band, np.float32)) for band in bands]
+    resized = np.stack([np.asarray(image.resize((size[1], size[0]), resample)) for image in images])
+    return change_layout(resized, CHANNELS_FIRST, layout)
+
+
 def _resize_8_bit(pixels: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
     """One band (H, W) or RGB (H, W, 3) through Pillow."""
     image = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
@@ -138,7 +159,8 @@ def _per_channel(values: float | Sequence[float], channels: int, name: str, dtyp
     if not isinstance(values, Sequence):
         values = [values] * channels
     if len(values) != channels:
-        raise ValueError(f"{name} has {len(values)} values, but the image has {channels} channels.")
+        remedy = _REMEDY if channels not in (1, 3) else ""
+        raise ValueError(f"{name} has {len(values)} values, but the image has {channels} channels.{remedy}")
     return np.array(values, dtype=dtype)
 
 

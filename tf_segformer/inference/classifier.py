@@ -49,8 +49,7 @@ def classify(
     forward, labels = forward_function(model), names_of_classes(model.config.id2label)
 
     def results() -> Iterator[ClassificationResult]:
-        channels, turned = model.config.num_channels, processor.apply_exif_orientation
-        for image in read_images(as_images(images), channels, turned, on_error, failures):
+        for image in read_images(as_images(images), model.config.num_channels, processor, on_error, failures):
             batch = processor(image.pixels, input_data_format=transforms.CHANNELS_LAST)
             probabilities = softmax(with_background(forward(batch["pixel_values"])[0]))  # (K,)
             best = np.argsort(-probabilities, kind="stable")[:top_k]

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.bands import open_for
+from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.results import Failure
 
 ON_ERROR = ("raise", "skip")
@@ -44,14 +45,14 @@ def as_images(images: Any) -> Iterable[Any]:
 
 
 def read_images(
-    images: Iterable[Any], channels: int, apply_exif_orientation: bool, on_error: str, failures: list[Failure]
+    images: Iterable[Any], channels: int, processor: SegformerImageProcessor, on_error: str, failures: list[Failure]
 ) -> Iterator[InputImage]:
     """Opens images one after the other, each when it is asked for.
 
     Args:
         images: Path, encoded bytes, Pillow image, array or tensor (H, W), (H, W, C) or (C, H, W), each.
         channels: C of the model.
-        apply_exif_orientation: Turn images from files as their EXIF tag says.
+        processor: The model's: says whether files are read as 8-bit RGB or as their bands.
         on_error: "raise" stops at an image that cannot be read; "skip" notes it and goes on.
         failures: Where images that cannot be read are noted.
 
@@ -65,7 +66,7 @@ def read_images(
     for index, image in enumerate(images):
         source = fspath(image) if isinstance(image, (str, PathLike)) else None
         try:
-            pixels = _pixels(image, channels, apply_exif_orientation)
+            pixels = _pixels(image, channels, processor)
         except (ValueError, OSError) as error:
             if on_error == "raise":
                 raise
@@ -74,16 +75,27 @@ def read_images(
             yield InputImage(index, source, pixels)
 
 
-def _pixels(image: Any, channels: int, apply_exif_orientation: bool) -> np.ndarray:
+def _pixels(image: Any, channels: int, processor: SegformerImageProcessor) -> np.ndarray:
     """An image of any kind as (H, W, C)."""
     if isinstance(image, (str, PathLike, bytes, Image.Image)):
-        return np.asarray(open_image(image, apply_exif_orientation=apply_exif_orientation))
+        return _with_channels(open_for(processor, image, channels), channels, image)
     array = transforms.to_array(image)
     if array.size == 0:
         raise ValueError(f"the image is empty: its shape is {array.shape}")
     if array.ndim == 2:
-        return np.repeat(array[..., None], channels, axis=-1)
-    layout = transforms.CHANNELS_LAST
-    if array.shape[-1] != channels:
-        layout = transforms.infer_layout(array, (channels,))
-    return transforms.change_layout(array, layout, transforms.CHANNELS_LAST)
+        array = array[..., None]
+    elif array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
+        array = transforms.change_layout(array, transforms.CHANNELS_FIRST, transforms.CHANNELS_LAST)
+    return _with_channels(array, channels, "the image")
+
+
+def _with_channels(array: np.ndarray, channels: int, name: Any) -> np.ndarray:
+    """An image with as many channels as the model takes; a single one is repeated for RGB."""
+    if array.ndim == 3 and array.shape[-1] == 1 and channels == 3:
+        return np.repeat(array, 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != channels:
+        name = name if isinstance(name, (str, PathLike)) else "the image"
+        raise ValueError(
+            f"{name}: the model takes images of {channels} channels, but the shape of this one is {array.shape}"
+        )
+    return array

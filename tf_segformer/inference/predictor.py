@@ -142,8 +142,7 @@ class SegmentationPredictor:
         images = as_images(images)
         total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        turned = self.processor.apply_exif_orientation
-        opened = read_images(images, self.model.input_shape[-1], turned, on_error, failures)
+        opened = read_images(images, self.model.input_shape[-1], self.processor, on_error, failures)
         results = self._segment(opened)
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
@@ -183,22 +182,29 @@ class SegmentationPredictor:
         pixels = pixels[:, ::-1] if flipped else pixels
         if self.window is None or self.stride is None:
             return ArrayLogits(with_background(self._logits([pixels], size)[0]))
+        processor = self.processor.with_statistics_of(pixels)  # windows by those of their image
         if size != pixels.shape[:2]:
-            pixels = transforms.resize(pixels, size, self.processor.resample, transforms.CHANNELS_LAST)
+            pixels = processor.resize(pixels, size)
 
         def read(box: Box) -> np.ndarray:
             top, left, height, width = box
             return pixels[top : top + height, left : left + width]
 
-        return self.window_logits(size, read)
+        return self.window_logits(size, read, processor)
 
-    def window_logits(self, size: _Size, read: Callable[[Box], np.ndarray | None]) -> SlidingWindowLogits:
+    def window_logits(
+        self,
+        size: _Size,
+        read: Callable[[Box], np.ndarray | None],
+        processor: SegformerImageProcessor | None = None,
+    ) -> SlidingWindowLogits:
         """The blended logits of an image of any size that is read a window at a time.
 
         Args:
             size: (H, W) of the image.
             read: From a (top, left, height, width) box to its pixels (height, width, C), or to None where there is
                 nothing to segment: the model is not run there.
+            processor: Instead of the predictor's, such as what `with_statistics_of` gives of the whole image.
 
         Returns:
             A source of logits; rows are read from top to bottom.
@@ -219,14 +225,16 @@ class SegmentationPredictor:
         @functools.cache
         def blank(height: int, width: int) -> np.ndarray:
             """Logits without a preference, in the shape that the model gives."""
-            pixels = np.zeros((height, width, self.model.input_shape[-1]), np.uint8)
+            pixels = np.zeros((height, width, self.model.input_shape[-1]), self.processor.value_type or np.uint8)
             return np.zeros_like(with_background(self._logits([pixels], (height, width))[0]))
 
         def predict(boxes: Sequence[Box]) -> Iterator[np.ndarray]:
             for first in range(0, len(boxes), self.batch_size):
                 crops = [read(box) for box in boxes[first : first + self.batch_size]]
                 present = [crop for crop in crops if crop is not None]
-                logits = iter(with_background(self._logits(present, present[0].shape[:2])) if present else ())
+                logits = iter(
+                    with_background(self._logits(present, present[0].shape[:2], processor)) if present else ()
+                )
                 yield from (blank(*boxes[0][2:]) if crop is None else next(logits) for crop in crops)
 
         return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend)
@@ -249,10 +257,12 @@ class SegmentationPredictor:
             raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
         return labels
 
-    def _logits(self, images: Sequence[np.ndarray], size: _Size) -> np.ndarray:
+    def _logits(
+        self, images: Sequence[np.ndarray], size: _Size, processor: SegformerImageProcessor | None = None
+    ) -> np.ndarray:
         """Prepares images of one kind at a size and runs the model: (B, h, w, K) float32."""
         as_configured = self.mode == "resize" and self.processor.do_resize
-        batch = self.processor(
+        batch = (processor or self.processor)(
             list(images),
             input_data_format=transforms.CHANNELS_LAST,
             do_resize=as_configured or any(image.shape[:2] != size for image in images),

@@ -91,7 +91,7 @@ class Validation:
     def _through_windows(self, image: Any, labels: np.ndarray) -> tuple[SegmentationResult, float]:
         """The class map of a large image, and its loss: the mean over chunks of rows by their labelled pixels."""
         channels = self.predictor.model.input_shape[-1]
-        (opened,) = read_images([image], channels, self.predictor.processor.apply_exif_orientation, "raise", [])
+        (opened,) = read_images([image], channels, self.predictor.processor, "raise", [])
         logits = self._window_logits(opened)
         class_map = np.empty(opened.size, np.int32)
         losses, weights = [], []
@@ -111,7 +111,7 @@ class Validation:
             top, left, height, width = box
             return image.pixels[top : top + height, left : left + width]
 
-        return self.windows.window_logits(image.size, read)
+        return self.windows.window_logits(image.size, read, self.windows.processor.with_statistics_of(image.pixels))
 
     def _loss(self, labels: np.ndarray, logits: np.ndarray) -> float:
         """The loss of one image, or of some of its rows."""
