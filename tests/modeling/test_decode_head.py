@@ -204,6 +204,23 @@ def test_mmseg_head_activates_every_projection(feature_maps):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+def test_moving_statistics_take_a_tenth_of_each_batch_as_torch_does(feature_maps):
+    head = MmsegDecodeHead(num_labels=7, hidden_size=12, dropout=0.0)
+    head(feature_maps)
+    head(feature_maps, training=True)
+    projected = ops.convert_to_numpy(head.convolutions[0](feature_maps[0]))
+    moving_mean = ops.convert_to_numpy(head.batch_norms[0].moving_mean)
+    np.testing.assert_allclose(moving_mean, 0.1 * projected.mean((0, 1, 2)), rtol=1e-4, atol=1e-7)
+    moving_variance = ops.convert_to_numpy(head.batch_norms[0].moving_variance)
+    np.testing.assert_allclose(moving_variance, 0.9 + 0.1 * projected.var((0, 1, 2)), rtol=1e-2)  # torch's is unbiased
+
+
+def test_a_new_head_has_the_kernels_of_the_paper_s_code(feature_maps):
+    head = SegformerDecodeHead(num_labels=150, hidden_size=256)
+    head(feature_maps)
+    assert 0.019 < np.std(ops.convert_to_numpy(head.classifier.kernel)) < 0.021
+
+
 def test_a_head_is_rebuilt_from_its_description(feature_maps):
     for head in (SegformerDecodeHead(7, 12), MmsegDecodeHead(7, 12)):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))

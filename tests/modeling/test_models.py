@@ -18,6 +18,7 @@ from tf_segformer import (
     losses,
     metrics,
 )
+from tf_segformer.modeling.inputs import check_pixel_values
 from tf_segformer.ops.initialization import skip_initialization
 
 # Trainable parameters as PyTorch counts them: encoder, segmenter with 150 and 19 labels, classifier with 1000.
@@ -102,6 +103,24 @@ def test_a_dictionary_is_taken_whole_and_one_without_images_rejected(small_confi
     np.testing.assert_allclose(model.predict(inputs, verbose=0), model(pixel_values), atol=1e-5)
     with pytest.raises(ValueError, match='Missing data for input "pixel_values"'):
         model({"images": pixel_values})
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states", "return_dict"])
+def test_what_a_model_gives_is_not_chosen_when_it_is_called(small_config, pixel_values, name):
+    with pytest.raises(TypeError, match=f"a call takes no {name}: .* said when it is made"):
+        SegformerModel(small_config)(pixel_values, **{name: True})
+
+
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions", "rematerialize"])
+def test_what_a_model_gives_is_part_of_its_description(small_config, name):
+    config = small_config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = SegformerModel.from_config(SegformerModel(config, **{name: True}).get_config())
+    assert {key: value for key, value in model.arguments.items() if value} == {name: True}
+
+
+def test_images_of_no_known_rank_are_left_to_keras():
+    """What tf.data gives after a numpy_function."""
+    check_pixel_values(tf.TensorSpec(None, tf.float32), 3)
 
 
 def test_outputs_that_were_not_asked_for_are_not_given(small_config, pixel_values):
