@@ -21,6 +21,7 @@ ALLOWED = {
     "loading": LEAVES | {"configuration", "modeling", "checkpoints"},
     "data": LEAVES | {"imaging"},
     "inference": LEAVES | {"ops", "imaging"},
+    "batch": LEAVES | {"checkpoints", "imaging", "inference", "loading"},
     "raster": LEAVES | {"imaging", "inference"},
     "evaluation": LEAVES | {"ops", "imaging", "inference"},
     "training": LEAVES | {"ops", "configuration", "modeling", "imaging", "data", "inference", "evaluation"},
@@ -75,7 +76,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
-BUDGET = {"tf_segformer": 27_500, "tf_segformer/modeling": 1_620, "benchmarks": 3_000}
+BUDGET = {"tf_segformer": 29_200, "tf_segformer/modeling": 1_620, "benchmarks": 3_000}
 
 
 def count_lines(path: Path) -> int:
@@ -111,7 +112,7 @@ WORDS = {
     r"pictures?": ("image", ()),
     r"colou?red? in|colours?": ("color", ()),
     r"draw[ns]?|drawing": ("trace, sample, initialize; only an image is drawn", PAINTING),
-    r"rooms?|arrows?": ("package, dependency; Arrow is a format", ("data/hugging_face.py",)),
+    r"rooms?|arrows?": ("package, dependency; Arrow is a format", ("data/hugging_face.py", "batch/")),
     r"slopes?": ("gradient, dx", ()),
     r"strips": ("chunks of rows", ()),
     r"in turn": ("sequentially", ()),

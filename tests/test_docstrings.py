@@ -28,6 +28,7 @@ MODULES = ["tf_segformer"] + [
     if not module.name.endswith("__main__")
 ]
 EXTRAS = {
+    "tf_segformer.batch.": "pyarrow",
     "tf_segformer.deploy.onnx.": "onnx",
     "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
     "tf_segformer.inference.video": "av",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_segformer import data as data
+    from tf_segformer.batch.run import predict_dataset as predict_dataset
     from tf_segformer.configuration import SegformerConfig as SegformerConfig
     from tf_segformer.deploy.litert import export_litert as export_litert
     from tf_segformer.deploy.onnx.export import export_onnx as export_onnx
@@ -45,6 +46,7 @@ _OBJECTS = {
     "SegformerImageProcessor": "tf_segformer.imaging.processor",
     "SegmentationPredictor": "tf_segformer.inference.predictor",
     "evaluate": "tf_segformer.evaluation.evaluate",
+    "predict_dataset": "tf_segformer.batch.run",
     "export_litert": "tf_segformer.deploy.litert",
     "export_onnx": "tf_segformer.deploy.onnx.export",
     "export_saved_model": "tf_segformer.deploy.saved_model",

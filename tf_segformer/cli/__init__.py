@@ -14,6 +14,10 @@ from tf_segformer.errors import SegformerError
 
 COMMANDS = {
     "predict": ("tf_segformer.cli.predict:predict", "Segment photos: class map, overlay, fraction of each class."),
+    "predict-dataset": (
+        "tf_segformer.cli.predict_dataset:predict_dataset",
+        "Segment a dataset of any size: Parquet with a row per image.",
+    ),
     "info": ("tf_segformer.cli.info:info", "Describe a model: parameters, GMACs, labels, origin."),
     "convert": ("tf_segformer.cli.convert:convert", "Move weights between PyTorch, Hugging Face and Keras."),
     "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),

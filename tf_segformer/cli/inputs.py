@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from tf_segformer.imaging.files import IMAGE_SUFFIXES
 
 
 def expand_inputs(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:

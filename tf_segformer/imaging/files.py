@@ -23,6 +23,9 @@ MAX_FILE_BYTES = 8 * MAX_PIXELS
 # The formats whose decoders only decode: Pillow's EPS reader, for one, starts Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the files that a folder's images are taken from."""
+
 FULL_16_BITS = 1 << 14
 """16-bit values that stay below it come from sensors of 10 to 14 bits: their upper byte alone is nearly black."""
 

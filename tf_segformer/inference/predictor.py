@@ -153,7 +153,7 @@ class SegmentationPredictor:
         if self._averages:
             yield from map(self._segment_averaged, images)
             return
-        for size, neighbours in itertools.groupby(images, key=lambda image: self._view_sizes(image.size)[0]):
+        for size, neighbours in itertools.groupby(images, key=lambda image: self.view_sizes(image.size)[0]):
             while batch := list(itertools.islice(neighbours, self.batch_size)):
                 logits = self._logits([image.pixels for image in batch], size)
                 yield from (self._from_logits(*each) for each in zip(batch, logits, strict=True))
@@ -171,7 +171,7 @@ class SegmentationPredictor:
         """The result of an image that the model sees in windows, at several scales or flipped."""
         views = [
             (ResizedLogits(self._view_logits(image.pixels, size, flipped), image.size), flipped)
-            for size in self._view_sizes(image.size)
+            for size in self.view_sizes(image.size)
             for flipped in ((False, True) if self.flip else (False,))
         ]
         class_map, confidence = class_map_from_views(views, self.return_confidence)
@@ -275,8 +275,15 @@ class SegmentationPredictor:
             )
         return logits
 
-    def _view_sizes(self, size: _Size) -> list[_Size]:
-        """The sizes at which the model sees an image of a given size."""
+    def view_sizes(self, size: _Size) -> list[_Size]:
+        """The sizes at which the model sees an image; neighbouring images of equal ones share a batch.
+
+        Args:
+            size: (H, W) of the image.
+
+        Returns:
+            One (H, W) per scale.
+        """
         if self.mode == "resize" and self.processor.do_resize:
             return [self.processor.target_size]
         if self.mode in ("resize", "slide"):

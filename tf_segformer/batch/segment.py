@@ -1,0 +1,170 @@
+"""The images of one shard through the model: read ahead by threads, batched by size, one row per image."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tf_segformer.batch.inputs import Shard
+from tf_segformer.batch.readers import Columns, EncodedImage, encoded_images
+from tf_segformer.errors import ImageError
+from tf_segformer.imaging.files import MAX_PIXELS, open_image
+from tf_segformer.imaging.visualize import mask_image
+from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.results import SegmentationResult
+
+OK, BROKEN, UNREADABLE = "ok", "broken", "unreadable"
+_READERS = 8  # threads
+_MOST_WAITING_PIXELS = 1 << 26  # of images that wait for others of their size: 200 MB
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How images go through the model together; what a shard gives depends on it in the last bits.
+
+    Args:
+        columns: Columns of Parquet files that hold images and ids.
+        batch_size: Most images in a batch.
+        batch_pixels: Most pixels that the model sees in a batch of several images.
+        max_pixels: Largest height times width of an image.
+        masks: Whether rows carry the class map.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    batch_size: int = 16
+    batch_pixels: int = 1 << 22
+    max_pixels: int = MAX_PIXELS
+    masks: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the output says of one image.
+
+    Args:
+        position: Of the image in its shard.
+        id: What identifies it.
+        status: `OK`, `BROKEN` (its file is no image) or `UNREADABLE` (its file cannot be had).
+        error: Why it was not segmented.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        class_fractions: Fraction of the pixels by class name, the largest first.
+        mask: The class map as PNG, where it was asked for.
+    """
+
+    position: int
+    id: str
+    status: str
+    error: str | None = None
+    height: int | None = None
+    width: int | None = None
+    class_fractions: dict[str, float] | None = None
+    mask: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that was read, or why it could not be."""
+
+    position: int
+    id: str
+    pixels: np.ndarray | None
+    failure: Row | None
+
+
+def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batching) -> Iterator[list[Row]]:
+    """Segments the images of a shard.
+
+    Args:
+        shard: The shard.
+        predictor: Made with the batch size of `batching`.
+        batching: How.
+
+    Yields:
+        The rows of some images, one per image in all; the same for the same shard wherever it is computed.
+
+    Raises:
+        DatasetError: A table of the input holds no images.
+    """
+    failures: list[Row] = []
+    images = _readable(_read_ahead(shard, predictor.processor.apply_exif_orientation, batching), failures)
+    for batch in _batches(images, predictor, batching):
+        results = predictor([image.pixels for image in batch])
+        rows = [_row(image, result, batching.masks) for image, result in zip(batch, results, strict=True)]
+        yield rows + failures
+        failures.clear()
+    yield failures
+
+
+def _read_ahead(shard: Shard, apply_exif_orientation: bool, batching: Batching) -> Iterator[_Image]:
+    """The images in order; threads read and decode those that come next."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque[Future[_Image]] = deque()
+        for position, encoded in enumerate(encoded_images(shard, batching.columns)):
+            waiting.append(pool.submit(_open, position, encoded, apply_exif_orientation, batching.max_pixels))
+            if len(waiting) > _READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _open(position: int, encoded: EncodedImage, apply_exif_orientation: bool, max_pixels: int) -> _Image:
+    """Reads and decodes one image."""
+    status = UNREADABLE
+    try:
+        content = encoded.read()
+        status = BROKEN
+        image = open_image(content, max_pixels=max_pixels, apply_exif_orientation=apply_exif_orientation)
+        return _Image(position, encoded.id, np.asarray(image), None)
+    except ImageError as error:
+        reason = str(error).removeprefix("the image: ")
+    except Exception as error:
+        if status == BROKEN:
+            raise
+        reason = f"{type(error).__name__}: {error}"  # each file system has errors of its own
+    return _Image(position, encoded.id, None, Row(position, encoded.id, status, reason))
+
+
+def _readable(images: Iterator[_Image], failures: list[Row]) -> Iterator[_Image]:
+    """Passes the images on and keeps the rows of those that could not be read."""
+    for image in images:
+        if image.failure is None:
+            yield image
+        else:
+            failures.append(image.failure)
+
+
+def _batches(images: Iterator[_Image], predictor: SegmentationPredictor, batching: Batching) -> Iterator[list[_Image]]:
+    """Groups images that the model sees in the same sizes; which ones depends on nothing but their order."""
+    waiting: dict[tuple[tuple[int, int], ...], list[_Image]] = {}
+    for image in images:
+        assert image.pixels is not None
+        sizes = tuple(predictor.view_sizes(image.pixels.shape[:2]))
+        waiting.setdefault(sizes, []).append(image)
+        most = min(batching.batch_size, batching.batch_pixels // max(height * width for height, width in sizes))
+        if len(waiting[sizes]) >= most:
+            yield waiting.pop(sizes)
+        while waiting and _pixels_of(waiting) > _MOST_WAITING_PIXELS:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def _pixels_of(waiting: dict[tuple[tuple[int, int], ...], list[_Image]]) -> int:
+    """Pixels of the images that wait."""
+    return sum(image.pixels.shape[0] * image.pixels.shape[1] for group in waiting.values() for image in group)  # type: ignore[union-attr]
+
+
+def _row(image: _Image, result: SegmentationResult, with_mask: bool) -> Row:
+    """The row of an image that was segmented."""
+    height, width = result.class_map.shape
+    mask = None
+    if with_mask:
+        buffer = io.BytesIO()
+        mask_image(result.class_map, list(result.labels.values()), result.palette).save(buffer, "PNG")
+        mask = buffer.getvalue()
+    return Row(image.position, image.id, OK, None, height, width, result.class_fractions, mask)
