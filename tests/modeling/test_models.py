@@ -118,6 +118,24 @@ def test_what_a_model_gives_is_part_of_its_description(small_config, name):
     assert {key: value for key, value in model.arguments.items() if value} == {name: True}
 
 
+def test_images_in_a_dictionary_are_checked_as_well(small_config, pixel_values):
+    with pytest.raises(ValueError, match="uint8: the model takes normalized floats"):
+        SegformerModel(small_config)({"pixel_values": pixel_values.astype("uint8")})
+
+
+def test_the_optimizer_has_its_variables_before_the_first_step_is_traced(small_config):
+    model = SegformerForSemanticSegmentation(small_config)
+    model.compile(keras.optimizers.AdamW())
+    model.make_train_function()
+    assert model.optimizer.built and len(model.optimizer.variables) > 2 * len(model.trainable_variables)
+
+
+def test_a_precision_by_its_name_is_taken_from_a_description(small_config):
+    described = SegformerModel(small_config, dtype="mixed_bfloat16").get_config()
+    model = SegformerModel.from_config({**described, "dtype": "mixed_bfloat16"})
+    assert model.dtype_policy.name == "mixed_bfloat16"
+
+
 def test_images_of_no_known_rank_are_left_to_keras():
     """What tf.data gives after a numpy_function."""
     check_pixel_values(tf.TensorSpec(None, tf.float32), 3)
