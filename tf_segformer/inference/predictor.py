@@ -153,10 +153,31 @@ class SegmentationPredictor:
         if self._averages:
             yield from map(self._segment_averaged, images)
             return
-        for size, neighbours in itertools.groupby(images, key=lambda image: self.view_sizes(image.size)[0]):
+
+        def how(image: InputImage) -> tuple[_Size, _Size | None]:
+            """The size at which the model sees an image, and its own where it is segmented on a GPU as a whole."""
+            on_gpu = image.pixels.dtype == np.uint8 and self._class_maps_on_gpu is not None
+            return self.view_sizes(image.size)[0], image.size if on_gpu else None
+
+        for (size, on_gpu), neighbours in itertools.groupby(images, key=how):
             while batch := list(itertools.islice(neighbours, self.batch_size)):
-                logits = self._logits([image.pixels for image in batch], size)
-                yield from (self._from_logits(*each) for each in zip(batch, logits, strict=True))
+                yield from self._segment_batch(batch, size, on_gpu is not None)
+
+    def _segment_batch(self, images: list[InputImage], size: _Size, on_gpu: bool) -> Iterator[SegmentationResult]:
+        """The results of images that go through the model at once; on a GPU they have one size."""
+        pixels = [image.pixels for image in images]
+        if on_gpu and self._class_maps_on_gpu is not None:
+            class_maps, num_classes = self._class_maps_on_gpu(np.stack(pixels), size)
+            yield from (self._result(image, each, num_classes) for image, each in zip(images, class_maps, strict=True))
+            return
+        yield from (self._from_logits(*each) for each in zip(images, self._logits(pixels, size), strict=True))
+
+    @functools.cached_property
+    def _class_maps_on_gpu(self) -> Callable[[np.ndarray, _Size], tuple[np.ndarray, int]] | None:
+        """From images to class maps and the number of classes, where no more is wanted and Keras has a GPU."""
+        from tf_segformer.inference.on_device import function_on_gpu
+
+        return None if self.return_confidence or self.return_logits else function_on_gpu(self.model, self.processor)
 
     def _from_logits(self, image: InputImage, logits: np.ndarray) -> SegmentationResult:
         """The result of an image that went through the model once."""
