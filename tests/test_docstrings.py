@@ -30,6 +30,7 @@ MODULES = ["tf_segformer"] + [
 EXTRAS = {
     "tf_segformer.batch.": "pyarrow",
     "tf_segformer.deploy.onnx.": "onnx",
+    "tf_segformer.deploy.openvino": "openvino",
     "tf_segformer.deploy.tf_serving.client": "tensorflow_serving",
     "tf_segformer.inference.video": "av",
     "tf_segformer.raster.": "rasterio",

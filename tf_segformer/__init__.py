@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tf_segformer.configuration import SegformerConfig as SegformerConfig
     from tf_segformer.deploy.litert import export_litert as export_litert
     from tf_segformer.deploy.onnx.export import export_onnx as export_onnx
+    from tf_segformer.deploy.openvino import export_openvino as export_openvino
     from tf_segformer.deploy.saved_model import export_saved_model as export_saved_model
     from tf_segformer.deploy.tf_serving.client import Client as Client
     from tf_segformer.evaluation import metrics as metrics
@@ -49,6 +50,7 @@ _OBJECTS = {
     "predict_dataset": "tf_segformer.batch.run",
     "export_litert": "tf_segformer.deploy.litert",
     "export_onnx": "tf_segformer.deploy.onnx.export",
+    "export_openvino": "tf_segformer.deploy.openvino",
     "export_saved_model": "tf_segformer.deploy.saved_model",
     "load_model": "tf_segformer.loading",
     "describe_model": "tf_segformer.loading",

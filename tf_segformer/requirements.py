@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import os
 import warnings
+from typing import Any
 
 OLDEST_KERAS = (3, 12)
 
@@ -39,3 +41,29 @@ def check_keras(version: str | None = None) -> None:
             "not work with these Keras 3 models. Use `import keras` instead of `tf.keras`, or unset the variable.",
             stacklevel=3,
         )
+
+
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """Imports a module that an extra of this package installs.
+
+    Args:
+        module: Name of the module.
+        extra: Name of the extra.
+        what: What needs it, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed; the message has the command that installs it.
+
+    Example:
+        >>> import_extra("no_such_module", "onnx", "export to ONNX")
+        Traceback (most recent call last):
+        ImportError: export to ONNX needs no_such_module: pip install 'tf_segformer[onnx]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise ImportError(f"{what} needs {name}: pip install 'tf_segformer[{extra}]'") from error

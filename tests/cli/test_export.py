@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,7 +59,7 @@ def test_litert_with_calibration_images(run, checkpoint, image, tmp_path):
     outcome = run("export", checkpoint(), tmp_path / "edge", *arguments)
     assert outcome.code == 0, outcome.err
     names = sorted(path.name for path in (tmp_path / "edge").iterdir())
-    assert names == ["labels.txt", "model.tflite", "preprocessor_config.json"]
+    assert names == ["config.json", "export.json", "labels.txt", "model.tflite", "preprocessor_config.json"]
     assert SegformerImageProcessor.from_pretrained(tmp_path / "edge").size == {"height": 64, "width": 96}
 
 
@@ -68,6 +70,24 @@ def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
     assert outcome.code == 0, outcome.err
     (pixel_values,) = onnx.load(tmp_path / "edge" / "model.onnx").graph.input
     assert pixel_values.type.tensor_type.shape.dim[channels_axis].dim_value == 3
+
+
+@pytest.mark.parametrize(("task", "format_name"), [("segmentation", "openvino"), ("classification", "onnx")])
+def test_what_was_exported_predicts_alone(run, checkpoint, image, tmp_path, task, format_name):
+    pytest.importorskip("onnx" if format_name == "onnx" else "openvino")
+    pytest.importorskip("onnxruntime" if format_name == "onnx" else "openvino")
+    assert run("export", checkpoint(task), tmp_path / "exported", "--format", format_name).code == 0
+    photo = image(tmp_path / "photo.png")
+    outputs = []
+    for model in (tmp_path / "exported", checkpoint(task)):
+        outcome = run("predict", photo, "-m", model, "-o", tmp_path / "out", "--json")
+        assert (outcome.code, outcome.err) == (0, "")
+        outputs.append(json.loads(outcome.out))
+    kind = "class_fractions" if task == "segmentation" else "probabilities"
+    assert outputs[0][kind] == pytest.approx(outputs[1][kind], abs=1e-3)
+    outcome = run("evaluate", tmp_path / "exported", tmp_path)
+    assert outcome.code == 2
+    assert ("a model for classification" in outcome.err) == (task == "classification")
 
 
 @pytest.mark.parametrize(

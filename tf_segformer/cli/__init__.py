@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),
     "check": ("tf_segformer.cli.check:check", "Describe a labelled dataset and list its problems."),
     "train": ("tf_segformer.cli.train:train", "Train or fine-tune on a labelled dataset."),
-    "export": ("tf_segformer.cli.export:export", "Write a SavedModel, LiteRT or ONNX file."),
+    "export": ("tf_segformer.cli.export:export", "Write a SavedModel, LiteRT, ONNX or OpenVINO file."),
     "serving-config": (
         "tf_segformer.cli.serving_config:serving_config",
         "Configure TensorFlow Serving.",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tf_segformer.cli.data_options import data_options
-from tf_segformer.cli.loading import load_segmenter
+from tf_segformer.cli.loading import load_predictable
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
 from tf_segformer.data.datasets import SPLITS
 from tf_segformer.data.splits import find_dataset_of_model
@@ -18,7 +18,6 @@ from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation import evaluate as evaluation
 from tf_segformer.evaluation.report import SUMMARY, ComparisonWriter, metrics_to_json, write_report
 from tf_segformer.hub import HubOptions
-from tf_segformer.imaging.labels import names_of_classes
 
 
 @click.command(short_help="Measure mIoU on a labelled dataset.")
@@ -59,17 +58,16 @@ def evaluate(
 ) -> None:
     """Measures MODEL on DATASET, at the size of the label maps.
 
-    MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. DATASET is a folder in one of the
-    layouts that `check` and `train` find. Of a folder without splits, --split val measures the images that `train`
-    keeps for validation.
+    MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id; or what `export` wrote. DATASET is
+    a folder in one of the layouts that `check` and `train` find. Of a folder without splits, --split val measures the
+    images that `train` keeps for validation.
 
     Example: tf-segformer evaluate camvid-b0 CamVid --mode whole
     """
-    segmenter, processor = load_segmenter(model, hub, precision)
-    predictor = make_predictor(segmenter, processor, **options)
-    class_names = tuple(names_of_classes(segmenter.config.id2label).values())
+    loaded = load_predictable(model, hub, precision, "segmentation")
+    predictor = make_predictor(loaded.model, loaded.processor, **options)
     try:
-        data = find_dataset_of_model(class_names, dataset, split=split, **data_options)
+        data = find_dataset_of_model(loaded.class_names, dataset, split=split, **data_options)
     except DatasetError:
         raise
     except ValueError as error:
@@ -79,6 +77,7 @@ def evaluate(
     metrics = evaluation.evaluate(predictor, data, limit=limit, on_result=compare)
     facts = {
         "model": model,
+        "engine": f"{predictor.engine.name} on {predictor.engine.device}",
         "dataset": str(dataset),
         "split": data.name,
         "seconds": round(time.perf_counter() - start, 1),

@@ -1,4 +1,4 @@
-"""`tf-segformer export`: a checkpoint in; a SavedModel, a LiteRT or an ONNX file out."""
+"""`tf-segformer export`: a checkpoint in; a SavedModel, a LiteRT, an OpenVINO or an ONNX file out."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _ANY_PRECISION = tuple(dict.fromkeys(each for choices in PRECISIONS.values() for
 _CALIBRATION_IMAGES = 100
 
 
-@click.command(short_help="Write a SavedModel, LiteRT or ONNX file.")
+@click.command(short_help="Write a SavedModel, LiteRT, ONNX or OpenVINO file.")
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--format", "format_name", type=click.Choice(list(PRECISIONS)), default="saved_model", show_default=True)
 @precision_option(
-    "Of the written weights: float32, float16 or bfloat16 in a saved_model, float32, float16, dynamic-int8 or int8 "
-    "in litert.",
+    "Of the written weights: float32, float16 or bfloat16 in a saved_model and for openvino; float32, float16, "
+    "dynamic-int8 or int8 in litert.",
     _ANY_PRECISION,
 )
 @click.option(
@@ -72,8 +72,8 @@ def export(
     """Writes MODEL into FOLDER for a server or a device.
 
     MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. A SavedModel goes to
-    FOLDER/VERSION and takes JPEG and PNG files; LiteRT and ONNX take prepared pixel values and have their class names
-    in labels.txt.
+    FOLDER/VERSION and takes JPEG and PNG files; the others take prepared pixel values. `predict` and `evaluate`
+    take the folder for MODEL.
 
     Example: tf-segformer export camvid-b0 served
     """
@@ -103,6 +103,8 @@ def export(
             processor = processor if sides is None else replace(processor, size=sides)
             images = _calibration(calibration, processor) if calibration else None
             options = {"precision": precision, "size": sides, "calibration": images}
+        elif format_name == "openvino":
+            options = {"precision": precision}
         written = getattr(tf_segformer, f"export_{format_name}")(loaded, folder, processor, **options)
     except SegformerError:
         raise

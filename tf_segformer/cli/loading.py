@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,7 +16,7 @@ from tf_segformer.hub import DEFAULT_HUB, HubOptions
 if TYPE_CHECKING:
     from tf_segformer.checkpoints.loading import OpenCheckpoint
     from tf_segformer.imaging.processor import SegformerImageProcessor
-    from tf_segformer.modeling.models import PretrainedModel, SegformerForSemanticSegmentation
+    from tf_segformer.modeling.models import PretrainedModel
 
 DEFAULT_MODEL = "camvid-b0"
 
@@ -51,42 +52,93 @@ def load_processor(checkpoint: OpenCheckpoint) -> SegformerImageProcessor:
     Raises:
         CheckpointError: Where its file is there but not usable.
     """
+    from tf_segformer.imaging.processor import CONFIG_NAME
+
+    return _load_processor(checkpoint.find_file(CONFIG_NAME), checkpoint.name_or_path)
+
+
+def _load_processor(file: Path | None, name: str | Path) -> SegformerImageProcessor:
+    """The processor of a file, or the default one."""
     from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 
-    file = checkpoint.find_file(CONFIG_NAME)
     if file is not None:
         return SegformerImageProcessor.from_pretrained(file)
     processor = SegformerImageProcessor()
     height, width = processor.target_size
     click.echo(
-        f"tf-segformer: {checkpoint.name_or_path} has no {CONFIG_NAME}: images are resized to {width}x{height}, "
-        "ImageNet's mean",
+        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height}, ImageNet's mean",
         err=True,
     )
     return processor
 
 
-def load_segmenter(
-    name: str, hub: HubOptions, precision: str
-) -> tuple[SegformerForSemanticSegmentation, SegformerImageProcessor]:
-    """Loads the model and the processor of a segmentation checkpoint.
+class Predictable(NamedTuple):
+    """What a predictor is made of.
+
+    Args:
+        model: A Keras model, or the engine of an exported one.
+        processor: Prepares its images.
+        task: "segmentation" or "classification".
+    """
+
+    model: Any
+    processor: SegformerImageProcessor
+    task: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of its class maps; without a config.json, none."""
+        from tf_segformer.imaging.labels import names_of_classes
+
+        return tuple(names_of_classes(getattr(self.model.config, "id2label", {})).values())
+
+
+def load_predictable(name: str, hub: HubOptions, precision: str, *tasks: str) -> Predictable:
+    """Loads a checkpoint, or opens what `export` wrote.
+
+    Args:
+        name: As for `load_model`; or the folder or file of an exported model, if no checkpoint is in the folder.
+        hub: How to reach the Hub.
+        precision: One of `options.PRECISIONS`.
+        *tasks: What the model may be for: "segmentation", "classification".
+
+    Returns:
+        The model and its processor.
 
     Raises:
-        CheckpointError: As for `load_model`, and for a checkpoint of another task.
+        CheckpointError: As for `load_model`, and for a model of another task.
+        ImportError: No engine is installed that runs the exported model.
     """
+    opened = _open_exported(name, precision) or _open_checkpoint(name, hub, precision)
+    if opened.task not in tasks:
+        raise CheckpointError(f"{name}: this is a model for {opened.task}, it has no decode head")
+    return opened
+
+
+def _open_exported(name: str, precision: str) -> Predictable | None:
+    """The engine of an exported model; None where there is none, or a checkpoint next to it."""
+    from tf_segformer.hub import WEIGHT_FILES, find_file
+    from tf_segformer.imaging.processor import CONFIG_NAME
+    from tf_segformer.inference.engines import exported_files, open_engine
+
+    files = exported_files(name)
+    if not files or (Path(name).is_dir() and find_file(name, WEIGHT_FILES)):
+        return None
+    try:
+        engine = open_engine(name, precision=precision)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if engine.name == "tensorflow":
+        import_keras()  # without the notes of native code
+    return Predictable(engine, _load_processor(find_file(files[0].parent, [CONFIG_NAME]), name), engine.task)
+
+
+def _open_checkpoint(name: str, hub: HubOptions, precision: str) -> Predictable:
+    """The Keras model of a checkpoint."""
     model, checkpoint = load_model(name, hub, precision)
-    return require_segmentation(model, checkpoint), load_processor(checkpoint)
-
-
-def require_segmentation(model: PretrainedModel, checkpoint: OpenCheckpoint) -> SegformerForSemanticSegmentation:
-    """The model, if it is one for segmentation.
-
-    Raises:
-        CheckpointError: For a checkpoint of another task.
-    """
-    if checkpoint.task != "segmentation":
-        raise CheckpointError(f"{checkpoint.path}: this is a checkpoint for {checkpoint.task}, it has no decode head")
-    return cast("SegformerForSemanticSegmentation", model)
+    return Predictable(model, load_processor(checkpoint), checkpoint.task)
 
 
 def import_keras() -> None:

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from tf_segformer.cli.inputs import expand_inputs
-from tf_segformer.cli.loading import DEFAULT_MODEL, load_model, load_processor, require_segmentation
+from tf_segformer.cli.loading import DEFAULT_MODEL, load_predictable
 from tf_segformer.cli.options import hub_options, make_predictor, prediction_options, read_numbers
 from tf_segformer.cli.outputs import KINDS, OutputFolder
 from tf_segformer.cli.scenes import VECTOR_SUFFIXES, RasterOptions, kind_of, reject_logits, segment_scene
@@ -39,7 +39,13 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
 
 @click.command(short_help="Segment photos.")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...")
-@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Folder, file, embedded name or Hub id.")
+@click.option(
+    "-m",
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Folder, file, embedded name or Hub id; or what export wrote.",
+)
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="segmented", show_default=True,
     help="Folder to write to.",
@@ -103,14 +109,12 @@ def predict(
         remote = make_remote_predictor(context, server, server_model, save)
         done, failed = _segment(remote, images, OutputFolder(output, save, images, alpha), as_json)
     elif images:
-        loaded, checkpoint = load_model(model, hub, precision)
-        processor = load_processor(checkpoint)
-        if checkpoint.task == "classification":
+        segmenter, processor, task = load_predictable(model, hub, precision, "segmentation", "classification")
+        if task == "classification":
             if given := of_raster.given():
                 raise click.UsageError(f"{given[0]} is for segmentation, and {model} classifies images")
-            done, failed = _classify(loaded, processor, images, as_json)
+            done, failed = _classify(segmenter, processor, images, as_json)
         else:
-            segmenter = require_segmentation(loaded, checkpoint)
             folder = OutputFolder(output, save, images, alpha, processor.apply_exif_orientation)
             if plain:
                 predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)

@@ -71,7 +71,8 @@ def export_litert(
         converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     content = converter.convert()
-    return write_model_file(Path(folder), "model.tflite", content, model, processor)
+    facts = {"format": "litert", "precision": precision, "size": size}
+    return write_model_file(Path(folder), "model.tflite", content, model, processor, **facts)
 
 
 def _named_function(module: InferenceNetwork, shape: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_segformer.deploy.formats import MAX_SERVED_PIXELS
+from tf_segformer.deploy.formats import MAX_SERVED_PIXELS, write_description
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.deploy.signatures import (
     Pipeline,
@@ -120,6 +120,7 @@ def _write(
         about.write_text(json.dumps({"device": tracing.target_device()}) + "\n", encoding="utf-8")
         network.about = tf.saved_model.Asset(str(about))
         tf.saved_model.save(network, str(partial), signatures=signatures)
+        write_description(partial, model, processor, format="saved_model", precision=weights_dtype)
     return target
 
 

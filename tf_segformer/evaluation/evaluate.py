@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 from tf_segformer.errors import DatasetError
 from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
+from tf_segformer.inference.engines import Engine
+from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult
 
 
@@ -49,7 +52,7 @@ ResultCallback = Callable[[Any, SegmentationResult, np.ndarray], None]
 
 
 def evaluate(
-    predictor: Segment,
+    predictor: Segment | Engine | str | PathLike,
     dataset: LabelledExamples,
     *,
     limit: int | None = None,
@@ -60,7 +63,8 @@ def evaluate(
 
     Args:
         predictor: Segments the images; its mode is the protocol (see `SegmentationPredictor`). Any function from
-            images to their `SegmentationResult`s will do.
+            images to their `SegmentationResult`s will do; of an exported folder, or its engine, a predictor with the
+            folder's processor is made.
         dataset: From `tf_segformer.data.find_dataset` or `open_tfrecords`, or any object like those.
         limit: Number of images to take, from the first; None takes all.
         ignore_index: Label of pixels that do not count.
@@ -74,6 +78,8 @@ def evaluate(
         ImageError: An image or a label map cannot be read.
         DatasetError: A label map has another size than its image, or labels that are no class of the model.
     """
+    if isinstance(predictor, (Engine, str, PathLike)):
+        predictor = SegmentationPredictor(predictor)
     classes = max(dataset.num_labels, 2)  # one class has a background
     confusion = np.zeros((classes, classes), np.int64)
     images = _Images(dataset, limit)

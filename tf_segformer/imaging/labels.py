@@ -141,6 +141,29 @@ def names_of_classes(labels: Mapping[int, str]) -> dict[int, str]:
     return {0: "background", 1: labels[0]} if len(labels) == 1 else {index: labels[index] for index in sorted(labels)}
 
 
+def names_or_numbers(labels: Mapping[int, str] | None, num_classes: int) -> dict[int, str]:
+    """The names of the classes of class maps, or their numbers where nobody named them.
+
+    Args:
+        labels: Name of each logit, or None.
+        num_classes: Number of classes K.
+
+    Returns:
+        Name of each class.
+
+    Raises:
+        ValueError: Another number of names.
+
+    Example:
+        >>> names_or_numbers(None, 2)
+        {0: 'class 0', 1: 'class 1'}
+    """
+    names = names_of_classes(labels or {index: f"class {index}" for index in range(num_classes)})
+    if len(names) != num_classes:
+        raise ValueError(f"there are {len(names)} labels for the {num_classes} classes of the model")
+    return names
+
+
 def checkpoint_palette(config: Any, num_labels: int) -> np.ndarray | None:
     """The colors that a checkpoint brings along for its classes.
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.labels import names_of_classes
+from tf_segformer.imaging.labels import names_or_numbers
 from tf_segformer.imaging.postprocess import softmax, with_background
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.inference.forward import forward_function
+from tf_segformer.inference.engines import open_engine
 from tf_segformer.inference.images import ON_ERROR, as_images, read_images
 from tf_segformer.inference.results import ClassificationResult, Failure, Results
 
@@ -22,7 +22,7 @@ def classify(
     """Classifies one image or many.
 
     Args:
-        model: A `SegformerForImageClassification`.
+        model: A `SegformerForImageClassification`, the folder or file of an exported one, or its engine.
         processor: Prepares the images.
         images: As for a `SegmentationPredictor`.
         top_k: How many classes a result has at most.
@@ -46,12 +46,13 @@ def classify(
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
     failures: list[Failure] = []
-    forward, labels = forward_function(model), names_of_classes(model.config.id2label)
+    engine = open_engine(model)
 
     def results() -> Iterator[ClassificationResult]:
-        for image in read_images(as_images(images), model.config.num_channels, processor, on_error, failures):
+        for image in read_images(as_images(images), engine.num_channels, processor, on_error, failures):
             batch = processor(image.pixels, input_data_format=transforms.CHANNELS_LAST)
-            probabilities = softmax(with_background(forward(batch["pixel_values"])[0]))  # (K,)
+            probabilities = softmax(with_background(engine(batch["pixel_values"])[0]))  # (K,)
+            labels = names_or_numbers(getattr(engine.config, "id2label", None), len(probabilities))
             best = np.argsort(-probabilities, kind="stable")[:top_k]
             named = {labels[int(index)]: float(probabilities[index]) for index in best}
             yield ClassificationResult(image.index, image.source, named)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.labels import checkpoint_palette, names_of_classes
+from tf_segformer.imaging.labels import checkpoint_palette, names_or_numbers
 from tf_segformer.imaging.postprocess import class_map_and_confidence, class_map_from_logits, with_background
-from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.inference.forward import forward_function
+from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
+from tf_segformer.inference.engines import Engine, open_engine
 from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_images
 from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.inference.windows import (
@@ -38,7 +38,7 @@ Box = tuple[int, int, int, int]
 
 
 class SegmentationPredictor:
-    """Segments images of any size with a Keras model and an image processor.
+    """Segments images of any size with a Keras model or an exported one, and an image processor.
 
     Modes:
         "resize": the image is resized as the processor says, the logits to the image.
@@ -50,9 +50,10 @@ class SegmentationPredictor:
     Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
 
     Args:
-        model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits". Where K
-            is 1, class 1 is where the sigmoid of the logit is above 0.5, and class 0 the background.
-        processor: Prepares the images.
+        model: Keras model from (B, H, W, C) float32 to (B, h, w, K) logits, or to a dictionary with "logits"; or the
+            folder (or file) of an exported model, or an engine, as `open_engine` takes them. Where K is 1, class 1 is
+            where the sigmoid of the logit is above 0.5, and class 0 the background.
+        processor: Prepares the images; by default that of the exported folder.
         mode: One of the modes above.
         window: Side of the windows or (height, width), in pixels; by default the processor's size.
         stride: Step between windows or (vertical, horizontal), at most the window; by default 3/4 of it.
@@ -67,7 +68,9 @@ class SegmentationPredictor:
         progress: Whether to show a progress bar; by default for several images on a terminal.
 
     Raises:
-        ValueError: For an unknown mode, or an option out of range or of another mode.
+        ValueError: For an unknown mode, an option out of range or of another mode, or a missing processor.
+        CheckpointError: For a folder without an exported model.
+        ImportError: For an exported model of which no engine is installed.
 
     Source: Xie et al. 2021, section 4.1 (sliding window on Cityscapes); the rules of mmsegmentation's test code.
 
@@ -82,7 +85,7 @@ class SegmentationPredictor:
     def __init__(
         self,
         model: Any,
-        processor: SegformerImageProcessor,
+        processor: SegformerImageProcessor | None = None,
         mode: str = "resize",
         *,
         window: int | _Size | None = None,
@@ -98,11 +101,14 @@ class SegmentationPredictor:
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} is unknown: choose one of {', '.join(MODES)}")
+        engine = open_engine(model)
+        processor = _processor_of(engine) if processor is None else processor
         if not isinstance(processor, SegformerImageProcessor):
             raise TypeError(f"processor must be a SegformerImageProcessor, but is a {type(processor).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         self.model = model
+        self.engine = engine
         self.processor = processor
         self.mode = mode
         self.flip = mode == "multiscale" if flip is None else flip
@@ -119,7 +125,6 @@ class SegmentationPredictor:
         self._averages = self.flip or mode in ("slide", "multiscale")
         if return_logits and self._averages:
             raise ValueError("return_logits needs mode 'resize' or 'whole' without flip: others average many logits")
-        self._forward = forward_function(model)
 
     def __call__(self, images: Any, on_error: str = "raise") -> Results[SegmentationResult]:
         """Segments one image or many.
@@ -142,7 +147,7 @@ class SegmentationPredictor:
         images = as_images(images)
         total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        opened = read_images(images, self.model.input_shape[-1], self.processor, on_error, failures)
+        opened = read_images(images, self.engine.num_channels, self.processor, on_error, failures)
         results = self._segment(opened)
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
@@ -246,7 +251,7 @@ class SegmentationPredictor:
         @functools.cache
         def blank(height: int, width: int) -> np.ndarray:
             """Logits without a preference, in the shape that the model gives."""
-            pixels = np.zeros((height, width, self.model.input_shape[-1]), self.processor.value_type or np.uint8)
+            pixels = np.zeros((height, width, self.engine.num_channels), self.processor.value_type or np.uint8)
             return np.zeros_like(with_background(self._logits([pixels], (height, width))[0]))
 
         def predict(boxes: Sequence[Box]) -> Iterator[np.ndarray]:
@@ -272,11 +277,7 @@ class SegmentationPredictor:
         Raises:
             ValueError: Another number of labels.
         """
-        labels = self.labels or getattr(getattr(self.model, "config", None), "id2label", None)
-        labels = names_of_classes(labels or {index: f"class {index}" for index in range(num_classes)})
-        if len(labels) != num_classes:
-            raise ValueError(f"there are {len(labels)} labels for the {num_classes} classes of the model")
-        return labels
+        return names_or_numbers(self.labels or getattr(self.engine.config, "id2label", None), num_classes)
 
     def _logits(
         self, images: Sequence[np.ndarray], size: _Size, processor: SegformerImageProcessor | None = None
@@ -289,7 +290,7 @@ class SegmentationPredictor:
             do_resize=as_configured or any(image.shape[:2] != size for image in images),
             size=size,
         )
-        logits = self._forward(batch["pixel_values"])
+        logits = self.engine(batch["pixel_values"])
         if logits.ndim != 4:
             raise ValueError(
                 f"the model gives an output of shape {logits.shape}, not logits (B, h, w, K) for each pixel"
@@ -321,8 +322,17 @@ class SegmentationPredictor:
     ) -> SegmentationResult:
         """Adds the class names, their colors and the source of the image."""
         labels = self.class_names(num_classes)
-        palette = checkpoint_palette(getattr(self.model, "config", None), num_classes)
+        palette = checkpoint_palette(self.engine.config, num_classes)
         return SegmentationResult(image.index, image.source, class_map, labels, confidence, logits, palette)
+
+
+def _processor_of(engine: Engine) -> SegformerImageProcessor:
+    """The processor that an exported folder holds."""
+    path = None if engine.path is None else engine.path.with_name(CONFIG_NAME)
+    if path is None or not path.is_file():
+        where = "a Keras model has" if path is None else f"{path.parent} has"
+        raise ValueError(f"{where} no {CONFIG_NAME}: give the processor of the model")
+    return SegformerImageProcessor.from_pretrained(path)
 
 
 def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...]:

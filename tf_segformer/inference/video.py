@@ -107,7 +107,7 @@ def segment_video(
             waiting.append((frame, _upright(frame, "rgb24")))
             yield waiting[-1][1]
 
-    channels = predictor.model.input_shape[-1]
+    channels = predictor.engine.num_channels
     if channels != 3:
         raise ImageError(f"{path}: a video has 3 channels, the model takes {channels}.")
     with ExitStack() as files:

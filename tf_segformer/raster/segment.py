@@ -77,7 +77,7 @@ def segment_raster(
     with open_raster(path) as source:
         if fspath(classes) == fspath(path):
             raise ValueError(f"{path}: the class raster cannot replace its own source")
-        chosen = choose_bands(source, bands, predictor.model.input_shape[-1])
+        chosen = choose_bands(source, bands, predictor.engine.num_channels)
 
         def read(box: tuple[int, int, int, int]) -> np.ndarray | None:
             pixels, valid = read_window(source, chosen, box)
@@ -91,7 +91,7 @@ def segment_raster(
         names = list(labels.values())
         counts = np.zeros(len(names), np.int64)
         with ExitStack() as files:
-            colors = colors_of(getattr(predictor.model, "config", None), names)
+            colors = colors_of(predictor.engine.config, names)
             class_rows, nodata = files.enter_context(class_raster(classes, source, names, colors))
             confidence_rows = confidence and files.enter_context(confidence_raster(confidence, source))
             for first, last in row_chunks(source.height, source.width, logits.num_classes):

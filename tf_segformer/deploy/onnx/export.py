@@ -19,7 +19,7 @@ def export_onnx(
     opset: int = ONNX_OPSETS[-1],
     data_format: str = "channels_last",
 ) -> Path:
-    """Writes `model.onnx`, from `pixel_values` of any size to `logits`, and `labels.txt`.
+    """Writes `model.onnx`, from `pixel_values` of any size to `logits`, and what a predictor needs to know of it.
 
     Needs the extra "onnx". Runs on every backend of Keras. Both layouts take the same time.
 
@@ -56,4 +56,5 @@ def export_onnx(
     except ImportError as error:
         raise ImportError("export to ONNX needs onnx: pip install tf_segformer[onnx]") from error
     content = build_onnx(model, opset, data_format).SerializeToString()
-    return write_model_file(Path(folder), "model.onnx", content, model, processor)
+    facts = {"format": "onnx", "precision": "float32", "data_format": data_format, "opset": opset}
+    return write_model_file(Path(folder), "model.onnx", content, model, processor, **facts)

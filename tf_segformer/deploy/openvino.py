@@ -1,0 +1,66 @@
+"""Exports a model to OpenVINO: pixel values of any size in, logits out, with what a predictor needs to know of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tf_segformer.deploy.formats import ONNX_OPSETS, PRECISIONS, write_description
+from tf_segformer.deploy.network import check_task
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.io import atomic_update
+from tf_segformer.requirements import import_extra
+
+
+def export_openvino(
+    model: Any,
+    folder: str | os.PathLike,
+    processor: SegformerImageProcessor | None = None,
+    *,
+    precision: str = "float32",
+    size: tuple[int, int] | None = None,
+) -> Path:
+    """Writes `model.xml` and `model.bin`, from `pixel_values` (B, H, W, C) to `logits` (B, h, w, K).
+
+    Needs the extra "openvino". It is made from the network that `export_onnx` writes, whose layout OpenVINO runs fast.
+
+    Args:
+        model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
+        folder: Where to write; made where it is missing, files of the same names are replaced.
+        processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
+        precision: "float32"; "float16" and "bfloat16" store the weights in float16, half the size, and `open_engine`
+            has them computed in that type where the CPU can, else in float32.
+        size: (height, width) of the input, whose batch is then 1, for devices that need it; None for any.
+
+    Returns:
+        Path of model.xml.
+
+    Raises:
+        ValueError: A model that cannot be exported, or an unknown precision.
+        ImportError: OpenVINO is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from tf_segformer import SegformerConfig, SegformerForSemanticSegmentation
+        >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     export_openvino(model, place).name
+        'model.xml'
+    """
+    if precision not in PRECISIONS["openvino"]:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS['openvino'])}")
+    check_task(model)
+    openvino = import_extra("openvino", "openvino", "export to OpenVINO")
+    import_extra("onnx", "openvino", "export to OpenVINO")
+    from tf_segformer.deploy.onnx.network import build_onnx
+
+    network = openvino.Core().read_model(build_onnx(model, ONNX_OPSETS[-1], "channels_last").SerializeToString())
+    if size is not None:
+        network.reshape([1, *size, model.config.num_channels])
+    with atomic_update(folder) as partial:
+        openvino.save_model(network, partial / "model.xml", compress_to_fp16=precision in ("float16", "bfloat16"))
+        stored = sum(each.stat().st_size for each in partial.iterdir())
+        facts = {"format": "openvino", "precision": precision, "size": size, "bytes": stored}
+        write_description(partial, model, processor, **facts)
+    return Path(folder) / "model.xml"
