@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.memory import peak_bytes
+
 TOLERANCE = 1e-3  # of the largest output; keras-hub's approximate GELU makes 1e-4, the others differ by rounding alone
 
 
@@ -23,6 +25,7 @@ class Case:
     classes: int = 150
     batch: int = 1
     threads: int = 2
+    precision: str = "float32"
 
     @property
     def weights(self) -> Path:
@@ -37,6 +40,10 @@ class Case:
         """Images (B, H, W, 3) float32, the same in every process."""
         shape = self.batch, self.height, self.width, 3
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+    def images(self) -> np.ndarray:
+        """Decoded images (B, H, W, 3) uint8, likewise."""
+        return np.clip(118 + 58 * self.pixel_values(), 0, 255).astype(np.uint8)
 
     def channels_first(self) -> np.ndarray:
         """The same images as (B, 3, H, W)."""
@@ -63,10 +70,12 @@ class Engine:
     Args:
         run: Does the measured work once and waits for its end; may return the loss, or seconds by part.
         output: What engines must agree in, mostly the logits (B, h, w, K) of the case's images in float32.
+        peak: The largest memory so far in bytes: of the process, or of the device that computes.
     """
 
     run: Callable[[], Any]
     output: Callable[[], np.ndarray]
+    peak: Callable[[], float] = peak_bytes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import os
@@ -31,6 +32,8 @@ from benchmarks.harness.memory import peak_bytes, resident_bytes
 
 _ROOT = Path(__file__).parents[2]
 _WATCH_INTERVAL = 0.2  # seconds between looks at the clock and the memory of a worker that computes
+_BACKENDS = ("tensorflow", "jax", "torch")  # of Keras: the first that is installed runs what names no other
+_OUT_OF_MEMORY = ("CUDA out of memory", "RESOURCE_EXHAUSTED")  # as torch and XLA say it
 # Distributions whose versions a table names, by the module that a peer imports.
 _DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "keras_hub": "keras-hub", "PIL": "pillow"}
 
@@ -62,7 +65,7 @@ class Worker:
 
     Raises:
         Skipped: The engine is not installed.
-        GivenUp: It did not load within the limits.
+        GivenUp: It did not load within the limits, or the memory of a GPU.
         RuntimeError: It failed; with the end of what it printed.
     """
 
@@ -111,6 +114,8 @@ class Worker:
             self._printed.seek(0)
             printed = self._printed.read()[-3000:]
             self.close()
+            if any(sign in printed for sign in _OUT_OF_MEMORY):
+                raise GivenUp("the device's memory is too small")
             raise RuntimeError(f"{self.order} failed:\n{printed}")
         return json.loads(answer)
 
@@ -152,7 +157,9 @@ def _environment(threads: int) -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "TF_NUM_INTEROP_THREADS": str(threads),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # or it keeps processes of its own that disturb the others
-        "KERAS_BACKEND": "tensorflow",
+        "KERAS_BACKEND": next(name for name in _BACKENDS if importlib.util.find_spec(name)),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # JAX and TensorFlow would take most of a GPU's memory each
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
@@ -214,7 +221,7 @@ def _run(engine: Engine) -> dict[str, Any]:
     result = engine.run()
     seconds = time.perf_counter() - start
     reported = result if isinstance(result, (float, dict)) else None  # a training step's loss, seconds by part
-    return {"seconds": seconds, "result": reported, "peak": peak_bytes()}
+    return {"seconds": seconds, "result": reported, "peak": engine.peak()}
 
 
 def _versions(modules: Iterable[str]) -> dict[str, str]:

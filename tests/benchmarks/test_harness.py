@@ -37,6 +37,14 @@ def _failing(case: Case) -> Engine:
     raise ValueError(f"no engine for {case.variant}")
 
 
+def _too_large(case: Case) -> Engine:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 80 GiB")
+
+
+def _on_a_device(case: Case) -> Engine:
+    return Engine(run=lambda: None, output=case.images, peak=lambda: 7.0)
+
+
 def _slow(case: Case) -> Engine:
     return Engine(run=lambda: time.sleep(60), output=lambda: np.empty(0))
 
@@ -60,6 +68,8 @@ PEERS = {
     "wrong": Peer("a wrong one", ("numpy",), _wrong),
     "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in),
     "failing": Peer("a failing one", (), _failing),
+    "too large": Peer("one too large", (), _too_large),
+    "on a device": Peer("one with memory of its own", (), _on_a_device),
     "slow": Peer("a slow one", (), _slow),
     "wave": Peer("one that needs a module of Python's own", ("wave",), _stand_in),
     "square": Peer("a square one", (), _stand_in, square_only=True),
@@ -119,6 +129,17 @@ def test_a_peer_that_takes_too_much_is_given_up(bench, limits):
     with pytest.raises(GivenUp):
         worker.run()
     assert worker._process.poll() is not None
+
+
+def test_a_peer_that_a_device_cannot_hold_is_given_up(bench):
+    with pytest.raises(GivenUp, match="memory is too small"):
+        bench.start("too large", CASE)
+
+
+def test_the_peak_is_that_of_the_device_where_the_engine_says_so(bench):
+    alone = measure_alone(bench, "on a device", CASE, later_runs=0, with_output=True)
+    assert alone.peak == 7.0
+    assert alone.output.dtype == np.uint8 and len(np.unique(alone.output)) > 200
 
 
 def test_hidden_modules_are_not_found():
