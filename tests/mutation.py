@@ -4,9 +4,9 @@
     python -m tests.mutation --sample 50 ops # fewer, of one folder
 
 A first run of the tests records which of them reach which line; a change runs only those, the file's own tests first
-and then the fastest, until one fails. Neither mutmut nor cosmic-ray does this without importing TensorFlow for each change (5 s); here the process
-that imported it is forked (Linux and macOS). Results are kept in build/mutation/ after each change, and the next run
-goes on from there; delete the folder after changing code.
+and then the fastest, until one fails. Neither mutmut nor cosmic-ray does this without importing TensorFlow for each
+change (5 s); here the process that imported it is forked (Linux and macOS). Results are kept in build/mutation/ after
+each change, and the next run goes on from there; delete the folder after changing code.
 """
 
 from __future__ import annotations

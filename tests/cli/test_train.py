@@ -117,8 +117,9 @@ def arguments_of_train(monkeypatch):
 
 
 def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path):
+    more = ["--backend", "tensorflow", "--num-processes", "1", "--no-check", "--revision", "v2"]
     options = "--init random --epochs 3 --batch-size 2 --learning-rate 0.5 --seed 4 --precision bfloat16 --no-jit"
-    result = invoke(*options.split(), "--rematerialize", "--devices", "1", "--resume", "--no-check", "--revision", "v2")
+    result = invoke(*options.split(), "--rematerialize", "--devices", "1", "--resume", *more)
     assert result.exception is None, result.output
     assert result.output == "best mIoU 50.00 at step 7\n"
     recipe, (train_data, val_data) = arguments_of_train.pop("recipe"), arguments_of_train.pop("data")
@@ -135,6 +136,10 @@ def test_every_option_reaches_the_function(invoke, arguments_of_train, tmp_path)
         "jit_compile": False,
         "rematerialize": True,
         "devices": 1,
+        "backend": "tensorflow",
+        "coordinator": None,
+        "num_processes": 1,
+        "process_id": None,
         "resume": True,
         "check": False,
         "parallel_calls": None,

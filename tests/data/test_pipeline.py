@@ -68,6 +68,17 @@ def test_batches_from_the_middle_are_those_of_the_whole_run(source):
         np.testing.assert_array_equal(y, y_again)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_the_batches_are_those_of_the_whole_batches(source, parts):
+    whole = batches(source, batch_size=4, first_step=1, last_step=4)
+    shares = [batches(source, batch_size=4, first_step=1, last_step=4, part=part, parts=parts) for part in range(parts)]
+    for step, (images, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([share[step][0] for share in shares]), images)
+        np.testing.assert_array_equal(np.concatenate([share[step][1] for share in shares]), labels)
+    with pytest.raises(ValueError, match="a batch of 4 images does not divide into 3 parts"):
+        batches(source, batch_size=4, part=0, parts=3)
+
+
 def test_another_seed_gives_another_order_and_other_crops(source):
     one, other = batches(source, last_step=4, seed=0), batches(source, last_step=4, seed=1)
     assert not any((a[0] == b[0]).all() for a, b in zip(one, other, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,8 +142,8 @@ def _open_checkpoint(name: str, hub: HubOptions, precision: str) -> Predictable:
     return Predictable(model, load_processor(checkpoint), checkpoint.task)
 
 
-def import_keras() -> None:
-    """Imports Keras and its backend; what native code prints meanwhile is dropped.
+def import_keras(*others: str) -> None:
+    """Imports Keras, its backend and other modules; what native code prints meanwhile is dropped.
 
     TensorFlow 2.20 and newer write notes on oneDNN and CUDA to file descriptor 2 whatever TF_CPP_MIN_LOG_LEVEL says.
     """
@@ -150,6 +151,8 @@ def import_keras() -> None:
         import keras
 
         keras.backend.backend()
+        for name in others:
+            importlib.import_module(name)
 
 
 @contextlib.contextmanager

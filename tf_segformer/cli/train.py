@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,12 @@ from tf_segformer.cli.options import hub_options, precision_option
     "--rematerialize", is_flag=True, help="Compute activations again in the backward pass: less memory, more time."
 )
 @click.option("--devices", type=click.IntRange(1), help="Train on this many GPUs; default all.")
+@click.option(
+    "--backend", type=click.Choice(["tensorflow", "jax", "torch"]), help="Of Keras; default KERAS_BACKEND, TensorFlow."
+)
+@click.option("--coordinator", metavar="HOST:PORT", help="Of process 0, where several train together, with JAX.")
+@click.option("--num-processes", type=click.IntRange(1), help="How many train together; default as SLURM or JAX_* say.")
+@click.option("--process-id", type=click.IntRange(0), help="Number of this process; number 0 writes the output.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default all.")
 @click.option("--check/--no-check", default=True, help="Open every file before the first step.")
 @click.option("--write-tfrecords", type=click.Path(path_type=Path), help="Write the data as TFRecord shards and stop.")
@@ -49,6 +56,10 @@ def train(
     data_options: dict[str, Any],
     class_weights: str | None,
     jit: bool | None,
+    backend: str | None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     threads: int | None,
     check: bool,
     write_tfrecords: Path | None,
@@ -63,30 +74,43 @@ def train(
     """
     if options["epochs"] and options["steps"]:
         raise click.UsageError("--epochs and --steps exclude each other")
-    import_keras()  # which recipes need, without TensorFlow's start-up notes
-    from tf_segformer.data import check_splits
-    from tf_segformer.data.check import balanced_weights
+    if backend is not None:
+        os.environ["KERAS_BACKEND"] = backend
+    import_keras("tensorflow")  # which prepares the images for every backend, without its start-up notes
+    from tf_segformer.training import trainer
+    from tf_segformer.training.distributed import failing_together, on_first_process, process_index
+    from tf_segformer.training.process_group import start_processes
     from tf_segformer.training.recipes import load_recipe
 
-    loaded = load_recipe(recipe)
-    if data_options["kind"] is None and loaded.dataset != "folder":
-        data_options["kind"] = loaded.dataset
-    splits = open_with_options(data, data_options)
-    if check or class_weights == "balanced":
-        report = check_splits(splits, raise_on_problems=check)
-        click.echo(report)
-    if write_tfrecords is not None:
-        _write_tfrecords(splits, write_tfrecords)
-        return
-    if class_weights is not None:
-        weights = balanced_weights(report.splits["train"]) if class_weights == "balanced" else _numbers(class_weights)
-        loaded = _with_class_weights(loaded, weights, splits[0].class_names)
-    _limit_threads(threads)
-    from tf_segformer.training import trainer
+    processes: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    start_processes(**processes)
+    with failing_together(unless=trainer.Interrupted):
+        loaded = load_recipe(recipe)
+        if data_options["kind"] is None and loaded.dataset != "folder":
+            data_options["kind"] = loaded.dataset
+        splits = open_with_options(data, data_options)
+        balanced = class_weights == "balanced"
+        weights = on_first_process(lambda: _check(splits, check, balanced)) if check or balanced else None
+        if write_tfrecords is not None:
+            on_first_process(lambda: _write_tfrecords(splits, write_tfrecords))
+            return
+        if class_weights is not None:
+            loaded = _with_class_weights(loaded, weights or _numbers(class_weights), splits[0].class_names)
+        _limit_threads(threads)
+        options |= {"jit_compile": "auto" if jit is None else jit, "backend": backend, **processes}
+        best = trainer.train(loaded, splits, check=False, parallel_calls=threads, **options)
+    if process_index() == 0:
+        click.echo(f"best mIoU {100 * best['mIoU']:.2f} at step {best['step']}")
 
-    jit_compile = "auto" if jit is None else jit
-    best = trainer.train(loaded, splits, jit_compile=jit_compile, check=False, parallel_calls=threads, **options)
-    click.echo(f"best mIoU {100 * best['mIoU']:.2f} at step {best['step']}")
+
+def _check(splits: Any, raise_on_problems: bool, balanced: bool) -> list[float] | None:
+    """Prints what the checks found; returns the weights of the classes, if they are to be balanced."""
+    from tf_segformer.data import check_splits
+    from tf_segformer.data.check import balanced_weights
+
+    report = check_splits(splits, raise_on_problems=raise_on_problems)
+    click.echo(report)
+    return [float(weight) for weight in balanced_weights(report.splits["train"])] if balanced else None
 
 
 def _numbers(text: str) -> list[float]:

@@ -25,12 +25,14 @@ def training_dataset(
     first_step: int = 0,
     last_step: int | None = None,
     parallel_calls: int | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Augmented batches of the steps from `first_step` to `last_step`.
 
     Example number n is image `shuffle(seed, n // size)[n % size]`, so every epoch has an order of its own, and it is
     augmented by the random numbers of (seed, n): a pipeline that starts at step 1000 gives the same batches as one
-    that has run up to there.
+    that has run up to there. So do processes that make a part of each batch.
 
     Args:
         dataset: The training split.
@@ -42,9 +44,14 @@ def training_dataset(
         first_step: Number of the first batch.
         last_step: Number of the batch after the last; None for no end (`fit` then needs `steps_per_epoch`).
         parallel_calls: Images prepared at once; None lets tf.data decide.
+        part: Which part of each batch to make, from 0.
+        parts: Parts of a batch: neighbouring images, `batch_size / parts` of them.
 
     Returns:
         A dataset of (images (B, h, w, 3) float32, normalized; labels (B, h, w) int32).
+
+    Raises:
+        ValueError: A batch does not divide into so many parts.
 
     Example:
         >>> processor = SegformerImageProcessor.from_pretrained("camvid-b0")
@@ -52,6 +59,9 @@ def training_dataset(
         >>> batches.element_spec[0].shape
         TensorShape([8, 256, 256, 3])
     """
+    if batch_size % parts:
+        raise ValueError(f"a batch of {batch_size} images does not divide into {parts} parts")
+    size = batch_size // parts
     last = None if last_step is None else last_step * batch_size
     finish = normalize_and_pad(processor, augmentation.crop_size, ignore_index)
 
@@ -62,8 +72,10 @@ def training_dataset(
         return finish(*augment(image, labels, key, augmentation, ignore_index))
 
     examples = dataset.records(seed, first_step * batch_size, last)
+    if parts > 1:
+        examples = examples.filter(lambda number, *_: number % batch_size // size == part)
     examples = examples.map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    return examples.batch(size, drop_remainder=True).prefetch(2)
 
 
 def validation_dataset(

@@ -13,6 +13,7 @@ from keras import ops
 
 from tf_segformer.imaging.postprocess import bilinear_neighbours
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.forward import jax_function
 
 _Size = tuple[int, int]
 
@@ -135,16 +136,10 @@ def _network(model: Any, torch_compile: str | None) -> Callable[[Any], Any]:
     def logits_of(outputs: Any) -> Any:
         return outputs["logits"] if isinstance(outputs, dict) else outputs
 
-    if keras.backend.backend() != "jax":
-        return _compiled(lambda pixel_values: logits_of(model(pixel_values, training=False)), torch_compile)
-    import jax
-
-    @jax.jit
-    def call(trainable: Any, others: Any, pixel_values: Any) -> Any:
-        return logits_of(model.stateless_call(trainable, others, pixel_values, training=False)[0])
-
-    kinds = model.trainable_variables, model.non_trainable_variables
-    return lambda pixel_values: call(*([weight.value for weight in each] for each in kinds), pixel_values)
+    if keras.backend.backend() == "jax":
+        run = jax_function(model)
+        return lambda pixel_values: logits_of(run(pixel_values))
+    return _compiled(lambda pixel_values: logits_of(model(pixel_values, training=False)), torch_compile)
 
 
 def _compiled(function: Callable[[Any], Any], torch_compile: str | None) -> Callable[[Any], Any]:

@@ -67,6 +67,38 @@ def sequential_map(
     )
 
 
+def map_images(
+    function: Callable[..., tuple[Any, ...]], batches: Sequence[Any], dtypes: Sequence[str]
+) -> tuple[Any, ...]:
+    """Calls a function with each image of a batch, one after the other; several devices with an image of theirs each.
+
+    A loop over a batch that devices share would move all of it to each of them.
+
+    Args:
+        function: Takes an image of each batch and returns a tuple of tensors.
+        batches: Tensors of one length, which devices of a `keras.distribution.DataParallel` divide evenly.
+        dtypes: Types of the results.
+
+    Returns:
+        The results, stacked.
+
+    Example:
+        >>> map_images(lambda row: (ops.sum(row),), [ops.ones((2, 3))], ["float32"])[0].shape[0]
+        2
+    """
+    distribution = keras.distribution.distribution()
+    devices = 1 if distribution is None else distribution.num_model_replicas
+    if devices == 1 or ops.shape(batches[0])[0] % devices:
+        return sequential_map(function, batches, dtypes)
+
+    def of_all_devices(images: tuple[Any, ...]) -> tuple[Any, ...]:
+        return ops.vectorized_map(lambda image: function(*image), images)
+
+    shared = [ops.reshape(each, (devices, -1, *ops.shape(each)[1:])) for each in batches]
+    results = ops.map(of_all_devices, tuple(ops.swapaxes(each, 0, 1) for each in shared))
+    return tuple(ops.reshape(ops.swapaxes(each, 0, 1), (-1, *ops.shape(each)[2:])) for each in results)
+
+
 def run_after(earlier: Any, *tensors: Any) -> tuple[Any, ...]:
     """Holds tensors back until an earlier one is there, and the gradient by that one until those by these are.
 

@@ -15,6 +15,7 @@ import keras
 
 from tf_segformer.errors import SegformerError
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.training.distributed import count_processes, is_to_stop, process_index
 from tf_segformer.training.recipes import Recipe
 from tf_segformer.training.run_log import RunLog
 from tf_segformer.training.state import save_state
@@ -71,6 +72,8 @@ class StepCounter(keras.callbacks.Callback):
                 f"the loss became NaN before step {self.step}: lower the learning rate or clip the gradients; "
                 f"{self.log.folder / STATE_NAME}, where there is one, holds the state of the last validation"
             )
+        if is_to_stop(self.step):
+            self.stop.set()
         if self.stop.is_set() or self.validation_is_due:
             self._epoch_ended = self.model.stop_training = True
 
@@ -117,7 +120,7 @@ class ValidationCallback(keras.callbacks.Callback):
         rates = {"learning_rate": rate, "head_learning_rate": rate * counter.recipe.head_lr_multiplier}
         with ema_weights(self.model):
             metrics = self.validation()
-            if self.log.add(counter.step, counter.loss, rates, speed, metrics):
+            if self.log.add(counter.step, counter.loss, rates, speed, metrics) and process_index() == 0:
                 save_pretrained(self.model, self.processor, self.log.folder / BEST_NAME)
         if logs is not None:
             logs.update({f"val_{name}": metrics[name] for name in ("mIoU", "aAcc", "loss")})
@@ -139,15 +142,17 @@ class StateCallback(keras.callbacks.Callback):
         self.counter, self.log = counter, log
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the state."""
-        save_state(self.log.folder / STATE_NAME, self.model, {"step": self.counter.step, "rows": self.log.rows})
+        """Writes the state, on process 0."""
+        if process_index() == 0:
+            save_state(self.log.folder / STATE_NAME, self.model, {"step": self.counter.step, "rows": self.log.rows})
 
 
 @contextlib.contextmanager
 def ema_weights(model: keras.Model) -> Iterator[None]:
     """Runs a block with the moving average of the weights, where the optimizer keeps one; exactly undone afterwards.
 
-    `keras.callbacks.SwapEMAWeights` exchanges the two by additions, which changes the last bits of the weights.
+    `keras.callbacks.SwapEMAWeights` exchanges the two by additions, which changes the last bits of the weights. The
+    copies stay on the devices.
 
     Args:
         model: Compiled model.
@@ -157,7 +162,7 @@ def ema_weights(model: keras.Model) -> Iterator[None]:
         ...     model.save_pretrained("best")
     """
     variables = model.trainable_variables
-    trained = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    trained = [keras.ops.copy(variable) for variable in variables]
     model.optimizer.finalize_variable_values(variables)  # assigns the averages, if there are any
     try:
         yield
@@ -185,13 +190,16 @@ def save_pretrained(model: keras.Model, processor: SegformerImageProcessor, fold
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set, so that a run ends after the current batch with its state saved.
 
+    Where several processes train together, JAX handles SIGTERM, and `StepCounter` sets the event in all of them.
+
     Example:
         >>> with stop_on_signal() as stop:
         ...     stop.is_set()
         False
     """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    is_main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    if not is_main or count_processes() > 1:
         yield stop
         return
     earlier = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}

@@ -14,13 +14,13 @@ def device_scope(devices: int | None = None) -> contextlib.AbstractContextManage
     """The scope within which a model must be built and compiled to train on several GPUs.
 
     Args:
-        devices: Number of GPUs; None for all that the backend sees. Backends other than TensorFlow train on one device.
+        devices: Number of GPUs; None for all that TensorFlow sees. For JAX see `distributed.data_parallel`.
 
     Returns:
         A context manager that gives the number of devices.
 
     Raises:
-        SegformerError: There are not so many GPUs, or the backend is not TensorFlow.
+        SegformerError: There are not so many GPUs, or the backend is torch.
 
     Example:
         >>> with device_scope(1) as count:
@@ -28,8 +28,9 @@ def device_scope(devices: int | None = None) -> contextlib.AbstractContextManage
         1
     """
     if keras.backend.backend() != "tensorflow":
-        if devices not in (None, 1):
-            raise SegformerError(f"devices={devices}: several devices need the backend TensorFlow")
+        if devices not in (None, 1) and keras.backend.backend() != "jax":
+            raise SegformerError(f"devices={devices}: several devices need the backend TensorFlow or JAX")
+        _keep_tensorflow_off_gpus()
         return contextlib.nullcontext(1)
     import tensorflow as tf
 
@@ -38,6 +39,14 @@ def device_scope(devices: int | None = None) -> contextlib.AbstractContextManage
         raise SegformerError(f"devices={devices}: TensorFlow sees {len(gpus)} GPUs on this machine")
     chosen = gpus[:devices]
     return _mirrored(chosen) if len(chosen) > 1 else contextlib.nullcontext(1)
+
+
+def _keep_tensorflow_off_gpus() -> None:
+    """TensorFlow, which prepares the images alone here, would take the memory of the GPUs."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # it was used before, and has taken what it takes
+        tf.config.set_visible_devices([], "GPU")
 
 
 @contextlib.contextmanager

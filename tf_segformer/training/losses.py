@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_segformer.errors import DatasetError
 from tf_segformer.ops.labels import pixel_weights, squeeze_labels, with_background
-from tf_segformer.ops.sequential import sequential_map
+from tf_segformer.ops.sequential import map_images
 from tf_segformer.ops.tracing import runs_tensorflow_kernels
 from tf_segformer.training.row_chunks import map_row_chunks
 
@@ -183,7 +183,7 @@ class SegmentationLoss(keras.losses.Loss):
             values, grads = map_row_chunks(of_chunk, logits, *pixels, project_last=True)
             return ops.sum(values), grads
 
-        values, gradient = sequential_map(of_image, (logits, labels, weights, counts), ["float32"] * 2)
+        values, gradient = map_images(of_image, (logits, labels, weights, counts), ["float32"] * 2)
         return ops.sum(values) + dice_value, ops.reshape(gradient, ops.shape(logits))
 
     def _cross_entropy(self, x: Any, x_label: Any, log_total: Any, p: Any, is_label: Any) -> tuple[Any, Any]:
@@ -211,7 +211,7 @@ class SegmentationLoss(keras.losses.Loss):
             (p_label,) = map_row_chunks(of_chunk, logits, labels)  # (chunks, s, W)
             return (ops.reshape(p_label, (-1, ops.shape(labels)[1]))[: ops.shape(labels)[0]],)
 
-        (p_label,) = sequential_map(of_image, (logits, labels), ["float32"])
+        (p_label,) = map_images(of_image, (logits, labels), ["float32"])
         p_label = ops.where(counts > 0, p_label, 2.0)  # the ignored come last
         in_order = ops.sort(ops.reshape(p_label, (-1,)))
         last_kept = ops.take(in_order, ops.minimum(self.ohem_min_kept, ops.size(in_order)) - 1)
@@ -231,7 +231,7 @@ class SegmentationLoss(keras.losses.Loss):
         def of_image(*maps: Any) -> tuple[Any]:
             return (ops.sum(map_row_chunks(of_chunk, *maps)[0], axis=0),)  # (3, K)
 
-        (sums,) = sequential_map(of_image, (logits, labels, counts), ["float32"])
+        (sums,) = map_images(of_image, (logits, labels, counts), ["float32"])
         overlap, predicted, labelled = ops.unstack(ops.reshape(ops.sum(sums, axis=0), (3, num_classes)), 3)
         present = ops.cast(labelled > 0, "float32")
         weight = self.dice_weight * present / ops.maximum(ops.sum(present), 1.0)

@@ -27,15 +27,18 @@ class RunLog:
         folder: Folder of the run.
         class_names: Class names by index.
         rows: The rows so far.
+        writes: Whether it writes and prints; of several processes that train together only the first does.
 
     Example:
         >>> RunLog("runs/camvid", ["road", "sky"], []).best is None
         True
     """
 
-    def __init__(self, folder: str | Path, class_names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, folder: str | Path, class_names: Sequence[str], rows: list[dict[str, Any]], writes: bool = True
+    ) -> None:
         self.folder, self.class_names, self.rows = Path(folder), list(class_names), list(rows)
-        self._writer = tf.summary.create_file_writer(str(self.folder / TENSORBOARD_NAME))
+        self._writer = tf.summary.create_file_writer(str(self.folder / TENSORBOARD_NAME)) if writes else None
         self._shown = 0.0
 
     @property
@@ -45,7 +48,7 @@ class RunLog:
 
     def progress(self, step: int, steps: int, loss: float) -> None:
         """Shows the step on one line that is written over, at most twice a second; silent where nobody watches."""
-        if not sys.stderr.isatty() or time.monotonic() - self._shown < 0.5:
+        if self._writer is None or not sys.stderr.isatty() or time.monotonic() - self._shown < 0.5:
             return
         self._shown = time.monotonic()
         bar = f"\r[{'=' * (30 * step // steps):<30}] step {step}/{steps}  loss {loss:.4f} "
@@ -81,15 +84,17 @@ class RunLog:
         }
         is_best = self.best is None or row["mIoU"] > self.best["mIoU"]
         self.rows.append(row)
-        self._write_csv()
-        self._write_tensorboard(row, metrics["examples"])
-        self._print(row, is_best)
+        if self._writer is not None:
+            self._write_csv()
+            self._write_tensorboard(self._writer, row, metrics["examples"])
+            self._print(row, is_best)
         return is_best
 
     def finish(self) -> None:
         """Closes the logs and draws the image of the curves."""
-        self._writer.close()
-        draw_curves(self.rows, self.class_names, self.folder / CURVES_NAME)
+        if self._writer is not None:
+            self._writer.close()
+            draw_curves(self.rows, self.class_names, self.folder / CURVES_NAME)
 
     def _write_csv(self) -> None:
         """Rewrites log.csv."""
@@ -99,8 +104,8 @@ class RunLog:
             for row in self.rows:
                 writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
 
-    def _write_tensorboard(self, row: dict[str, Any], examples: Sequence[tuple[Any, Any, Any]]) -> None:
-        with self._writer.as_default(step=row["step"]):
+    def _write_tensorboard(self, writer: Any, row: dict[str, Any], examples: Sequence[tuple[Any, Any, Any]]) -> None:
+        with writer.as_default(step=row["step"]):
             for name, value in row.items():
                 _write_summary(name.replace(" ", "/"), "scalars", _SCALAR, tf.constant(value, tf.float32))
             for index, (image, prediction, target) in enumerate(examples):
@@ -108,7 +113,7 @@ class RunLog:
                 size = [str(side).encode() for side in drawing.size]
                 blobs = tf.constant([*size, _as_png(drawing)])
                 _write_summary(f"examples/{index}", "images", _BLOB_SEQUENCE, blobs)
-        self._writer.flush()
+        writer.flush()
 
     def _print(self, row: dict[str, Any], is_best: bool) -> None:
         print(

@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_segformer.errors import CheckpointError
 from tf_segformer.io import atomic_write, open_zip
+from tf_segformer.training.distributed import assign_from_first_process, on_first_process
 
 _META = "__meta__"
 _DAMAGE = (
@@ -44,7 +45,7 @@ def save_state(path: str | Path, model: keras.Model, meta: dict[str, Any]) -> No
 
 
 def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
-    """Reads what `save_state` wrote into a model of the same architecture and optimizer.
+    """Reads what `save_state` wrote into a model of the same architecture and optimizer; process 0 reads for all.
 
     Args:
         path: The file.
@@ -61,10 +62,23 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
         >>> load_state("state.npz", model)["step"]
         500
     """
-    path = Path(path)
+    path, variables = Path(path), _named_variables(model)
+    stored = {name: np.zeros(each.shape, each.dtype) for name, each in variables.items()}  # of process 0, elsewhere
+
+    def read() -> dict[str, Any]:
+        values, meta = _read_state(path, variables)
+        stored.update(values)
+        return meta
+
+    meta = on_first_process(read)
+    assign_from_first_process(list(variables.values()), list(stored.values()))
+    return meta
+
+
+def _read_state(path: Path, variables: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Every array by name and the meta data of a file that fits the variables."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no training state to resume from")
-    variables = _named_variables(model)
     try:
         with open_zip(path) as archive:
             wrong = _differences(_shapes(archive, path.stat().st_size), variables)
@@ -79,9 +93,7 @@ def load_state(path: str | Path, model: keras.Model) -> dict[str, Any]:
             f"{path}: belongs to another model or optimizer ({len(wrong)} tensors differ, such as {wrong[0]}): "
             "resume with the recipe that the run was started with"
         )
-    for name, variable in variables.items():
-        variable.assign(stored[name])
-    return meta
+    return stored, meta
 
 
 def _differences(shapes: dict[str, tuple[int, ...]], variables: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.data.check import check_splits
@@ -30,8 +31,18 @@ from tf_segformer.training.callbacks import (
     stop_on_signal,
 )
 from tf_segformer.training.devices import device_scope, synchronize_batch_norm
+from tf_segformer.training.distributed import (
+    check_distribution,
+    count_processes,
+    data_parallel,
+    gather,
+    lost_processes_named,
+    on_first_process,
+    process_index,
+)
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer, format_groups, parameter_groups
+from tf_segformer.training.process_group import start_processes
 from tf_segformer.training.recipes import Recipe, load_recipe
 from tf_segformer.training.run_log import RunLog
 from tf_segformer.training.state import load_state
@@ -68,6 +79,10 @@ def train(
     jit_compile: bool | str = "auto",
     rematerialize: bool = False,
     devices: int | None = None,
+    backend: str | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     check: bool = True,
     resume: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -95,6 +110,11 @@ def train(
         jit_compile: Whether XLA compiles the step; "auto" as Keras decides.
         rematerialize: Whether the backward pass computes activations again: less memory, more time.
         devices: Number of GPUs; None for all.
+        backend: The backend of Keras that this is meant for; it is chosen by KERAS_BACKEND before the first import.
+        coordinator: "HOST:PORT" of process 0, where several train together; see `process_group.find_process_group`
+            for the variables from which this and the next two are read.
+        num_processes: How many processes train together.
+        process_id: Number of this one; process 0 writes `output`.
         check: Whether to open every file before the first step.
         resume: Continue the run in `output`: same data order and schedule, so that the weights become those of a run
             that was never interrupted.
@@ -110,7 +130,7 @@ def train(
         CheckpointError: The folder holds a run and `resume` is off, or it holds none (or another) and it is on.
         DatasetError: The data cannot be found or used.
         Interrupted: On SIGTERM or SIGINT, after the state was saved.
-        SegformerError: The loss became NaN.
+        SegformerError: The loss became NaN; another process ended; what the backend cannot do was asked for.
         ValueError: For an argument out of range.
 
     Example:
@@ -121,6 +141,12 @@ def train(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if backend not in (None, keras.backend.backend()):
+        raise SegformerError(
+            f"backend={backend!r}: Keras runs on {keras.backend.backend()}; set KERAS_BACKEND={backend} before the "
+            "first import of keras"
+        )
+    start_processes(coordinator, num_processes, process_id)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     kind = None if recipe.dataset == "folder" else recipe.dataset
     splits = open_splits(kind, data, class_names, palette) if isinstance(data, (str, Path)) else data
@@ -133,31 +159,33 @@ def train(
         seed=seed,
     )
     if check:
-        print(check_splits(splits))
+        on_first_process(lambda: print(check_splits(splits)))
     keras.utils.set_random_seed(recipe.seed)
-    with device_scope(devices) as count:
-        if count > 1 and recipe.accumulation_steps:
-            raise SegformerError(
-                f"{recipe.name}: Keras accumulates gradients on one GPU only: train with devices=1 (--devices 1), or "
-                "without accumulation_steps, whose larger batch several GPUs share"
-            )
-        if not isinstance(model, keras.Model):
-            checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
-            processor = processor or _make_processor(checkpoint, recipe, hub)
-            model = _make_model(checkpoint, recipe, splits[0].class_names, PRECISIONS[precision], rematerialize, hub)
-        if count > 1:
-            synchronize_batch_norm(model)
-        compile_model(model, recipe, jit_compile=jit_compile)
-    return fit_recipe(
-        model,
-        recipe,
-        *splits,
-        output or Path("runs") / recipe.name,
-        processor=processor or SegformerImageProcessor(do_resize=False),
-        resume=resume,
-        callbacks=callbacks,
-        parallel_calls=parallel_calls,
-    )
+    with data_parallel(devices):
+        with device_scope(devices) as count:
+            if count > 1 and recipe.accumulation_steps:
+                raise SegformerError(
+                    f"{recipe.name}: Keras accumulates gradients on one GPU only: train with devices=1 (--devices 1), "
+                    "without accumulation_steps, whose larger batch several GPUs share, or with --backend jax"
+                )
+            if not isinstance(model, keras.Model):
+                checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
+                processor = processor or _make_processor(checkpoint, recipe, hub)
+                policy = PRECISIONS[precision]
+                model = _make_model(checkpoint, recipe, splits[0].class_names, policy, rematerialize, hub)
+            if count > 1:
+                synchronize_batch_norm(model)
+            compile_model(model, recipe, jit_compile=jit_compile)
+        return fit_recipe(
+            model,
+            recipe,
+            *splits,
+            output or Path("runs") / recipe.name,
+            processor=processor or SegformerImageProcessor(do_resize=False),
+            resume=resume,
+            callbacks=callbacks,
+            parallel_calls=parallel_calls,
+        )
 
 
 def compile_model(model: keras.Model, recipe: Recipe, *, jit_compile: bool | str = "auto") -> None:
@@ -223,13 +251,14 @@ def fit_recipe(
         >>> best = fit_recipe(model, recipe, train_data, val_data, "runs/again", processor=processor)
         group ...
     """
-    output = Path(output)
+    output, is_first, variables = Path(output), process_index() == 0, model.trainable_variables
+    check_distribution(model, [phase.batch_size for phase in recipe.phases])
     step, rows = _start(model, recipe, output, resume)
-    variables = model.trainable_variables
-    groups = parameter_groups(variables, recipe.head_lr_multiplier, recipe.weight_decay)
-    print(format_groups(groups, variables))
-    log = RunLog(output, val_data.class_names, rows)
-    with stop_on_signal() as stop:
+    if is_first:
+        groups = parameter_groups(variables, recipe.head_lr_multiplier, recipe.weight_decay)
+        print(format_groups(groups, variables))
+    log = RunLog(output, val_data.class_names, rows, writes=is_first)
+    with stop_on_signal() as stop, lost_processes_named():
         counter = StepCounter(recipe, step, stop, log)
         validation = ValidationCallback(counter, Validation(model, val_data, processor), log, processor)
         if step < recipe.steps:
@@ -246,8 +275,10 @@ def fit_recipe(
             model.optimizer.finalize_variable_values(model.trainable_variables)
         if stop.is_set() and counter.step < recipe.steps:
             raise Interrupted(f"stopped after step {counter.step} of {recipe.steps}; continue with --resume")
-    save_pretrained(model, processor, output / LAST_NAME)  # `fit` ends with the averaged weights
+    if is_first:
+        save_pretrained(model, processor, output / LAST_NAME)  # `fit` ends with the averaged weights
     log.finish()
+    gather(np.array([step]))  # all wait for the one that writes
     assert log.best is not None  # a run ends with a validation
     return log.best
 
@@ -278,6 +309,8 @@ def _batches(
             first_step=min(max(first_step, start), end),
             last_step=end if index < len(recipe.phases) - 1 else None,
             parallel_calls=parallel_calls,
+            part=process_index(),
+            parts=count_processes(),
         )
         parts.append(part)
         start = end
@@ -325,18 +358,25 @@ def _make_processor(
 
 def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
     """The step to begin with and the log so far."""
-    state, settings = output / STATE_NAME, output / RECIPE_NAME
+    on_first_process(lambda: _open_folder(recipe, output, resume))
+    if resume:
+        meta = load_state(output / STATE_NAME, model)
+        return meta["step"], meta["rows"]
+    return 0, []
+
+
+def _open_folder(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Makes the folder of a new run, or makes sure that it holds the one to be continued."""
+    settings = output / RECIPE_NAME
     wanted = json.dumps(recipe.to_dict(), indent=2, sort_keys=True)
     if resume:
         if settings.is_file() and not _holds(settings, wanted):
             raise CheckpointError(f"{settings}: the run was started with another recipe; resume with the same options")
-        meta = load_state(state, model)
-        return meta["step"], meta["rows"]
-    if state.exists():
+        return
+    if (output / STATE_NAME).exists():
         raise CheckpointError(f"{output}: holds a run already; continue it with --resume or choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     settings.write_text(wanted)
-    return 0, []
 
 
 def _holds(settings: Path, wanted: str) -> bool:

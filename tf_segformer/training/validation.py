@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset, LabelledImage
 from tf_segformer.evaluation.evaluate import evaluate
+from tf_segformer.evaluation.metrics import metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.images import InputImage, read_images
 from tf_segformer.inference.predictor import Box, SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult
 from tf_segformer.inference.windows import SlidingWindowLogits, row_chunks
+from tf_segformer.training.distributed import count_processes, gather, on_this_process_alone, process_index
 
 MOST_PIXELS = 2048 * 2048
 """Of an image that the model sees as a whole; a larger one it sees through windows."""
@@ -29,6 +32,8 @@ class Validation:
 
     Images of more than `MOST_PIXELS` that the processor does not resize are seen through windows of 1024 pixels, a
     quarter of each overlapping, so that memory is bounded.
+
+    Processes that train together measure a part of the images each, and add up their confusion matrices.
 
     Args:
         model: Compiled segmentation model.
@@ -54,14 +59,14 @@ class Validation:
 
         Returns:
             What `evaluate` returns, "loss", the mean over the images, and "examples": (image uint8, class map, labels)
-            of the first three images, of large ones every n-th row and column.
+            of the first three images of this process, of large ones every n-th row and column.
 
         Raises:
             DatasetError: A label map has another size than its image, or labels that are no class.
         """
         losses: list[float] = []
         examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        dataset = _LastAsked(self.dataset)
+        dataset = _Part(self.dataset, process_index(), count_processes())
 
         def segment(images: Iterable[Any]) -> Iterator[SegmentationResult]:
             for image in images:
@@ -81,7 +86,15 @@ class Validation:
                 image = np.asarray(example.read_image())
                 examples.append((image[part].copy(), result.class_map[part].copy(), labels[part].copy()))
 
-        metrics = evaluate(segment, dataset, on_result=collect)
+        with on_this_process_alone():
+            metrics = evaluate(segment, dataset, on_result=collect)
+        if count_processes() > 1:
+            padded = np.zeros(dataset.sizes.max())
+            padded[: len(losses)] = losses
+            rows = zip(gather(padded), dataset.sizes, strict=True)
+            losses = [float(loss) for row, size in rows for loss in row[:size]]
+            confusion = gather(metrics["confusion_matrix"]).sum(axis=0)
+            metrics = {**metrics_from_confusion(confusion), "confusion_matrix": confusion, "images": len(losses)}
         return {**metrics, "loss": float(np.mean(losses)), "examples": examples}
 
     def _is_large(self, image: Image.Image | np.ndarray) -> bool:
@@ -118,17 +131,19 @@ class Validation:
         return float(self.loss.predict_on_batch([labels[None], logits[None]]))
 
 
-class _LastAsked:
-    """A dataset that keeps the example that was asked for last."""
+class _Part:
+    """Neighbouring examples of a dataset, those of one process; keeps the example that was asked for last."""
 
     last: LabelledImage
 
-    def __init__(self, dataset: LabelledDataset) -> None:
-        self.size, self.num_labels = dataset.size, dataset.num_labels
-        self._dataset = dataset
+    def __init__(self, dataset: LabelledDataset, index: int, count: int) -> None:
+        self.num_labels, self._dataset = dataset.num_labels, dataset
+        ends = [dataset.size * number // count for number in range(count + 1)]
+        self.sizes = np.diff(ends)  # of all parts; none where there are more parts than examples
+        self.size, self._examples = int(self.sizes[index]), slice(ends[index], ends[index + 1])
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        for example in self._dataset:
+        for example in itertools.islice(self._dataset, self._examples.start, self._examples.stop):
             self.last = example
             yield example
 

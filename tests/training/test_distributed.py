@@ -1,0 +1,170 @@
+"""Processes that train one model together compute what one process computes, and one that dies ends the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.training.processes import TIMEOUT, finish, start, state_of, text_of, wait_for
+from tests.training.scenes import write_dataset
+from tf_segformer.training.distributed import broadcast, count_processes, gather, on_first_process, process_index
+
+pytest.importorskip("jax")
+
+
+def test_one_process_needs_no_others():
+    values = np.array([2**40, -1])
+    assert (count_processes(), process_index()) == (1, 0)
+    np.testing.assert_array_equal(gather(values), values[None])
+    np.testing.assert_array_equal(broadcast(values), values)
+    with pytest.raises(KeyError):
+        on_first_process(lambda: {}["missing"])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "scenes", train=7, val=4)
+
+
+@pytest.fixture(scope="module")
+def one(scenes):
+    """The folder of the run of one process."""
+    return finish(start(scenes, scenes.parent / "one", 1), scenes.parent / "one")
+
+
+@pytest.fixture(scope="module")
+def two(scenes):
+    """The folder of a run of two processes that nobody interrupted."""
+    return finish(start(scenes, scenes.parent / "two", 2), scenes.parent / "two")
+
+
+def rows_of(folder):
+    """The numbers of log.csv, without the speed."""
+    with (folder / "log.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+# A constant that is added before the batch norm changes nothing: the gradient of these biases (linear_c_0 to _3)
+# is what rounding leaves, of which Adam makes steps of full size. The mean that the batch norm takes away follows them.
+UNDECIDED = re.compile(r"model/01(16|18|20|22)/bias|.*linear_c_\d_bias_average|.*/moving_mean")
+
+
+def assert_same_run(folder, reference):
+    """Losses, metrics and every variable of model and optimizer, to 1e-5."""
+    for row, expected in zip(rows_of(folder), rows_of(reference), strict=True):
+        np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-5, atol=1e-5)
+    ours, others = state_of(folder), state_of(reference)
+    assert sum(bool(UNDECIDED.fullmatch(name)) for name in others) == 9
+    for name in set(others) - {"__meta__"}:
+        atol = 2e-3 if UNDECIDED.fullmatch(name) else 1e-5
+        np.testing.assert_allclose(ours[name], others[name], rtol=1e-5, atol=atol, err_msg=name)
+    assert (folder / "best/model.safetensors").is_file()
+    assert (folder / "curves.png").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(one, two):
+    assert_same_run(two, one)
+    assert "step 20" in text_of(two, 0)
+    assert "step" not in text_of(two, 1)
+
+
+@pytest.mark.slow
+def test_three_processes_train_like_one(scenes, one):
+    output = scenes.parent / "three"
+    assert_same_run(finish(start(scenes, output, 3), output), one)
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_process_train_like_one(scenes, one):
+    output = scenes.parent / "devices"
+    assert_same_run(finish(start(scenes, output, 1, devices=2), output), one)
+
+
+@pytest.fixture
+def namespaces():
+    """Commands that run in network namespaces with an address each, with a bridge between; skipped without."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need ip and root")
+    names, bridge = [f"segformer{index}" for index in range(2)], "segformer-br"
+
+    def ip(*arguments):
+        return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+    if ip("link", "add", bridge, "type", "bridge").returncode:
+        pytest.skip("network namespaces cannot be made here")
+    try:
+        ip("link", "set", bridge, "up")
+        for index, name in enumerate(names):
+            made = ip("netns", "add", name)
+            ip("link", "add", f"veth-{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", f"veth-{name}", "master", bridge, "up")
+            ip("-n", name, "address", "add", f"10.117.0.{index + 1}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "lo", "up")
+            ready = ip("-n", name, "link", "set", "eth0", "up")
+            if made.returncode or ready.returncode:
+                pytest.skip(f"network namespaces cannot be made here: {made.stderr}{ready.stderr}")
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            ip("netns", "delete", name)
+            ip("link", "delete", f"veth-{name}")
+        ip("link", "delete", bridge)
+
+
+@pytest.mark.slow
+def test_hosts_with_an_address_each_train_like_one(scenes, one, namespaces):
+    output = scenes.parent / "hosts"
+    assert_same_run(finish(start(scenes, output, 2, address="10.117.0.1", prefixes=namespaces), output), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_killed_process_ends_the_run_and_resumed_it_ends_with_the_same_weights(scenes, two, index):
+    output = scenes.parent / f"killed-{index}"
+    processes = start(scenes, output, 2)
+    try:
+        wait_for(output / "state.npz", processes, output)
+        processes[index].kill()
+        killed = time.monotonic()
+        assert processes[1 - index].wait(timeout=TIMEOUT) != 0
+        assert time.monotonic() - killed < 60
+    finally:
+        for process in processes:
+            process.kill()
+    text = text_of(output, 1 - index)
+    assert "another process of this run ended" in text or "another task died" in text
+    assert json.loads(str(state_of(output)["__meta__"]))["step"] < 20
+    finish(start(scenes, output, 2, "--resume"), output)
+    states = state_of(output), state_of(two)
+    for name in set(states[1]) - {"__meta__"}:
+        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+    weights = [(folder / "last/model.safetensors").read_bytes() for folder in (output, two)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_with_their_state_saved(scenes):
+    output = scenes.parent / "stopped"
+    processes = start(scenes, output, 2, "--steps", "2000")
+    try:
+        wait_for(output / "state.npz", processes, output)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(timeout=TIMEOUT) for process in processes] == [2, 2]
+    finally:
+        for process in processes:
+            process.kill()
+    assert "continue with --resume" in text_of(output, 0)
+    step = json.loads(str(state_of(output)["__meta__"]))["step"]
+    assert 2 <= step < 2000
+    assert f"stopped after step {step}" in text_of(output, 1)
