@@ -76,7 +76,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
-BUDGET = {"tf_segformer": 30_000, "tf_segformer/modeling": 1_620, "benchmarks": 3_000}
+BUDGET = {"tf_segformer": 30_300, "tf_segformer/modeling": 1_620, "benchmarks": 3_000}
 
 
 def count_lines(path: Path) -> int:
@@ -85,7 +85,8 @@ def count_lines(path: Path) -> int:
 
 @pytest.mark.parametrize("folder", ["tf_segformer", "benchmarks"])
 def test_no_file_is_longer_than_one_sitting(folder):
-    files = {str(path): count_lines(path) for path in sorted((ROOT.parent / folder).rglob("*.py"))}
+    paths = [path for path in (ROOT.parent / folder).rglob("*") if path.suffix in (".py", ".js", ".css", ".html")]
+    files = {str(path): count_lines(path) for path in sorted(paths)}
     assert {path: lines for path, lines in files.items() if lines > LONGEST_FILE} == {}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import time
+import zipfile
 from contextlib import nullcontext
 
 import pytest
 
-from tf_segformer.io import atomic_update, atomic_write, committed_file, read_json, write_json
+from tf_segformer.io import atomic_update, atomic_write, committed_file, open_zip, read_json, write_json
 
 
 def names(folder):
@@ -129,3 +130,14 @@ def test_what_is_no_json_is_a_value_error(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError):
         read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("header_offset", 2**63), ("flag_bits", 1), ("compress_type", 99), ("compress_type", 8)]
+)
+def test_whatever_is_damaged_in_a_zip_archive_ends_in_one_error(tmp_path, field, value):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("data.pkl", b"\xff" * 64)
+        setattr(archive.filelist[0], field, value)  # in the directory, which is written last
+    with pytest.raises(zipfile.BadZipFile), open_zip(tmp_path / "x.zip") as archive:
+        archive.read("data.pkl")

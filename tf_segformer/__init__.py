@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tf_segformer.deploy.openvino import export_openvino as export_openvino
     from tf_segformer.deploy.saved_model import export_saved_model as export_saved_model
     from tf_segformer.deploy.tf_serving.client import Client as Client
+    from tf_segformer.deploy.web.export import export_web as export_web
     from tf_segformer.evaluation import metrics as metrics
     from tf_segformer.evaluation.evaluate import evaluate as evaluate
     from tf_segformer.imaging import visualize as visualize
@@ -52,6 +53,7 @@ _OBJECTS = {
     "export_onnx": "tf_segformer.deploy.onnx.export",
     "export_openvino": "tf_segformer.deploy.openvino",
     "export_saved_model": "tf_segformer.deploy.saved_model",
+    "export_web": "tf_segformer.deploy.web.export",
     "load_model": "tf_segformer.loading",
     "describe_model": "tf_segformer.loading",
     "train": "tf_segformer.training.trainer",

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import stat
+import struct
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,10 @@ MAX_TEXT_BYTES = 4 * 2**20
 
 MAX_ZIP_READ = 16 * 2**20
 """Largest directory of a zip archive: more entries than a hundred times those of the largest model."""
+
+# What zipfile raises for damaged and encrypted archives beside its own error; RuntimeError includes NotImplementedError
+# unknown compression, and RecursionError, of what is parsed from an entry.
+_ZIP_DAMAGE = (RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
 
 _ABANDONED_SECONDS = 3600  # whose temporary file has not grown for so long was killed
 _COMMITTED = ".committed"  # subfolder of files that are whole, on their way to their places
@@ -167,7 +173,7 @@ def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         OSError: The file cannot be read.
-        zipfile.BadZipFile: It is no archive, or its directory is larger.
+        zipfile.BadZipFile: It is no archive, its directory is larger, or an entry that is read in the block is damaged.
 
     Example:
         >>> import tempfile
@@ -179,8 +185,11 @@ def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
         ...         archive.namelist()
         ['data.pkl']
     """
-    with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    try:
+        with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except _ZIP_DAMAGE as error:
+        raise zipfile.BadZipFile(str(error) or type(error).__name__) from error
 
 
 def is_plain_name(name: Any) -> bool:

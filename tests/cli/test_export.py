@@ -90,12 +90,23 @@ def test_what_was_exported_predicts_alone(run, checkpoint, image, tmp_path, task
     assert ("a model for classification" in outcome.err) == (task == "classification")
 
 
+def test_a_page_without_its_engine_is_one_line_that_names_the_remedy(run, checkpoint, tmp_path):
+    (tmp_path / "runtime").mkdir()
+    arguments = ("--format", "web", "--runtime", tmp_path / "runtime")
+    outcome = run("export", checkpoint(), tmp_path / "page", *arguments)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "ort.wasm.bundle.min.mjs: cannot be read" in outcome.err
+    assert "`npm pack onnxruntime-web@1.30.0` writes a .tgz" in outcome.err
+    assert not (tmp_path / "page").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--format", "onnx", "--device", "gpu"), "--device is for --format saved_model"),
         (("--precision", "int8"), "--precision of saved_model is one of float32, float16, bfloat16"),
         (("--format", "onnx", "--size", "64"), "are for --format litert"),
+        (("--format", "onnx", "--runtime", "."), "--runtime is for --format web"),
         (("--data-format", "channels_first"), "--data-format is for --format onnx"),
         (("--format", "litert", "--precision", "int8"), "go together"),
         (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),

@@ -15,7 +15,7 @@ from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import Example, SegmentationDataset, find_dataset
 from tf_segformer.data.pipeline import normalize_and_pad, training_dataset, validation_dataset
 from tf_segformer.data.splits import open_splits
-from tf_segformer.data.tfrecords import open_tfrecords, write_tfrecords
+from tf_segformer.data.tfrecords import _as_png, _serialized, open_tfrecords, write_tfrecords
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
@@ -168,7 +168,38 @@ def test_damaged_shard_is_named(shards, tmp_path):
     damaged = tmp_path / shards.paths[1].name
     damaged.write_bytes(damaged.read_bytes()[:-9])
     with pytest.raises(DatasetError, match=rf"{damaged.name}: a damaged shard"):
+        open_tfrecords(tmp_path)
+    damaged.write_bytes(shards.paths[1].read_bytes().replace(b"IHDR", b"IHDX"))
+    with pytest.raises(DatasetError, match=rf"{damaged.name}: a damaged shard"):
         list(open_tfrecords(tmp_path))
+    damaged.write_bytes(b"")
+    with pytest.raises(DatasetError, match="hold 3 records, its index says 5"):
+        open_tfrecords(tmp_path)
+
+
+def test_a_record_of_a_petabyte_is_no_reason_to_ask_for_memory(shards, tmp_path):
+    """TensorFlow's reader asks for it and ends the process."""
+    for path in [*shards.paths, shards.paths[0].parent / "shards.json"]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    length = (2**50).to_bytes(8, "little") + bytes.fromhex("1d703049")  # and its checksum
+    (tmp_path / shards.paths[0].name).write_bytes(length + bytes(64))
+    with pytest.raises(DatasetError, match="record 0 reaches out of it"):
+        open_tfrecords(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        # In a list of byte strings, a length of 4 GiB, at which `tf.io.parse_single_example` ends the process.
+        (b"\x0a\x15\x0a\x13\x0a\x05image\x12\x0a\x0a\x08\x0a\xa1\xfe\xff\xd8\x0f12", "a record without image"),
+        (_serialized({"image": _as_png(np.zeros((2, 2))), "labels": b"GIF89a"}), "no PNG file|neither a JPEG nor"),
+        (_serialized({"image": b"GIF89a", "labels": _as_png(np.zeros((2, 2)))}), "neither a JPEG nor a PNG"),
+        (_serialized({"image": _as_png(np.zeros((2, 2)))}), "a record without image, labels"),
+    ],
+)
+def test_a_broken_record_is_an_error_of_its_batch(shards, features, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        next(iter(tf.data.Dataset.from_tensors(features).map(shards.decode)))
 
 
 def test_both_splits_are_opened_from_files_or_from_shards(tmp_path):

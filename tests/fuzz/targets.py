@@ -92,10 +92,13 @@ def lists(data: bytes) -> None:
     find_dataset("voc", listing.parents[2], "train")
 
 
+_decode = tf.function(ShardedDataset("fuzz", (), 1, ()).decode, input_signature=[tf.TensorSpec((), tf.string)])
+
+
 def tfrecord(data: bytes) -> None:
     """One record of a shard, as the training pipeline reads it."""
     with suppress(tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter of messages that quote the record
-        ShardedDataset("fuzz", (), 1, ()).decode(tf.constant(data))
+        _decode(tf.constant(data))
 
 
 def training_state(data: bytes) -> None:

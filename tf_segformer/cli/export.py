@@ -1,4 +1,4 @@
-"""`tf-segformer export`: a checkpoint in; a SavedModel, a LiteRT, an OpenVINO or an ONNX file out."""
+"""`tf-segformer export`: a checkpoint in; a SavedModel, LiteRT, OpenVINO or ONNX, or a page for browsers out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANY_PRECISION = tuple(dict.fromkeys(each for choices in PRECISIONS.values() for
 _CALIBRATION_IMAGES = 100
 
 
-@click.command(short_help="Write a SavedModel, LiteRT, ONNX or OpenVINO file.")
+@click.command(short_help="Write a SavedModel, LiteRT, ONNX or OpenVINO file, or a page.")
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--format", "format_name", type=click.Choice(list(PRECISIONS)), default="saved_model", show_default=True)
@@ -55,6 +55,10 @@ _CALIBRATION_IMAGES = 100
     "--data-format", type=click.Choice(DATA_FORMATS), default=DATA_FORMATS[0], show_default=True,
     help="onnx: layout of pixel values and logits; channels_first is that of Hugging Face's export.",
 )  # fmt: skip
+@click.option(
+    "--runtime", type=click.Path(exists=True, path_type=Path), default=None,
+    help="web: .tgz or folder of the npm package onnxruntime-web.  [default: downloaded once from npm's registry]",
+)  # fmt: skip
 @hub_options
 def export(
     model: str,
@@ -67,13 +71,15 @@ def export(
     size: str | None,
     calibration: str | None,
     data_format: str,
+    runtime: Path | None,
     hub: HubOptions,
 ) -> None:
     """Writes MODEL into FOLDER for a server or a device.
 
     MODEL is a folder, a checkpoint file, the name of an embedded model or a Hub id. A SavedModel goes to
     FOLDER/VERSION and takes JPEG and PNG files; the others take prepared pixel values. `predict` and `evaluate`
-    take the folder for MODEL.
+    take the folder for MODEL, of a page its subfolder onnx. The web format is a page of static files that
+    segments images in the browser.
 
     Example: tf-segformer export camvid-b0 served
     """
@@ -85,6 +91,8 @@ def export(
         raise click.UsageError("--device is for --format saved_model")
     if data_format != DATA_FORMATS[0] and format_name != "onnx":
         raise click.UsageError("--data-format is for --format onnx")
+    if runtime and format_name != "web":
+        raise click.UsageError("--runtime is for --format web")
     if (precision == "int8") != (calibration is not None):
         raise click.UsageError("--precision int8 and --calibration IMAGES go together")
     if precision == "int8" and size == "any":
@@ -105,12 +113,17 @@ def export(
             options = {"precision": precision, "size": sides, "calibration": images}
         elif format_name == "openvino":
             options = {"precision": precision}
+        elif format_name == "web":
+            options = {"runtime": runtime}
         written = getattr(tf_segformer, f"export_{format_name}")(loaded, folder, processor, **options)
     except SegformerError:
         raise
     except ValueError as error:  # a processor that cannot run in a graph
         raise click.UsageError(str(error)) from error
-    click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
+    if format_name == "web":
+        click.echo(f"wrote {folder} ({_megabytes(folder):.1f} MB); to open it: python3 -m http.server -d {folder}")
+    else:
+        click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
 
 
 def _read_size(size: str | None, processor: Any) -> tuple[int, int] | None:

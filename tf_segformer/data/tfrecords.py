@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +19,14 @@ from tf_segformer.data.datasets import SegmentationDataset, read_rgb
 from tf_segformer.data.examples import LabelledImage
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import open_image, open_label_map, open_stored
-from tf_segformer.imaging.graph.decode import decode_image
+from tf_segformer.imaging.graph.decode import decode_image, decode_labels
 from tf_segformer.io import is_plain_name, read_json, write_json
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
 _SHUFFLE_BUFFER = 1024  # records
 _MAX_EPOCHS = 2**32  # more than a run has: keeps the keys of blocks apart from those of epochs
-_FEATURES = {"image": tf.io.FixedLenFeature((), tf.string), "labels": tf.io.FixedLenFeature((), tf.string)}
+_HEADER, _FOOTER = 12, 4  # bytes around a record: its length (8) and checksums
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ShardedDataset:
             try:
                 for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                     yield _labelled_image(record)
-            except (tf.errors.OpError, DecodeError, IndexError, UnicodeDecodeError) as error:
+            except (tf.errors.OpError, ValueError) as error:
                 reason = str(error).splitlines()[0][:200]
                 raise DatasetError(f"{path}: a damaged shard ({reason}); write it again") from error
 
@@ -80,9 +81,12 @@ class ShardedDataset:
 
     def decode(self, record: Any) -> tuple[Any, Any]:
         """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
-        features = tf.io.parse_single_example(record, _FEATURES)
-        labels = tf.io.decode_png(features["labels"], channels=1)[..., 0]
-        return decode_image(features["image"]), tf.cast(labels, tf.int32)
+
+        def image_and_labels(data: Any) -> list[bytes]:
+            return _bytes_of(np.array(data, object).item(), ("image", "labels"))  # an array where tensors are eager
+
+        image, labels = tf.numpy_function(image_and_labels, [record], (tf.string, tf.string), stateful=False)
+        return decode_image(tf.ensure_shape(image, ())), decode_labels(tf.ensure_shape(labels, ()))
 
 
 def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
@@ -138,7 +142,7 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
         The dataset.
 
     Raises:
-        DatasetError: The index or a shard is missing.
+        DatasetError: The index or a shard is missing, or a shard does not hold what the index says.
 
     Example:
         >>> open_tfrecords("shards/train").num_labels
@@ -158,17 +162,53 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise DatasetError(f"{folder}: {len(missing)} shards are missing: {', '.join(missing)}")
+    count = sum(map(_count_records, paths))
+    if count != dataset.size:
+        raise DatasetError(
+            f"{folder}: its shards hold {count} records, its index says {dataset.size}; write them again"
+        )
     return dataset
+
+
+def _count_records(path: Path) -> int:
+    """The number of records of a shard by their lengths alone.
+
+    TensorFlow asks for as much memory as a length says and ends the process where there is not so much; so each must
+    be within the file before TensorFlow reads it.
+    """
+    count = position = 0
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while position < size:
+            file.seek(position)
+            header = file.read(_HEADER)
+            position += _HEADER + int.from_bytes(header[:8], "little") + _FOOTER
+            if position > size:
+                raise DatasetError(f"{path}: a damaged shard (record {count} reaches out of it); write it again")
+            count += 1
+    return count
 
 
 def _labelled_image(record: bytes) -> LabelledImage:
     """One record, its images still encoded."""
-    features = tf.train.Example.FromString(record).features.feature
-    encoded, image, labels = (features[key].bytes_list.value[0] for key in ("name", "image", "labels"))
+    encoded, image, labels = _bytes_of(record, ("name", "image", "labels"))
     name = encoded.decode()
     return LabelledImage(
         name, name, partial(open_image, image), partial(open_label_map, labels), partial(open_stored, image)
     )
+
+
+def _bytes_of(record: bytes, names: tuple[str, ...]) -> list[bytes]:
+    """The byte strings of some names in a tf.train.Example.
+
+    Protocol Buffers' own parser reads them: that of `tf.io.parse_single_example` takes a length of 2 GiB and more for a
+    negative one and ends the process.
+    """
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+        return [features[name].bytes_list.value[0] for name in names]
+    except (DecodeError, IndexError) as error:
+        raise ValueError(f"a record without {', '.join(names)}") from error
 
 
 def _shuffled_records(dataset: ShardedDataset, seed: int, first: int, last: int | None) -> tf.data.Dataset:

@@ -19,6 +19,7 @@ PRECISIONS = {
     "litert": ("float32", "float16", "dynamic-int8", "int8"),
     "onnx": ("float32",),
     "openvino": ("float32", "float16", "bfloat16"),
+    "web": ("float32",),
 }
 """Formats of an exported model, each with the precisions that it can be written in."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import tokenize
 import zipfile
 from pathlib import Path
@@ -19,8 +18,8 @@ from tf_segformer.training.distributed import assign_from_first_process, on_firs
 
 _META = "__meta__"
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RecursionError, zipfile.BadZipFile),
-    *(SyntaxError, tokenize.TokenError, struct.error),  # of NumPy's header, which is Python's notation of a dictionary
+    *(OSError, ValueError, KeyError, zipfile.BadZipFile),
+    *(SyntaxError, tokenize.TokenError),  # of NumPy's header, which is Python's notation of a dictionary
 )
 
 

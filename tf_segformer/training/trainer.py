@@ -361,7 +361,10 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     on_first_process(lambda: _open_folder(recipe, output, resume))
     if resume:
         meta = load_state(output / STATE_NAME, model)
-        return meta["step"], meta["rows"]
+        step, rows = meta.get("step"), meta.get("rows")
+        if not isinstance(step, int) or not isinstance(rows, list):
+            raise CheckpointError(f"{output / STATE_NAME}: not of a run of `train`: it has no step and no log")
+        return step, rows
     return 0, []
 
 

@@ -32,7 +32,7 @@ _PORT_IN_WEIGHTS, _PORT_IN_CONFIG = "tf_segformer_overlap_patch_embeddings", b"T
 _ENCODER_OF_PORT = "layers/tf_segformer_main_layer/encoder/layers/"  # of a model of tf_segformer.transformers
 _HERE_IN_CONFIG = b"tf_segformer>TFSegformer"  # a model of tf_segformer.transformers, as Keras 3 saves it
 
-_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RecursionError)
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def read_hdf5(path: Path) -> Checkpoint:

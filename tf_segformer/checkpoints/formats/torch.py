@@ -77,7 +77,7 @@ def read_torch_zip(path: Path) -> Checkpoint:
             if f"{root}byteorder" in entries and archive.open(f"{root}byteorder").read(16) != b"little":
                 raise ValueError("big-endian numbers")
             described = read_pickle(io.BytesIO(archive.read(pickles[0])), _GLOBALS, _load_storage)
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, struct.error) as error:
+    except (ValueError, zipfile.BadZipFile, OSError) as error:
         raise _unreadable(path, error) from error
 
     def locate(storage: _Storage) -> tuple[int, int]:

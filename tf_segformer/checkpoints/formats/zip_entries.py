@@ -21,7 +21,7 @@ def start_of_entry(path: Path, entry: zipfile.ZipInfo) -> int:
         ValueError: Where there is no local header.
     """
     with path.open("rb") as file:
-        file.seek(entry.header_offset)
+        file.seek(min(entry.header_offset, path.stat().st_size))  # a damaged offset may be larger than any file
         header = file.read(30)
     if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
         raise ValueError(f"the zip entry {entry.filename[:100]!r} has no local header: truncated")

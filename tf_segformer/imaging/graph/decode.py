@@ -59,11 +59,7 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = files.MAX_PIXELS) -> t
         >>> decode_image(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
         TensorShape([4, 6, 3])
     """
-    size = tf.cast(encoded_image_size(encoded), tf.int64)
-    fits = tf.debugging.Assert(
-        (tf.reduce_min(size) >= 1) & (size[0] * size[1] <= max_pixels),
-        [f"The image is empty or has more than max_pixels={max_pixels} pixels: height and width are", size],
-    )
+    fits = _assert_size(encoded, max_pixels)
     with tf.control_dependencies([fits]):
         image = tf.cond(
             _starts_with(encoded, _PNG_SIGNATURE),
@@ -72,6 +68,29 @@ def decode_image(encoded: tf.Tensor, *, max_pixels: int = files.MAX_PIXELS) -> t
             lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
         )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_labels(encoded: tf.Tensor, *, max_pixels: int = files.MAX_PIXELS) -> tf.Tensor:
+    """Decodes an 8-bit grayscale PNG file of class indices.
+
+    Args:
+        encoded: Scalar string with the bytes of the file.
+        max_pixels: Largest height times width; checked in the header, before anything is decoded.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it runs, for an invalid file; other formats, which TensorFlow's decoder of
+            PNG files would take, among them.
+
+    Example:
+        >>> decode_labels(tf.io.encode_png(tf.zeros((4, 6, 1), tf.uint8))).shape
+        TensorShape([4, 6])
+    """
+    is_png = tf.debugging.Assert(_starts_with(encoded, _PNG_SIGNATURE), ["the labels are no PNG file"])
+    with tf.control_dependencies([is_png, _assert_size(encoded, max_pixels)]):
+        return tf.cast(tf.io.decode_png(encoded, channels=1)[..., 0], tf.int32)
 
 
 def safe_decode_image(encoded: tf.Tensor, max_pixels: int = files.MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,6 +133,15 @@ def safe_decode_image(encoded: tf.Tensor, max_pixels: int = files.MAX_PIXELS) ->
     undecoded = (problem == "") & (tf.size(image) == 0)
     problem = tf.where(undecoded, "the file is truncated or damaged, or of a kind that is not decoded", problem)
     return image, tf.where(problem == "", OK, _INVALID + problem)
+
+
+def _assert_size(encoded: tf.Tensor, max_pixels: int) -> tf.Operation:
+    """Fails when it runs for an image that its header calls empty or larger."""
+    size = tf.cast(encoded_image_size(encoded), tf.int64)
+    return tf.debugging.Assert(
+        (tf.reduce_min(size) >= 1) & (size[0] * size[1] <= max_pixels),
+        [f"The image is empty or has more than max_pixels={max_pixels} pixels: height and width are", size],
+    )
 
 
 def _starts_with(encoded: tf.Tensor, signature: bytes) -> tf.Tensor:
