@@ -24,8 +24,8 @@ MAX_TEXT_BYTES = 4 * 2**20
 MAX_ZIP_READ = 16 * 2**20
 """Largest directory of a zip archive: more entries than a hundred times those of the largest model."""
 
-# What zipfile raises for damaged and encrypted archives beside its own error; RuntimeError includes NotImplementedError
-# unknown compression, and RecursionError, of what is parsed from an entry.
+# What zipfile raises for damaged and encrypted archives, apart from its own error. RuntimeError covers unknown
+# compression (NotImplementedError) and RecursionError of what is parsed from an entry.
 _ZIP_DAMAGE = (RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
 
 _ABANDONED_SECONDS = 3600  # whose temporary file has not grown for so long was killed

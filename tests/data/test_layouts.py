@@ -17,6 +17,7 @@ from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import find_dataset
 from tf_segformer.data.kinds import detect_kind
+from tf_segformer.data.layouts import coco
 from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import DatasetError, ImageError
@@ -439,6 +440,8 @@ def test_classes_are_merged_by_value_and_by_name_and_others_are_ignored(tmp_path
         ("labels/train/0.txt", "9 0 0 1 0 1 1", "no object of 0 to 2"),
         ("labels/train/0.txt", "0 0 nan 1 0 1 1", "holds no numbers"),
         ("data.yaml", "names: [", "no readable YAML"),
+        ("data.yaml", "a: &a {b: 1}\nnames: [*a]", "it has aliases"),  # nested ones make gigabytes
+        ("data.yaml", "[" * 5000, "no readable YAML"),
     ],
 )
 def test_bad_yolo_files_are_named(tmp_path, file, text, message):
@@ -464,6 +467,57 @@ def test_bad_labelme_and_coco_files_are_named(tmp_path):
     path.write_text("{")
     with pytest.raises(DatasetError, match=r"0\.json: no readable annotations"):
         find_dataset(root=tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 300)])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_run_lengths_of_coco_are_read_as_pycocotools_reads_them(shape, compressed):
+    mask = pytest.importorskip("pycocotools.mask")
+    for seed, threshold in enumerate((0.0, 0.02, 0.5, 0.98, 1.0)):
+        values = np.random.default_rng(seed).random(shape)
+        pixels = np.repeat(values, 2, axis=0) < threshold
+        encoded = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
+        text = encoded["counts"].decode()
+        counts = text if compressed else coco._decompressed(text).tolist()
+        found = coco._decode_runs({"size": encoded["size"], "counts": counts}, *pixels.shape)
+        np.testing.assert_array_equal(found, mask.decode(encoded).astype(bool))
+        np.testing.assert_array_equal(found, pixels)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        # At the first three pycocotools 2.0.11 writes beyond its memory, at the fourth it returns what lay there.
+        ({"size": [SIDE, SIDE], "counts": "o" * 400}, "damaged"),
+        ({"size": [SIDE, SIDE], "counts": [0, 0, 0, 2**32 - 1] * 50}, "of another size"),
+        ([[0, 0, 9e5, 9e5, 0, 9e5, 9e5, 0] * 400], "outline of more than"),
+        ({"size": [SIDE, SIDE], "counts": [3]}, "of another size"),
+        ({"size": [SIDE, SIDE], "counts": [-5, SIDE * SIDE + 5]}, "whole numbers from 0"),
+        ([[0, 0, 1e300, 0, 5, 5]], "far outside"),
+        ([[0, 0, 1, 1, 1]], "no list of pairs"),
+        ([[1, 1, 9, 9, 1, 9]] + [[0, 0, 2e5, 0, 0, 1]] * 60, "together longer"),
+    ],
+)
+def test_hostile_objects_of_coco_cost_no_memory_and_no_process(tmp_path, segmentation, message):
+    coco_written_as("a.json", ".", ("",), lambda box: (segmentation, 1))(tmp_path)
+    with pytest.raises(ImageError, match=message):
+        next(iter(find_dataset("coco", tmp_path))).read_labels()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"shape_type": "circle", "points": [[0, 0], [1e9, 0]]},  # hours of Pillow's steps
+        {"points": [[0, 0], [1e12, 0], [0, 1e12]]},
+        {"points": [[10**400, 0], [1, 0], [0, 1]]},
+    ],
+)
+def test_shapes_far_outside_of_the_image_are_rejected_at_once(tmp_path, shape):
+    write_labelme(tmp_path)
+    path = tmp_path / "0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "shapes": [{"label": "ant", **shape}]}))
+    with pytest.raises(ImageError, match="cannot be"):
+        find_dataset("labelme", tmp_path).read_labels(path, tmp_path / "0.png")
 
 
 def test_lists_and_annotations_do_not_lead_out_of_the_folder(tmp_path):

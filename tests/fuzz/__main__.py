@@ -1,19 +1,28 @@
-"""Fuzzes one target by coverage: python -m tests.fuzz TARGET [CORPUS...] [options of libFuzzer] (needs atheris)."""
+"""Fuzzes one target by coverage: python -m tests.fuzz TARGET [CORPUS...] [options of libFuzzer] (needs atheris).
+
+With files in the place of folders, these are run once each: how a finding is repeated.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["tf_segformer", "zipfile", "json", "PIL"]):
-    from tests.fuzz.targets import CORPUS, run
+from tests.fuzz.targets import CORPUS, run
+
+INSTRUMENTED = ["tf_segformer", "zipfile", "json", "csv", "yaml", "PIL"]
 
 
 def main() -> None:
     """Fuzzes the target that the first argument names, from its kept inputs and those of the given folders."""
     name = sys.argv.pop(1)
-    atheris.Setup([*sys.argv, str(CORPUS / name)], lambda data: run(name, data))
+    with atheris.instrument_imports(include=INSTRUMENTED):  # the first run imports what the target needs
+        for path in sorted((CORPUS / name).iterdir()):
+            run(name, path.read_bytes())
+    kept = [] if any(Path(argument).is_file() for argument in sys.argv[1:]) else [str(CORPUS / name)]
+    atheris.Setup([*sys.argv, *kept], lambda data: run(name, data))
     atheris.Fuzz()
 
 

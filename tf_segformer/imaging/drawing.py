@@ -11,6 +11,8 @@ PAPER = (255, 255, 255)
 INK = (32, 32, 32)
 FRAME = (128, 128, 128)
 
+_FARTHEST = 10  # sizes of the image
+
 Entry = tuple[tuple[int, int, int], str, str]
 """One line of a legend: color, name, and the text at the right."""
 
@@ -107,9 +109,17 @@ def fill_polygon(image: Image.Image, points: Sequence[tuple[float, float]], valu
     """Fills a polygon of at least three points (x, y), its outline too, in an image of one band."""
     if len(points) < 3:
         raise ValueError("a polygon needs three points")
+    _assert_near(image, [number for point in points for number in point])
     ImageDraw.Draw(image).polygon(list(points), fill=value, outline=value)
 
 
 def fill_circle(image: Image.Image, x: float, y: float, radius: float, value: int) -> None:
     """Fills a circle, its outline too, in an image of one band."""
+    _assert_near(image, [x, y, radius])
     ImageDraw.Draw(image).ellipse([x - radius, y - radius, x + radius, y + radius], fill=value, outline=value)
+
+
+def _assert_near(image: Image.Image, numbers: Sequence[float]) -> None:
+    """Rejects what lies far outside of an image: Pillow goes along an outline step by step, also where nothing is."""
+    if not all(abs(number) <= _FARTHEST * max(image.size) for number in numbers):
+        raise ValueError(f"a point more than {_FARTHEST} times the image's size away")

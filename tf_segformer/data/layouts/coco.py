@@ -24,6 +24,7 @@ from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.files import MAX_PIXELS
 
 _FARTHEST = 1e6  # pixels
+_LONGEST_OUTLINE, _LONGEST_OUTLINES = 1e6, 2e7  # pixels of a polygon, of an image: pycocotools takes steps of a fifth
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -73,7 +74,7 @@ def find_coco(root: Path) -> Layout:
         for split, content in contents.items():
             splits[split], found = _pairs(root, files[split], content, index_of[split])
             records.update(found)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{root}: COCO annotations without {error}") from error
     return Layout(splits, names, read_values=partial(_read_values, records))
 
@@ -125,28 +126,67 @@ def _read_values(records: Mapping[Path, Any], image: Path, labels: Path) -> np.n
     height, width, shapes = records[image]
     if not all(isinstance(side, int) and side > 0 for side in (height, width)) or height * width > MAX_PIXELS:
         raise ImageError(f"{labels}: no usable height and width of {image.name} ({height}, {width})")
-    values = np.zeros((height, width), np.int32)
+    values, outlines = np.zeros((height, width), np.int32), 0.0
     for index, segmentation in shapes:
         try:
-            values[_decode(mask, segmentation, height, width)] = index
+            if isinstance(segmentation, list):
+                outlines += sum(map(_outline, segmentation))
+                if outlines > _LONGEST_OUTLINES:
+                    raise ValueError(f"its polygons are together longer than {_LONGEST_OUTLINES:.0f} pixels")
+                encoded = mask.merge(mask.frPyObjects(segmentation, height, width))
+                pixels = mask.decode(encoded).astype(bool)
+            else:
+                pixels = _decode_runs(segmentation, height, width)
         except Exception as error:  # pycocotools raises several kinds on hostile values
             raise ImageError(f"{labels}: an object of {image.name} that cannot be read ({error})") from error
+        values[pixels] = index
     return values
 
 
-def _decode(mask: Any, segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Pixels (H, W) of one object: polygons, run lengths, or compressed run lengths."""
-    if isinstance(segmentation, list):
-        if not all(np.abs(polygon).max() < _FARTHEST for polygon in segmentation):
-            raise ValueError("a point far outside of the image")
-        encoded = mask.merge(mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = mask.frPyObjects(segmentation, height, width)
-    else:
-        encoded = segmentation
-    if list(encoded["size"]) != [height, width]:
-        raise ValueError(f"its size is {encoded['size']}, the image's {[height, width]}")
-    return mask.decode(encoded).astype(bool)
+def _outline(polygon: Any) -> float:
+    """The length of a polygon of numbers x, y, x, y, ..., for which pycocotools takes memory and time, in pixels."""
+    numbers = np.asarray(polygon)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) < 4 or len(numbers) % 2:
+        raise ValueError("a polygon that is no list of pairs of numbers")
+    points = numbers.reshape(-1, 2).astype(np.float64)
+    length = np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum()
+    if not np.abs(points).max() < _FARTHEST or length > _LONGEST_OUTLINE:
+        raise ValueError(f"a point far outside of the image, or an outline of more than {_LONGEST_OUTLINE:.0f} pixels")
+    return float(length)
+
+
+def _decode_runs(segmentation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """Pixels (H, W) of run lengths: of pixels outside and inside by turns, column by column.
+
+    pycocotools writes beyond its memory where a text ends within a number, and where lengths are absurd.
+    """
+    counts = segmentation["counts"]
+    lengths = _decompressed(counts) if isinstance(counts, str) else np.asarray(counts)
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}, the image's {[height, width]}")
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.min() < 0:
+        raise ValueError("run lengths that are no whole numbers from 0")
+    if lengths.max() > height * width or lengths.sum() != height * width:
+        raise ValueError("run lengths of another size than the image")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+
+
+def _decompressed(text: str) -> np.ndarray:
+    """The run lengths of COCO's text: five bits a character and one that says whether more follow; from the fourth
+    on, the difference to the last but one.
+    """
+    digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits < 32)
+    sizes = np.diff(ends, prepend=-1)  # characters of each number
+    if not len(ends) or ends[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63 or sizes.max() > 7:
+        raise ValueError("run lengths that are damaged")
+    starts = ends - sizes + 1
+    places = np.arange(len(digits)) - np.repeat(starts, sizes)
+    lengths = np.add.reduceat((digits & 31) << 5 * places, starts)
+    lengths -= np.where(digits[ends] & 16, 1 << 5 * sizes, 0)  # negative ones
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
 
 
 def import_pycocotools() -> Any:

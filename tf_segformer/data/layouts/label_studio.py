@@ -17,6 +17,7 @@ from tf_segformer.data.layouts.layout import (
     UNDIVIDED,
     Layout,
     files_with,
+    is_inside,
     read_annotations,
     with_background,
 )
@@ -73,7 +74,7 @@ def _image_of(data: Mapping[str, Any], images: Mapping[str, Path], root: Path) -
     names = [value.split("?d=")[-1].rpartition("/")[2] for value in addresses]
     names = [each for name in names for each in (name, _UPLOAD_PREFIX.sub("", name))]
     found = next((images[name] for name in names if name in images), None)
-    return found or root / (next(filter(None, names), "") or "image")
+    return found or root / (next(filter(is_inside, names), "image"))
 
 
 def _read_values(results: Mapping[Path, Any], names: tuple[str, ...], image: Path, labels: Path) -> np.ndarray:
@@ -89,11 +90,11 @@ def _read_values(results: Mapping[Path, Any], names: tuple[str, ...], image: Pat
         value = names.index(_label_of(result))
         try:
             if result["type"] == "polygonlabels":
-                points = [(x * width / 100, y * height / 100) for x, y in result["value"]["points"]]
+                points = [(float(x) * width / 100, float(y) * height / 100) for x, y in result["value"]["points"]]
                 fill_polygon(values, points, value)
             else:
                 values.paste(value, (0, 0), Image.fromarray(_decode_brush(result["value"], width, height)))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise ImageError(f"{labels}: a result of {image.name} that cannot be read ({error})") from error
     return np.asarray(values).astype(np.int32)
 
@@ -106,7 +107,7 @@ def _decode_brush(value: Mapping[str, Any], width: int, height: int) -> np.ndarr
         raise ImportError(
             "brushes of Label Studio need its converter: pip install 'tf_segformer[label-studio]'; or export COCO"
         ) from error
-    encoded = bytes(value["rle"])
+    encoded = bytes(list(value["rle"]))  # not the number of bytes that are all zero
     if int.from_bytes(encoded[:4], "big") != width * height * 4:
         raise ValueError("run lengths of another size than the image")
     return np.ascontiguousarray(np.reshape(decode_rle(encoded), (height, width, 4))[..., 3])

@@ -23,6 +23,8 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".npy", ".npz")
 BACKGROUND_NAMES = ("background", "_background_", "__background__")
 MAX_ANNOTATION_BYTES = 4 << 30  # instances_train2017.json has 450 MB
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024  # bytes and characters that file systems take
+
 IDENTITY = np.arange(256)
 IDENTITY.flags.writeable = False
 
@@ -192,7 +194,7 @@ def is_inside(name: Any) -> bool:
         name: The value.
 
     Returns:
-        False for what is no text, absolute paths, and paths with "..".
+        False for what is no text, absolute paths, paths with "..", and names that no file can have.
 
     Example:
         >>> [is_inside(name) for name in ("a/b.jpg", "../b.jpg", "/b.jpg", "")]
@@ -201,7 +203,10 @@ def is_inside(name: Any) -> bool:
     if not isinstance(name, str) or not name.strip() or "\0" in name or "\\" in name or ":" in name[:2]:
         return False
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and not path.name.startswith(".")
+    fits = (
+        all(len(part.encode("utf-8", "replace")) <= _LONGEST_NAME for part in path.parts) and len(name) <= _LONGEST_PATH
+    )
+    return fits and not path.is_absolute() and ".." not in path.parts and not path.name.startswith(".")
 
 
 def with_background(names: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -20,6 +19,7 @@ from tf_segformer.data.layouts.layout import (
     Layout,
     class_names_in,
     files_with,
+    is_inside,
     read_annotations,
     read_lines,
     split_folders,
@@ -28,8 +28,10 @@ from tf_segformer.data.layouts.layout import (
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.drawing import fill_circle, fill_polygon
 from tf_segformer.imaging.files import MAX_PIXELS, open_image, open_label_map
+from tf_segformer.io import read_text
 
 _IGNORED_NAMES = ("__ignore__", "ignore")
+_MAX_YAML_BYTES = 2**18  # that of Objects365 has 10 KB
 
 
 # YOLO: images/train/x.jpg and labels/train/x.txt, or train/images and train/labels; data.yaml has the names.
@@ -68,12 +70,10 @@ def _yolo_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _yolo_names(root: Path) -> tuple[str, ...]:
     """The object names of data.yaml (or another .yaml with `names`), or of classes.txt."""
-    import yaml
-
     for path in sorted(root.glob("*.y*ml")):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            content = _read_yaml(path)
+        except Exception as error:  # PyYAML raises several kinds on hostile values
             raise DatasetError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):
@@ -81,6 +81,16 @@ def _yolo_names(root: Path) -> tuple[str, ...]:
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return tuple(names)
     return class_names_in(root) if any((root / name).is_file() for name in ("classes.txt",)) else ()
+
+
+def _read_yaml(path: Path) -> Any:
+    """The value of a YAML file; without aliases, of which a few lines can make gigabytes."""
+    import yaml
+
+    text = read_text(path, _MAX_YAML_BYTES)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("it has aliases (*name)")
+    return yaml.safe_load(text)
 
 
 def _read_yolo(num_objects: int, image: Path, labels: Path) -> np.ndarray:
@@ -145,6 +155,7 @@ def _shapes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _image_of(path: Path, content: Mapping[str, Any]) -> Path:
     """The image next to the JSON file: of the name in it, or of the file's own."""
     name = str(content.get("imagePath") or "").replace("\\", "/").rpartition("/")[2]
+    name = name if is_inside(name) else ""
     candidates = [path.parent / name, *(path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES)]
     return next((each for each in candidates if name and each.is_file()), candidates[0 if name else 1])
 
@@ -162,13 +173,13 @@ def _read_labelme(names: tuple[str, ...], image: Path, labels: Path) -> np.ndarr
             raise ImageError(f"{labels}: the label {label!r} is none of {', '.join(names)}")
         value = IGNORE_INDEX if label in _IGNORED_NAMES else names.index(label)
         try:
-            shapes.append((value, _labelme_shape(shape)))
-        except (ValueError, TypeError, KeyError, IndexError, binascii.Error) as error:
+            shapes.append((value, _labelme_shape(shape, max_pixels=width * height)))
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise ImageError(f"{labels}: a shape of {label!r} that cannot be read ({error})") from error
     return _filled(width, height, shapes, labels)
 
 
-def _labelme_shape(shape: Mapping[str, Any]) -> Callable[..., None]:
+def _labelme_shape(shape: Mapping[str, Any], max_pixels: int) -> Callable[..., None]:
     """What fills one shape."""
     points = [(float(x), float(y)) for x, y in shape["points"]]
     if not all(math.isfinite(number) for point in points for number in point):
@@ -183,7 +194,7 @@ def _labelme_shape(shape: Mapping[str, Any]) -> Callable[..., None]:
         (x, y), (edge_x, edge_y) = points
         return partial(fill_circle, x=x, y=y, radius=math.hypot(edge_x - x, edge_y - y))
     if kind == "mask":
-        mask = open_label_map(base64.b64decode(shape["mask"], validate=True)) > 0
+        mask = open_label_map(base64.b64decode(shape["mask"], validate=True), max_pixels=max_pixels) > 0
         return partial(_fill_mask, mask=mask, left=round(points[0][0]), top=round(points[0][1]))
     raise ValueError(f"a {kind} has no area")
 

@@ -38,11 +38,13 @@ def find_roboflow(root: Path) -> Layout:
 
 def _read_classes(path: Path) -> dict[int, str]:
     """Class name by pixel value, in the order of the values."""
-    rows = list(csv.reader(read_lines(path), skipinitialspace=True))
     try:
+        rows = list(csv.reader(read_lines(path), skipinitialspace=True))
         found = {int(row[0]): row[1].strip() for row in rows if row[0].strip().isdecimal()}
     except IndexError as error:
         raise DatasetError(f"{path}: a row without a class name") from error
+    except (csv.Error, ValueError) as error:
+        raise DatasetError(f"{path}: no readable table ({error})") from error
     if not found or max(found) > 255:
         raise DatasetError(f"{path}: needs rows of a pixel value from 0 to 255 and a class name")
     return dict(sorted(found.items()))
