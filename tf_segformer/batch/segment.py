@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -69,12 +70,16 @@ class Row:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image that was read, or why it could not be."""
+    """An image that was read."""
 
     position: int
     id: str
-    pixels: np.ndarray | None
-    failure: Row | None
+    pixels: np.ndarray  # (H, W, 3)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batching) -> Iterator[list[Row]]:
@@ -94,6 +99,7 @@ def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batc
     failures: list[Row] = []
     images = _readable(_read_ahead(shard, predictor.processor.apply_exif_orientation, batching), failures)
     for batch in _batches(images, predictor, batching):
+        batch.sort(key=lambda image: image.size)  # a GPU takes neighbours of one size at once
         results = predictor([image.pixels for image in batch])
         rows = [_row(image, result, batching.masks) for image, result in zip(batch, results, strict=True)]
         yield rows + failures
@@ -101,10 +107,10 @@ def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batc
     yield failures
 
 
-def _read_ahead(shard: Shard, apply_exif_orientation: bool, batching: Batching) -> Iterator[_Image]:
+def _read_ahead(shard: Shard, apply_exif_orientation: bool, batching: Batching) -> Iterator[_Image | Row]:
     """The images in order; threads read and decode those that come next."""
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[_Image]] = deque()
+        waiting: deque[Future[_Image | Row]] = deque()
         for position, encoded in enumerate(encoded_images(shard, batching.columns)):
             waiting.append(pool.submit(_open, position, encoded, apply_exif_orientation, batching.max_pixels))
             if len(waiting) > _READERS:
@@ -113,50 +119,44 @@ def _read_ahead(shard: Shard, apply_exif_orientation: bool, batching: Batching) 
             yield waiting.popleft().result()
 
 
-def _open(position: int, encoded: EncodedImage, apply_exif_orientation: bool, max_pixels: int) -> _Image:
-    """Reads and decodes one image."""
+def _open(position: int, encoded: EncodedImage, apply_exif_orientation: bool, max_pixels: int) -> _Image | Row:
+    """An image, read and decoded, or why it cannot be."""
     status = UNREADABLE
     try:
         content = encoded.read()
         status = BROKEN
         image = open_image(content, max_pixels=max_pixels, apply_exif_orientation=apply_exif_orientation)
-        return _Image(position, encoded.id, np.asarray(image), None)
+        return _Image(position, encoded.id, np.asarray(image))
     except ImageError as error:
         reason = str(error).removeprefix("the image: ")
     except Exception as error:
         if status == BROKEN:
             raise
         reason = f"{type(error).__name__}: {error}"  # each file system has errors of its own
-    return _Image(position, encoded.id, None, Row(position, encoded.id, status, reason))
+    return Row(position, encoded.id, status, reason)
 
 
-def _readable(images: Iterator[_Image], failures: list[Row]) -> Iterator[_Image]:
+def _readable(images: Iterator[_Image | Row], failures: list[Row]) -> Iterator[_Image]:
     """Passes the images on and keeps the rows of those that could not be read."""
     for image in images:
-        if image.failure is None:
-            yield image
+        if isinstance(image, Row):
+            failures.append(image)
         else:
-            failures.append(image.failure)
+            yield image
 
 
 def _batches(images: Iterator[_Image], predictor: SegmentationPredictor, batching: Batching) -> Iterator[list[_Image]]:
     """Groups images that the model sees in the same sizes; which ones depends on nothing but their order."""
     waiting: dict[tuple[tuple[int, int], ...], list[_Image]] = {}
     for image in images:
-        assert image.pixels is not None
-        sizes = tuple(predictor.view_sizes(image.pixels.shape[:2]))
+        sizes = tuple(predictor.view_sizes(image.size))
         waiting.setdefault(sizes, []).append(image)
         most = min(batching.batch_size, batching.batch_pixels // max(height * width for height, width in sizes))
         if len(waiting[sizes]) >= most:
             yield waiting.pop(sizes)
-        while waiting and _pixels_of(waiting) > _MOST_WAITING_PIXELS:
+        while sum(prod(each.size) for group in waiting.values() for each in group) > _MOST_WAITING_PIXELS:
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
-
-
-def _pixels_of(waiting: dict[tuple[tuple[int, int], ...], list[_Image]]) -> int:
-    """Pixels of the images that wait."""
-    return sum(image.pixels.shape[0] * image.pixels.shape[1] for group in waiting.values() for image in group)  # type: ignore[union-attr]
 
 
 def _row(image: _Image, result: SegmentationResult, with_mask: bool) -> Row:
