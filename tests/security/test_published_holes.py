@@ -316,7 +316,7 @@ class NoModel:
     """What `load_state` asks of a model, with one variable."""
 
     class Variable:
-        path, shape = "layer/weight", (2, 3)
+        path, shape, dtype = "layer/weight", (2, 3), "float32"
 
     variables = (Variable(),)
     optimizer = type("Optimizer", (), {"variables": ()})
