@@ -26,6 +26,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"ops", "imaging", "inference"},
     "training": LEAVES | {"ops", "configuration", "modeling", "imaging", "data", "inference", "evaluation"},
     "deploy": LEAVES | {"ops", "modeling", "imaging", "inference"},
+    "benchmarking": LEAVES | {"checkpoints", "deploy", "evaluation", "imaging", "inference", "loading"},
     "transformers": LEAVES | {"ops", "configuration", "modeling", "imaging", "checkpoints", "training"},
     **{leaf: {"errors", "io"} for leaf in sorted(LEAVES)},
 }

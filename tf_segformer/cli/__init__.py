@@ -21,6 +21,7 @@ COMMANDS = {
     "info": ("tf_segformer.cli.info:info", "Describe a model: parameters, GMACs, labels, origin."),
     "convert": ("tf_segformer.cli.convert:convert", "Move weights between PyTorch, Hugging Face and Keras."),
     "evaluate": ("tf_segformer.cli.evaluate:evaluate", "Measure mIoU on a labelled dataset."),
+    "benchmark": ("tf_segformer.cli.benchmark:benchmark", "Compare a model's forms on this machine."),
     "check": ("tf_segformer.cli.check:check", "Describe a labelled dataset and list its problems."),
     "train": ("tf_segformer.cli.train:train", "Train or fine-tune on a labelled dataset."),
     "export": ("tf_segformer.cli.export:export", "Write a SavedModel, LiteRT, ONNX or OpenVINO file."),
