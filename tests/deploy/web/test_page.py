@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import base64
 import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.deploy.web.conftest import served
 from tf_segformer import SegformerImageProcessor, SegmentationPredictor, export_web, load_model
 from tf_segformer.imaging.files import open_label_map
 
@@ -24,21 +22,9 @@ pytest.importorskip("onnx", reason='needs the extra "onnx"')
 expect = playwright.expect
 pytestmark = pytest.mark.slow
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHOTO = Path(__file__).parents[3] / "examples" / "china.jpg"
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream"),
-)
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 MILLISECONDS = 120_000
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a line for each request."""
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +33,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     model = load_model("camvid-b0")
     export_web(model, folder / "page", SegformerImageProcessor.from_pretrained("camvid-b0"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/page/", folder / "page"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
+    with served(folder) as address:
+        yield f"{address}/page/", folder / "page"
 
 
 @pytest.fixture
@@ -129,6 +102,7 @@ def images(tmp_path_factory):
 def test_masks_are_those_of_python(open_page, site, images, tmp_path):
     predictor = SegmentationPredictor(load_model("camvid-b0"), SegformerImageProcessor.from_pretrained(site[1]))
     page = open_page()
+    page.context.set_offline(True)  # what it needs is there
     for image, result in zip(images, predictor(images), strict=True):
         segment(page, image)
         download = downloaded_mask(page)
@@ -204,6 +178,22 @@ def test_what_is_no_image_is_said_in_words_and_the_page_goes_on(open_page, tmp_p
     expect(page.get_by_role("alert")).to_have_text("empty.png is empty.")
     segment(page, PHOTO)
     expect(page.get_by_role("alert")).to_have_text("")
+
+
+def test_transparent_and_huge_images_are_said_in_words(open_page, tmp_path):
+    page = open_page()
+    Image.new("RGBA", (40, 30), (200, 100, 50, 128)).save(tmp_path / "glass.png")
+    segment(page, tmp_path / "glass.png")
+    expect(page.locator("#status")).to_contain_text("Its transparent parts count as black")
+    rejected = page.evaluate(
+        """async () => {
+            const { openImage } = await import("./image.js");
+            const sizes = { width: { value: 10000 }, height: { value: 9000 }, close: { value: () => {} } };
+            const bitmap = Object.create(ImageBitmap.prototype, sizes);
+            return openImage(bitmap, "huge.png", {}).catch((error) => error.message);
+        }"""
+    )
+    assert rejected == "huge.png has 90 million pixels, the page takes up to 50 million. Try a smaller one."
 
 
 @pytest.mark.parametrize(
