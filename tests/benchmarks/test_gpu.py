@@ -27,7 +27,7 @@ def test_class_maps_are_compared_with_those_of_hugging_face(precision, share):
 
 @pytest.mark.parametrize(("precision", "share"), [("float32", 0.02), ("tf32", 0.2), ("bfloat16", 0.6)])
 def test_an_engine_with_other_class_maps_stops_the_benchmark(precision, share):
-    with pytest.raises(Disagreement, match="jax: .*another class"):
+    with pytest.raises(Disagreement, match=r"jax: .*another class"):
         gpu._shares_of_other_pixels(_class_maps(share), Case("unused", precision=precision))
 
 

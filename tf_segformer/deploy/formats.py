@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 PRECISIONS = {
     "saved_model": ("float32", "float16", "bfloat16"),
     "litert": ("float32", "float16", "dynamic-int8", "int8"),
-    "onnx": ("float32",),
-    "openvino": ("float32", "float16", "bfloat16"),
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
     "web": ("float32",),
 }
 """Formats of an exported model, each with the precisions that it can be written in."""
@@ -26,7 +26,7 @@ PRECISIONS = {
 DATA_FORMATS = ("channels_last", "channels_first")
 """Layouts of pixel values and logits in an ONNX file."""
 
-ONNX_OPSETS = (17, 18)
+ONNX_OPSETS = tuple(range(13, 19))
 """Versions of ONNX' operators."""
 
 MAX_SERVED_PIXELS = 50_000_000

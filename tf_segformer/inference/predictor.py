@@ -180,9 +180,11 @@ class SegmentationPredictor:
     @functools.cached_property
     def _class_maps_on_gpu(self) -> Callable[[np.ndarray, _Size], tuple[np.ndarray, int]] | None:
         """From images to class maps and the number of classes, where no more is wanted and Keras has a GPU."""
-        from tf_segformer.inference.on_device import function_on_gpu
+        if self.return_confidence or self.return_logits or self.engine.path is not None:
+            return None
+        from tf_segformer.inference.on_device import function_on_gpu  # imports Keras, which exported files do without
 
-        return None if self.return_confidence or self.return_logits else function_on_gpu(self.model, self.processor)
+        return function_on_gpu(self.model, self.processor)
 
     def _from_logits(self, image: InputImage, logits: np.ndarray) -> SegmentationResult:
         """The result of an image that went through the model once."""

@@ -32,7 +32,9 @@ def assert_same_logits(logits, expected):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=min(2e-5, 4e-6 * np.abs(expected).max()))
 
 
-@pytest.mark.parametrize(("task", "opset"), [("segmentation", 17), ("segmentation", 18), ("classification", 18)])
+@pytest.mark.parametrize(
+    ("task", "opset"), [("segmentation", 13), ("segmentation", 17), ("segmentation", 18), ("classification", 18)]
+)
 def test_onnx_equals_keras_at_any_size(segformers, onnxruntime, task, opset, tmp_path):
     model, processor = segformers(task)
     path = export_onnx(model, tmp_path, processor, opset=opset)
@@ -75,6 +77,32 @@ def test_onnx_of_any_architecture_equals_keras(small_config, onnxruntime, tmp_pa
     assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
 
 
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_onnx_of_a_fixed_size_has_no_shape_to_compute(segformers, onnxruntime, task, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = segformers(task).model
+    for size in ((65, 97), (9, 20)):
+        path = export_onnx(model, tmp_path, size=size)
+        pixel_values = random_pixel_values(1, *size)
+        assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
+        graph = onnx.load(path).graph
+        assert not {"Shape", "Concat"} & {node.op_type for node in graph.node}
+        assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim] == [1, *size, 3]
+
+
+@pytest.mark.parametrize("opset", [16, 18])
+def test_onnx_in_float16_stores_half_and_takes_float32(segformers, onnxruntime, opset, tmp_path):
+    model = segformers().model
+    full = export_onnx(model, tmp_path, opset=opset).stat().st_size
+    path = export_onnx(model, tmp_path, precision="float16", opset=opset)
+    assert path.stat().st_size < 0.75 * full  # of a tiny network, whose nodes take a part
+    pixel_values = random_pixel_values(2, 65, 97)
+    logits = np.asarray(model(pixel_values))
+    found = run_onnx(onnxruntime, path, pixel_values)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, logits, rtol=0, atol=0.01 * np.abs(logits).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_onnx_is_exported_on_every_backend(segformers, onnxruntime, tmp_path, backend):
@@ -98,7 +126,13 @@ def test_onnx_is_exported_on_every_backend(segformers, onnxruntime, tmp_path, ba
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"opset": 9}, "opset=9: choose one of 17, 18"), ({"data_format": "NCHW"}, "choose one of channels_last")],
+    [
+        ({"opset": 9}, "opset=9: choose one of 13, 14"),
+        ({"data_format": "NCHW"}, "choose one of channels_last"),
+        ({"precision": "bfloat16"}, "choose one of float32, float16, int8"),
+        ({"precision": "int8"}, "go together"),
+        ({"precision": "int8", "calibration": [], "data": []}, "needs the processor"),
+    ],
 )
 def test_onnx_options_that_make_no_sense_are_rejected(segformers, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):

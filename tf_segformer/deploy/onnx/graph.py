@@ -13,13 +13,19 @@ from onnx import helper, numpy_helper
 class OnnxGraph:
     """Nodes and constants, in the order in which they were added; a tensor is the name that nodes refer to it by.
 
+    Args:
+        opset: Version of the operators.
+        precision: "float32", or "float16" for weights and the values between input and output.
+
     Example:
         >>> graph = OnnxGraph()
         >>> graph("Add", "x", np.float32([1, 2]))
         'Add_0'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = 18, precision: str = "float32") -> None:
+        self.opset = opset
+        self.float = np.dtype(precision)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
@@ -40,16 +46,23 @@ class OnnxGraph:
         self.nodes.append(helper.make_node(operator, names, [output], name=output, **attributes))
         return output
 
-    def constant(self, value: Any) -> str:
-        """Stores a Keras variable in float32, or a NumPy array as it is; returns its name."""
+    def constant(self, value: Any, floats: Any = None) -> str:
+        """Stores a Keras variable or a NumPy array, floats in the graph's precision or another; returns its name."""
         name = f"constant_{len(self.constants)}"
-        array = value if isinstance(value, (np.ndarray, np.generic)) else as_array(value)
-        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
+        array = np.asarray(value if isinstance(value, (np.ndarray, np.generic)) else as_array(value))
+        array = array.astype(floats or self.float) if array.dtype.kind == "f" else array
+        self.constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def shape(self, *parts: int | str) -> str:
-        """A shape made of numbers and of the names of one-dimensional int64 tensors."""
-        pieces = [part if isinstance(part, str) else np.array([part], np.int64) for part in parts]
+    def cast(self, x: str, precision: str, **output: str) -> str:
+        """A tensor in another type of floats."""
+        return self("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(precision)), **output)
+
+    def shape(self, *parts: Any) -> Any:
+        """A shape made of numbers, arrays of them, and of the names of one-dimensional int64 tensors."""
+        pieces = [part if isinstance(part, str) else np.ravel(np.int64(part)) for part in parts]
+        if not any(isinstance(piece, str) for piece in pieces):
+            return np.concatenate(pieces)
         return self("Concat", *pieces, axis=0)
 
     def slice(self, x: str, start: int, end: Any, axes: tuple[int, ...] = (0,)) -> str:
@@ -62,13 +75,12 @@ class OnnxGraph:
         """A tensor in another shape; 0 keeps the size that is there, -1 is what is left."""
         return self("Reshape", x, np.array(sizes, np.int64))
 
-    def model(self, inputs: dict[str, list], outputs: dict[str, list], opset: int) -> onnx.ModelProto:
+    def model(self, inputs: dict[str, list], outputs: dict[str, list]) -> onnx.ModelProto:
         """The finished model.
 
         Args:
             inputs: Shape of each input by name, of numbers and of names of open sizes; all are float32.
             outputs: The same of the outputs.
-            opset: Version of the operators.
 
         Returns:
             The model, checked.
@@ -79,7 +91,7 @@ class OnnxGraph:
         graph = helper.make_graph(
             self.nodes, "segformer", _descriptions(inputs), _descriptions(outputs), initializer=self.constants
         )
-        versions = [helper.make_opsetid("", opset)]
+        versions = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(
             graph,
             producer_name="tf_segformer",

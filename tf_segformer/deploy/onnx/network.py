@@ -31,58 +31,78 @@ class Dense(NamedTuple):
 
 
 class FeatureMap(NamedTuple):
-    """A channels-first map (B, C, H, W) with its size: the name of an int64 tensor (H, W)."""
+    """A channels-first map (B, C, H, W) with its size (H, W): an array, or the name of a tensor where it is open."""
 
     x: str
-    size: str
+    size: Any
 
 
-def build_onnx(model: Any, opset: int, data_format: str) -> onnx.ModelProto:
-    """Builds the inference pass of a model: `pixel_values` in, `logits` out, every size but that of the channels open.
+def build_onnx(
+    model: Any,
+    opset: int,
+    data_format: str = "channels_last",
+    precision: str = "float32",
+    size: tuple[int, int] | None = None,
+) -> onnx.ModelProto:
+    """Builds the inference pass of a model: `pixel_values` in, `logits` out, both float32.
 
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
-        opset: Version of the operators, 17 or 18.
+        opset: Version of the operators, 13 to 18.
         data_format: "channels_last" or "channels_first", of pixel values and of a segmenter's logits.
+        precision: "float32" or "float16", of the weights and of all that is computed.
+        size: (height, width) of the one image that the network takes, so that every shape in it is a constant; None
+            leaves batch, height and width open.
 
     Returns:
-        The model; weights are float32.
+        The model.
     """
-    graph, config = OnnxGraph(), model.config
+    graph, config = OnnxGraph(opset, precision), model.config
     channels_last = data_format == "channels_last"
-    x = graph("Transpose", "pixel_values", perm=_TO_CHANNELS_FIRST) if channels_last else "pixel_values"
-    maps = _encoder(graph, model.segformer, x)
+    x = graph.cast("pixel_values", precision) if precision != "float32" else "pixel_values"
+    x = graph("Transpose", x, perm=_TO_CHANNELS_FIRST) if channels_last else x
+    maps = _encoder(graph, model.segformer, x, size)
     if isinstance(model, SegformerForSemanticSegmentation):
         logits = _HEADS[type(model.decode_head)](graph, model.decode_head, maps)
         if channels_last:
-            graph("Transpose", logits, perm=_TO_CHANNELS_LAST, output="logits")
-        else:
-            graph("Identity", logits, output="logits")
-        output_shape = _shape("logits_height", "logits_width", config.num_labels, channels_last)
+            logits = graph("Transpose", logits, perm=_TO_CHANNELS_LAST)
+        sides = ("logits_height", "logits_width") if size is None else maps[0].size.tolist()
+        output_shape = _shape(size, sides, config.num_labels, channels_last)
     else:
         pooled = graph.reshape(graph("GlobalAveragePool", maps[-1].x), 0, -1)  # (B, C)
         classifier = model.get_layer("classifier")
-        graph("Gemm", pooled, classifier.kernel, classifier.bias, output="logits")
-        output_shape = ["batch", config.num_labels]
-    input_shape = _shape("height", "width", config.num_channels, channels_last)
-    return graph.model({"pixel_values": input_shape}, {"logits": output_shape}, opset)
+        logits = graph("Gemm", pooled, classifier.kernel, classifier.bias)
+        output_shape = [_batch(size), config.num_labels]
+    if precision == "float32":
+        graph("Identity", logits, output="logits")
+    else:
+        graph.cast(logits, "float32", output="logits")
+    input_shape = _shape(size, size or ("height", "width"), config.num_channels, channels_last)
+    return graph.model({"pixel_values": input_shape}, {"logits": output_shape})
 
 
-def _shape(height: str, width: str, channels: int, channels_last: bool) -> list[Any]:
-    return ["batch", height, width, channels] if channels_last else ["batch", channels, height, width]
+def _batch(size: Any) -> int | str:
+    return "batch" if size is None else 1
+
+
+def _shape(size: Any, sides: Any, channels: int, channels_last: bool) -> list[Any]:
+    return [_batch(size), *sides, channels] if channels_last else [_batch(size), channels, *sides]
 
 
 # === Encoder ===
 
 
-def _encoder(graph: OnnxGraph, encoder: Any, x: str) -> list[FeatureMap]:
+def _encoder(graph: OnnxGraph, encoder: Any, x: str, image_size: tuple[int, int] | None) -> list[FeatureMap]:
     """Images (B, C, H, W) -> the feature map of every stage."""
+    known = None if image_size is None else np.array(image_size, np.int64)
     maps = []
     for stage, depth in enumerate(encoder.config.depths):
         embedding = encoder.get_layer(f"patch_embedding_{stage}")
-        padding = [embedding.patch_size // 2] * 4
-        x = _convolution(graph, x, embedding.projection, strides=[embedding.stride] * 2, pads=padding)
-        size = graph.slice(graph("Shape", x), 2, 4)
+        padding = embedding.patch_size // 2
+        x = _convolution(graph, x, embedding.projection, strides=[embedding.stride] * 2, pads=[padding] * 4)
+        if known is not None:
+            known = (known + 2 * padding - embedding.patch_size) // embedding.stride + 1
+        size = graph.slice(graph("Shape", x), 2, 4) if known is None else known
         tokens = _layer_norm(graph, _tokens(graph, x, embedding.hidden_size), embedding.layer_norm)
         for block in range(depth):
             tokens = _block(graph, tokens, size, encoder.get_layer(f"block_{stage}_{block}"))
@@ -92,7 +112,7 @@ def _encoder(graph: OnnxGraph, encoder: Any, x: str) -> list[FeatureMap]:
     return maps
 
 
-def _block(graph: OnnxGraph, tokens: str, size: str, block: Any) -> str:
+def _block(graph: OnnxGraph, tokens: str, size: Any, block: Any) -> str:
     """One transformer block on tokens (B, H*W, C)."""
     normalized = _layer_norm(graph, tokens, block.layer_norm_1)
     tokens = graph("Add", tokens, _attention(graph, normalized, size, block.attention))
@@ -100,7 +120,7 @@ def _block(graph: OnnxGraph, tokens: str, size: str, block: Any) -> str:
     return graph("Add", tokens, _feed_forward(graph, normalized, size, block.mlp))
 
 
-def _attention(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+def _attention(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
     """Efficient self-attention (B, H*W, C) -> (B, H*W, C)."""
     width = layer.hidden_size // layer.num_heads
     reduced = _reduce(graph, tokens, size, layer)
@@ -121,19 +141,22 @@ def _attention(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
     return context if output is None else _dense(graph, context, output)
 
 
-def _reduce(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+def _reduce(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
     """Tokens of the reduced map, at least one: the convolution goes over the edge, and what it found there is cut."""
     ratio = layer.ratio
     if ratio == 1:
         return tokens
     x = _map(graph, tokens, size, layer.hidden_size)
     x = _convolution(graph, x, layer.sequence_reduction, strides=[ratio] * 2, pads=[0, 0, ratio - 1, ratio - 1])
-    whole = graph("Max", graph("Div", size, np.array([ratio], np.int64)), np.array([1], np.int64))
+    if isinstance(size, str):
+        whole = graph("Max", graph("Div", size, np.array([ratio], np.int64)), np.array([1], np.int64))
+    else:
+        whole = np.maximum(size // ratio, 1)
     x = graph.slice(x, 0, whole, axes=(2, 3))
     return _layer_norm(graph, _tokens(graph, x, layer.hidden_size), layer.layer_norm)
 
 
-def _feed_forward(graph: OnnxGraph, tokens: str, size: str, layer: Any) -> str:
+def _feed_forward(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
     """Mix-FFN (B, H*W, C) -> (B, H*W, C)."""
     x = _map(graph, tokens, size, layer.hidden_size)
     x = _pointwise(graph, x, as_array(layer.dense_1.kernel), layer.dense_1.bias)  # (B, mlp_ratio * C, H, W)
@@ -154,7 +177,7 @@ def _decode_head(graph: OnnxGraph, head: SegformerDecodeHead, maps: list[Feature
         _pointwise(graph, each.x, as_array(kernel), bias)
         for each, kernel, bias in zip(maps, kernels, biases, strict=True)
     ]
-    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size))
+    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
     return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
 
 
@@ -170,7 +193,7 @@ def _mmseg_decode_head(graph: OnnxGraph, head: MmsegDecodeHead, maps: list[Featu
         scale, shift = map(as_array, scale_and_shift(norm))
         x = graph("Relu", _pointwise(graph, each.x, as_array(convolution.kernel) * scale, shift))
         projected.append(_pointwise(graph, x, block, fused_shift))
-    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size))
+    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
     return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
 
 
@@ -180,11 +203,12 @@ _HEADS: dict[type, Callable[[OnnxGraph, Any, list[FeatureMap]], str]] = {
 }
 
 
-def _upsample_and_add(graph: OnnxGraph, maps: list[str], size: str) -> str:
+def _upsample_and_add(graph: OnnxGraph, maps: list[str], size: Any, channels: int) -> str:
     """Resizes maps (B, D, H_i, W_i) bilinearly to the size of the first and adds them."""
     total = maps[0]
     for each in maps[1:]:
-        shape = graph.shape(graph.slice(graph("Shape", each), 0, 2), size)
+        batch_and_channels = graph.slice(graph("Shape", each), 0, 2) if isinstance(size, str) else [1, channels]
+        shape = graph.shape(batch_and_channels, size)
         resized = graph("Resize", each, "", "", shape, mode="linear", coordinate_transformation_mode="half_pixel")
         total = graph("Add", total, resized)
     return total
@@ -220,7 +244,21 @@ def _convolution(graph: OnnxGraph, x: str, layer: Any, **attributes: Any) -> str
 
 
 def _layer_norm(graph: OnnxGraph, x: str, layer: Any) -> str:
+    """The operator, or what it is made of where it is too young; its sums are float32 in either."""
+    if graph.opset < 17:
+        return _spelled_layer_norm(graph, x, layer)
     return graph("LayerNormalization", x, layer.gamma, layer.beta, axis=-1, epsilon=layer.epsilon)
+
+
+def _spelled_layer_norm(graph: OnnxGraph, x: str, layer: Any) -> str:
+    """Layer norm of operators that version 13 has."""
+    x = x if graph.float == np.float32 else graph.cast(x, "float32")
+    centered = graph("Sub", x, graph("ReduceMean", x, axes=[-1]))
+    variance = graph("ReduceMean", graph("Mul", centered, centered), axes=[-1])
+    epsilon = graph.constant(np.float32(layer.epsilon), np.float32)  # 1e-6 is hardly a number in float16
+    x = graph("Div", centered, graph("Sqrt", graph("Add", variance, epsilon)))
+    x = x if graph.float == np.float32 else graph.cast(x, graph.float.name)
+    return graph("Add", graph("Mul", x, layer.gamma), layer.beta)
 
 
 def _tokens(graph: OnnxGraph, x: str, channels: int) -> str:
@@ -228,7 +266,7 @@ def _tokens(graph: OnnxGraph, x: str, channels: int) -> str:
     return graph.reshape(graph("Transpose", x, perm=_TO_CHANNELS_LAST), 0, -1, channels)
 
 
-def _map(graph: OnnxGraph, tokens: str, size: str, channels: int) -> str:
+def _map(graph: OnnxGraph, tokens: str, size: Any, channels: int) -> str:
     """(B, H*W, C) -> (B, C, H, W)."""
     x = graph("Reshape", tokens, graph.shape(0, size, channels))
     return graph("Transpose", x, perm=_TO_CHANNELS_FIRST)
