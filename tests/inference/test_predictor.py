@@ -396,5 +396,5 @@ def test_windows_are_prepared_by_the_statistics_of_their_image(five_bands):
 def test_images_with_other_bands_than_the_model_are_errors(five_bands):
     predictor = SegmentationPredictor(five_bands, SegformerImageProcessor(**BANDS))
     for image in (np.zeros((40, 52, 4), np.uint16), np.zeros((40, 52), np.uint16), Image.new("RGB", (52, 40))):
-        with pytest.raises(ValueError, match="takes images of 5 channels, but the shape of this one is"):
+        with pytest.raises(ValueError, match="takes images of 5 channels, but this one's shape is"):
             list(predictor(image))

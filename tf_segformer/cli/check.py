@@ -22,15 +22,28 @@ from tf_segformer.errors import DatasetError
     help="Folder of the previews.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="Files opened at once.")
+@click.option(
+    "--statistics", is_flag=True, help="Mean, deviation, range, percentiles of each band of the training images."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(data: str, data_options: dict[str, Any], previews: int, output: Path, threads: int, as_json: bool) -> None:
+def check(
+    data: str,
+    data_options: dict[str, Any],
+    previews: int,
+    output: Path,
+    threads: int,
+    statistics: bool,
+    as_json: bool,
+) -> None:
     """Opens every file of DATA and says what it is: layout, classes, sizes, values, problems, warnings.
+
+    With --statistics also what each band holds, and the fields of preprocessor_config.json that these values need.
 
     Exit code 0: it can be trained; 2: it cannot.
 
     Example: tf-segformer check my-dataset --previews 4
     """
-    from tf_segformer.data import check_splits
+    from tf_segformer.data import check_splits, dataset_statistics
 
     try:
         splits = open_with_options(data, data_options)
@@ -40,7 +53,14 @@ def check(data: str, data_options: dict[str, Any], previews: int, output: Path, 
         click.echo(json.dumps(_nothing_found(str(error)), indent=2, ensure_ascii=False))
         sys.exit(2)
     report = check_splits(splits, threads=threads, raise_on_problems=False)
-    click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else report)
+    found = dataset_statistics(splits[0], threads=threads) if statistics and report.can_train else None
+    if as_json:
+        more = {} if found is None else {"statistics": found.to_dict()}
+        click.echo(json.dumps({**report.to_dict(), **more}, indent=2, ensure_ascii=False))
+    else:
+        click.echo(report)
+        if found is not None:
+            click.echo(f"{found}\npreprocessor_config.json: {json.dumps(found.processor_fields())}")
     if previews:
         from tf_segformer.data.previews import write_previews
 

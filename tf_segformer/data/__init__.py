@@ -17,17 +17,21 @@ if TYPE_CHECKING:
     from tf_segformer.data.reports import FolderReport as FolderReport
     from tf_segformer.data.splits import find_dataset_of_model as find_dataset_of_model
     from tf_segformer.data.splits import open_splits as open_splits
+    from tf_segformer.data.statistics import BandStatistics as BandStatistics
+    from tf_segformer.data.statistics import dataset_statistics as dataset_statistics
     from tf_segformer.data.tfrecords import open_tfrecords as open_tfrecords
     from tf_segformer.data.tfrecords import write_tfrecords as write_tfrecords
 
 _LAZY_IMPORTS = {
     "open_splits": "splits",
     "Augmentation": "augmentation",
+    "BandStatistics": "statistics",
     "DatasetReport": "reports",
     "FolderReport": "reports",
     "SegmentationDataset": "datasets",
     "check_dataset": "check",
     "check_splits": "check",
+    "dataset_statistics": "statistics",
     "find_dataset": "datasets",
     "find_dataset_of_model": "splits",
     "open_tfrecords": "tfrecords",

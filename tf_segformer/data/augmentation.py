@@ -9,6 +9,7 @@ import tensorflow as tf
 
 _CROP_TRIES = 10
 _CHANCE = 0.5
+_COLORS = 3
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Augmentation:
         max_class_ratio: A crop in which one class covers more than this fraction of the labelled pixels is sampled
             again, up to 10 times; 1.0 takes the first.
         flip: Flip half of the images left to right.
-        brightness: Largest shift, levels of 0..255.
+        brightness: Largest shift, levels of 0..255, which are the data's own range (see `data.levels`).
         contrast: Contrast is scaled by 1 - contrast .. 1 + contrast.
-        saturation: Saturation is scaled by 1 - saturation .. 1 + saturation.
-        hue: Largest shift, in OpenCV's half degrees (180 to the circle).
+        saturation: Saturation is scaled by 1 - saturation .. 1 + saturation; of images of three bands alone.
+        hue: Largest shift, in OpenCV's half degrees (180 to the circle); of images of three bands alone.
 
     Source: Xie et al. 2021, section 4.1; distortion after Liu et al. 2016 (SSD), section 3.6.
 
@@ -47,17 +48,17 @@ class Augmentation:
 
 
 def augment(image: Any, labels: Any, seed: Any, settings: Augmentation, ignore_index: int) -> tuple[Any, Any]:
-    """Resize, crop, flip and distort one example; `pipeline.normalize_and_pad` follows.
+    """Resize, crop, flip and distort one example; normalization and padding follow.
 
     Args:
-        image: (H, W, 3) uint8 or float32, 0..255.
+        image: (H, W, C) uint8 or float32, 0..255.
         labels: (H, W) int32.
         seed: (2,) int32 or int64.
         settings: The ranges.
         ignore_index: Label that the largest fraction of a class does not count.
 
     Returns:
-        The image (h, w, 3), float32 in 0..255, and its labels (h, w), at most `crop_size`.
+        The image (h, w, C), float32 in 0..255, and its labels (h, w), at most `crop_size`.
 
     Example:
         >>> settings = Augmentation(crop_size=(8, 8))
@@ -139,13 +140,13 @@ def resized_window(image: Any, new_size: Any, begin: Any, size: Any) -> Any:
     """A window of the bilinearly resized (antialiased) image, computed without the rest of it.
 
     Args:
-        image: (H, W, 3) uint8 or float32.
+        image: (H, W, C) uint8 or float32.
         new_size: (2,) int32, height and width of the whole resized image.
         begin: (2,) int32, offset of the window in it.
         size: (2,) int32, height and width of the window.
 
     Returns:
-        (height, width, 3) float32, equal to `tf.image.resize(image, new_size, antialias=True)` cut to the window.
+        (height, width, C) float32, equal to `tf.image.resize(image, new_size, antialias=True)` cut to the window.
 
     Example:
         >>> resized_window(tf.zeros((4, 4, 3)), (8, 8), (2, 2), (5, 6)).shape
@@ -166,7 +167,7 @@ def random_flip(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
     """Flips image and labels left to right with probability one half.
 
     Args:
-        image: (H, W, 3).
+        image: (H, W, C).
         labels: (H, W).
         seed: (2,) int32.
 
@@ -183,8 +184,10 @@ def random_flip(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
 def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any:
     """Brightness, contrast (before or after the colors), saturation and hue, each with probability one half.
 
+    Other bands than three have no colors: their brightness and contrast change, all bands alike.
+
     Args:
-        image: (H, W, 3) float32, 0..255.
+        image: (H, W, C) float32, 0..255.
         seed: (2,) int32.
         settings: The ranges; a range of 0 changes nothing.
 
@@ -206,7 +209,8 @@ def photometric_distortion(image: Any, seed: Any, settings: Augmentation) -> Any
 
     image = _levels(image + shift)
     image = _levels(image * tf.where(contrast_first, contrast, 1.0))
-    image = tf.cond(used[2] + used[3] > 0, lambda: _shift_colors(image, saturation, hue), lambda: image)
+    if image.shape[-1] == _COLORS:
+        image = tf.cond(used[2] + used[3] > 0, lambda: _shift_colors(image, saturation, hue), lambda: image)
     return _levels(image * tf.where(contrast_first, 1.0, contrast))
 
 

@@ -141,11 +141,13 @@ def _check_split(dataset: LabelledDataset, threads: int) -> tuple[DatasetReport,
 
 def _in_threads(dataset: LabelledDataset, threads: int) -> Iterator[tuple[str, Finding]]:
     """Name and finding of all examples, in order."""
-    examples = iter(dataset)
+    examples, image_type = iter(dataset), dataset.image_type
     with ThreadPoolExecutor(threads) as pool:
         while group := list(itertools.islice(examples, _AT_ONCE)):
             names = [example.name for example in group]
-            yield from zip(names, pool.map(lambda each: examine(each, dataset.num_labels), group), strict=True)
+            yield from zip(
+                names, pool.map(lambda each: examine(each, dataset.num_labels, image_type), group), strict=True
+            )
 
 
 def _grouped(problems: Iterable[tuple[str, str]]) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,21 @@ from PIL import Image
 from tf_segformer.data.classes import BINARY, OBJECT_NAMES, ClassMap, infer_classes, merge_classes, values_in
 from tf_segformer.data.examples import IGNORE_INDEX, Example, LabelledImage
 from tf_segformer.data.hugging_face import PREFIX, open_hugging_face
+from tf_segformer.data.images import find_image_type, read_image
 from tf_segformer.data.kinds import KINDS, detect_kind
 from tf_segformer.data.layouts.layout import UNDIVIDED, Layout, class_names_in
 from tf_segformer.data.layouts.pairs import find_by_patterns
 from tf_segformer.errors import DatasetError, ImageError
-from tf_segformer.imaging.arrays import is_array_file, open_image_array, open_label_values
-from tf_segformer.imaging.files import open_image, open_stored
+from tf_segformer.imaging.arrays import open_label_values
+from tf_segformer.imaging.bands import ImageType
+from tf_segformer.imaging.stored import open_as_stored
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 SPLITS = ("train", "val")
 VAL_FRACTION = 0.2
+_ALWAYS_RGB = (".jpg", ".jpeg", ".bmp", ".webp")
 _IN_GRAPH = (".jpg", ".jpeg", ".png")  # what TensorFlow decodes, faster than Pillow
 
 
@@ -78,9 +81,9 @@ class SegmentationDataset:
             yield LabelledImage(
                 str(example.image),
                 str(example.labels),
-                partial(read_rgb, example.image),
+                partial(self.read_image, example.image),
                 partial(self.read_labels, example.labels, example.image),
-                partial(_read_stored, example.image),
+                partial(open_as_stored, example.image),
             )
 
     def records(self, seed: int | None = None, first: int = 0, last: int | None = None) -> tf.data.Dataset:
@@ -102,7 +105,7 @@ class SegmentationDataset:
         return tf.data.Dataset.range(first, last).map(paths_of)
 
     def decode(self, image_path: Any, label_path: Any) -> tuple[Any, Any]:
-        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
+        """Image (H, W, C) of `image_type` and labels (H, W) int32 of one record."""
         import tensorflow as tf
 
         from tf_segformer.imaging.graph.decode import decode_image
@@ -111,11 +114,37 @@ class SegmentationDataset:
             return self.read_labels(labels.decode(), image.decode())
 
         labels = tf.numpy_function(read_labels, [label_path, image_path], tf.int32)
-        if all(example.image.suffix.lower() in _IN_GRAPH for example in self.examples):
+        kind = self.image_type
+        if kind.is_rgb and all(example.image.suffix.lower() in _IN_GRAPH for example in self.examples):
             image = decode_image(tf.io.read_file(image_path))
         else:
-            image = tf.numpy_function(lambda path: np.asarray(read_rgb(path.decode())), [image_path], tf.uint8)
-        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(labels, (None, None))
+            image = tf.numpy_function(lambda path: np.asarray(self.read_image(path.decode())), [image_path], kind.dtype)
+        return tf.ensure_shape(image, (None, None, kind.channels)), tf.ensure_shape(labels, (None, None))
+
+    @cached_property
+    def image_type(self) -> ImageType:
+        """Bands and type of the images; see `find_image_type`."""
+        if all(example.image.suffix.lower() in _ALWAYS_RGB for example in self.examples):
+            return ImageType()
+        return find_image_type(example.image for example in self.examples)
+
+    def read_image(self, path: str | Path) -> Image.Image | np.ndarray:
+        """Opens one image.
+
+        Args:
+            path: File of an image.
+
+        Returns:
+            The image in mode "RGB", or (H, W, C) where `image_type` is another.
+
+        Raises:
+            ImageError: The file cannot be read, or has other bands than `image_type`.
+
+        Example:
+            >>> dataset.read_image("CamVid/val/images/000.png").size
+            (64, 64)
+        """
+        return read_image(path, self.image_type)
 
     def read_labels(self, path: str | Path, image: str | Path = "") -> np.ndarray:
         """Reads one label file as class indices.
@@ -294,6 +323,8 @@ def _with_classes(
         if len(palette) != len(names):
             raise ValueError(f"palette has {len(palette)} colors for {len(names)} classes")
         layout = replace(layout, palette=np.asarray(palette, np.uint8))
+    if kind == "doodleverse" and not names and not mapped:
+        return kind, infer_classes(root, layout)[1]
     is_file_of_values = layout.read_values is None and layout.palette is None
     if kind == "folder" and not names and not mapped:
         return infer_classes(root, layout)
@@ -318,38 +349,6 @@ def _part(root: Path, examples: Sequence[Example], split: str, val_fraction: flo
         raise DatasetError(f"{root}: a single image cannot be divided into training and validation; add images")
     chosen = set(sorted(examples, key=order)[:count])
     return [example for example in examples if (example in chosen) == (split == "val")]
-
-
-def read_rgb(path: str | Path) -> Image.Image:
-    """Opens an image of any format as 8-bit RGB.
-
-    Args:
-        path: File of an image, or .npy or .npz with uint8 bands, 1 or 3.
-
-    Returns:
-        The image in mode "RGB".
-
-    Raises:
-        ImageError: As `open_image` does; arrays of another type or number of bands.
-
-    Example:
-        >>> read_rgb("CamVid/val/images/000.png").size
-        (64, 64)
-    """
-    if not is_array_file(path):
-        return open_image(path)
-    array = open_image_array(path)
-    if array.dtype != np.uint8 or array.shape[-1] not in (1, 3):
-        raise ImageError(
-            f"{path}: an array of {array.shape[-1]} bands of {array.dtype}; training takes 1 or 3 bands of uint8. "
-            "Choose three bands and scale them to 0..255."
-        )
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))))
-
-
-def _read_stored(path: Path) -> Image.Image | np.ndarray:
-    """The image as the file holds it."""
-    return open_image_array(path) if is_array_file(path) else open_stored(path)
 
 
 def _values_of_colors(path: Path, palette: np.ndarray) -> np.ndarray:

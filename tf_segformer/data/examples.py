@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from tf_segformer.imaging.bands import ImageType
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -41,7 +43,8 @@ class LabelledImage:
     Args:
         name: Path of the image, or its name in a shard.
         labels_name: Path of the labels, or the same name.
-        read_image: Returns the image as RGB; raises `ImageError` where it is damaged.
+        read_image: Returns the image as RGB, or (H, W, C) of the dataset's `image_type`; raises `ImageError` where it
+            is damaged.
         read_labels: Returns the class indices (H, W) int32, `IGNORE_INDEX` where none counts; raises `ImageError`.
         read_stored: Returns the image as the file holds it: in Pillow's own mode, or an array (H, W, C).
 
@@ -54,7 +57,7 @@ class LabelledImage:
 
     name: str
     labels_name: str
-    read_image: Callable[[], Image.Image]
+    read_image: Callable[[], Image.Image | np.ndarray]
     read_labels: Callable[[], np.ndarray]
     read_stored: Callable[[], Image.Image | np.ndarray]
 
@@ -78,6 +81,10 @@ class LabelledDataset(Protocol):
     def size(self) -> int:
         """The number of examples."""
 
+    @property
+    def image_type(self) -> ImageType:
+        """Bands and type of the images, the same for all."""
+
     def __iter__(self) -> Iterator[LabelledImage]:
         """The examples, in order."""
 
@@ -91,4 +98,4 @@ class LabelledDataset(Protocol):
         """
 
     def decode(self, *record: Any) -> tuple[Any, Any]:
-        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record, in TensorFlow operations."""
+        """Image (H, W, C) of `image_type` and labels (H, W) int32 of one record, in TensorFlow operations."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tf_segformer.data.examples import IGNORE_INDEX, LabelledImage
 from tf_segformer.errors import ImageError
+from tf_segformer.imaging.bands import RGB, ImageType
 from tf_segformer.imaging.files import FULL_16_BITS, SIXTEEN_BIT_MODES
 
 BEYOND, SIZE, TURNED = (
@@ -67,12 +68,13 @@ class Finding:
     digest: bytes = b""
 
 
-def examine(example: LabelledImage, num_labels: int) -> Finding:
+def examine(example: LabelledImage, num_labels: int, image_type: ImageType = RGB) -> Finding:
     """Opens image and labels of one example.
 
     Args:
         example: Of a dataset.
         num_labels: Number of classes.
+        image_type: Bands and type of the dataset's images.
 
     Returns:
         What it holds.
@@ -86,7 +88,7 @@ def examine(example: LabelledImage, num_labels: int) -> Finding:
     finding = Finding(np.zeros(num_labels, np.int64))
     orientation = 1
     try:
-        orientation = _look_at(example, finding)
+        orientation = _look_at(example, finding, image_type)
     except ImageError as error:
         finding.problems.append(_problem(error, example.name))
     try:
@@ -99,10 +101,10 @@ def examine(example: LabelledImage, num_labels: int) -> Finding:
     return finding
 
 
-def _look_at(example: LabelledImage, finding: Finding) -> int:
+def _look_at(example: LabelledImage, finding: Finding, image_type: ImageType) -> int:
     """Notes what the image is; returns its EXIF orientation, 1 for upright."""
     stored = example.read_stored()
-    if not isinstance(stored, Image.Image) or stored.mode in ("F", "I"):
+    if not isinstance(stored, Image.Image) or stored.mode in ("F", "I") or not image_type.is_rgb:
         example.read_image()  # says what values cannot be used
     array = np.asarray(stored)
     finding.size = (array.shape[1], array.shape[0])
@@ -113,7 +115,7 @@ def _look_at(example: LabelledImage, finding: Finding) -> int:
         finding.channels = array.shape[2]
         return 1
     finding.channels = 3 if stored.mode == "P" else len(stored.getbands())
-    if stored.mode in SIXTEEN_BIT_MODES and array.max() < FULL_16_BITS:
+    if image_type.is_rgb and stored.mode in SIXTEEN_BIT_MODES and array.max() < FULL_16_BITS:
         finding.doubts.append(DARK)
     if finding.channels in (2, 4) and stored.mode != "CMYK" and array[..., -1].min() < 255:
         finding.doubts.append(ALPHA)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tf_segformer.data.classes import ClassMap, merge_classes
 from tf_segformer.data.examples import IGNORE_INDEX, LabelledImage
+from tf_segformer.data.images import find_image_type, read_image
 from tf_segformer.data.layouts.layout import IDENTITY, split_of
 from tf_segformer.errors import DatasetError, ImageError
-from tf_segformer.imaging.files import open_image, open_label_map, open_stored
+from tf_segformer.imaging.bands import ImageType
+from tf_segformer.imaging.files import open_label_map, open_stored
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,6 +54,11 @@ class TableDataset:
         """The number of classes."""
         return len(self.class_names)
 
+    @cached_property
+    def image_type(self) -> ImageType:
+        """Bands and type of the images; see `find_image_type`."""
+        return find_image_type(self._cell(index, self.columns[0]) for index in range(self.size))
+
     def __iter__(self) -> Iterator[LabelledImage]:
         """The examples, in the order of the rows."""
         for index in range(self.size):
@@ -60,7 +67,7 @@ class TableDataset:
             yield LabelledImage(
                 name,
                 name,
-                lambda image=image: open_image(image()),  # type: ignore[misc]
+                lambda image=image: read_image(image(), self.image_type),  # type: ignore[misc]
                 partial(self.read_labels, index),
                 lambda image=image: open_stored(image()),  # type: ignore[misc]
             )
@@ -105,14 +112,16 @@ class TableDataset:
         return tf.data.Dataset.range(first, last).map(row_of)
 
     def decode(self, index: Any) -> tuple[Any, Any]:
-        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
+        """Image (H, W, C) of `image_type` and labels (H, W) int32 of one record."""
         import tensorflow as tf
 
-        def read(row: Any) -> tuple[np.ndarray, np.ndarray]:
-            return np.asarray(open_image(self._cell(row, self.columns[0]))), self.read_labels(int(row))
+        kind = self.image_type
 
-        image, labels = tf.numpy_function(read, [index], [tf.uint8, tf.int32])
-        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(labels, (None, None))
+        def read(row: Any) -> tuple[np.ndarray, np.ndarray]:
+            return np.asarray(read_image(self._cell(row, self.columns[0]), kind)), self.read_labels(int(row))
+
+        image, labels = tf.numpy_function(read, [index], [kind.dtype, tf.int32])
+        return tf.ensure_shape(image, (None, None, kind.channels)), tf.ensure_shape(labels, (None, None))
 
 
 def open_hugging_face(

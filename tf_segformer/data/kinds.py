@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tf_segformer.data.layouts import coco, cvat, label_studio, pairs, polygons, public, roboflow
+from tf_segformer.data.layouts import coco, cvat, doodleverse, label_studio, pairs, polygons, public, roboflow
 from tf_segformer.data.layouts.layout import Layout, class_names_in
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.labels import LABELS
@@ -89,6 +89,11 @@ KINDS: dict[str, DatasetKind] = {
         label_studio.find_label_studio,
         label_studio.is_label_studio,
         "Label Studio's JSON export and the images that its tasks name",
+    ),
+    "doodleverse": DatasetKind(
+        doodleverse.find_doodleverse,
+        doodleverse.is_doodleverse,
+        "train_data/train_npzs/*.npz and val_data/val_npzs/*.npz, or *.npz, each with image (arr_0) and labels (arr_1)",
     ),
     "camvid": DatasetKind(
         public.find_camvid, public.is_camvid, "{train,val}/images/*.jpg and {train,val}/labels/*.png", LABELS["camvid"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tf_segformer.data.augmentation import Augmentation, augment
 from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset
+from tf_segformer.data.levels import to_levels
 from tf_segformer.imaging.graph.preprocess import preprocess
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
@@ -48,7 +47,7 @@ def training_dataset(
         parts: Parts of a batch: neighbouring images, `batch_size / parts` of them.
 
     Returns:
-        A dataset of (images (B, h, w, 3) float32, normalized; labels (B, h, w) int32).
+        A dataset of (images (B, h, w, C) float32, normalized; labels (B, h, w) int32).
 
     Raises:
         ValueError: A batch does not divide into so many parts.
@@ -63,13 +62,14 @@ def training_dataset(
         raise ValueError(f"a batch of {batch_size} images does not divide into {parts} parts")
     size = batch_size // parts
     last = None if last_step is None else last_step * batch_size
-    finish = normalize_and_pad(processor, augmentation.crop_size, ignore_index)
 
     def prepare(number: Any, *record: Any) -> tuple[Any, Any]:
         image, labels = dataset.decode(*record)
         labels = _with_ignore_index(_classes_only(labels, dataset), ignore_index)
         key = tf.stack([tf.constant(seed, tf.int64), number])
-        return finish(*augment(image, labels, key, augmentation, ignore_index))
+        levels, finish = to_levels(image, processor)
+        levels, labels = augment(levels, labels, key, augmentation, ignore_index)
+        return pad(finish(levels), labels, augmentation.crop_size, ignore_index)  # so that padding is 0
 
     examples = dataset.records(seed, first_step * batch_size, last)
     if parts > 1:
@@ -94,7 +94,7 @@ def validation_dataset(
         parallel_calls: Images prepared at once; None lets tf.data decide.
 
     Returns:
-        A dataset of (image (1, h, w, 3) float32, equal to the processor's pixel values; labels (1, H, W) int32).
+        A dataset of (image (1, h, w, C) float32, equal to the processor's pixel values; labels (1, H, W) int32).
 
     Example:
         >>> processor = SegformerImageProcessor(do_resize=False)
@@ -111,38 +111,28 @@ def validation_dataset(
     return examples.batch(1).prefetch(2)
 
 
-def normalize_and_pad(
-    processor: SegformerImageProcessor, size: tuple[int, int], ignore_index: int = IGNORE_INDEX
-) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """The last step of the preparation: first normalizes, then pads below and to the right, so that padding is 0.
+def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int = IGNORE_INDEX) -> tuple[Any, Any]:
+    """Pads below and to the right.
 
     Args:
-        processor: Its rescaling and normalization, as far as they are switched on.
+        image: Pixel values (h, w, C) float32, at most `size`.
+        labels: (h, w) int32.
         size: (height, width) of the results.
-        ignore_index: Label of the padding.
+        ignore_index: Label of the padding; its pixel values are 0.
 
     Returns:
-        A function of an image (h, w, 3) float32, 0..255, at most `size`, and its labels (h, w), that returns both with
-        static shapes (height, width, 3) and (height, width).
+        Both with static shapes (height, width, C) and (height, width).
 
     Example:
-        >>> finish = normalize_and_pad(SegformerImageProcessor(), (2, 2))
-        >>> image, labels = finish(tf.zeros((1, 1, 3)), tf.ones((1, 1), tf.int32))
+        >>> image, labels = pad(tf.ones((1, 1, 3)), tf.ones((1, 1), tf.int32), (2, 2))
         >>> labels.numpy().tolist(), float(image[1, 1, 0])
         ([[1, 255], [255, 255]], 0.0)
     """
-    scale = processor.rescale_factor if processor.do_rescale else 1.0
-    mean_and_std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-    mean, std = (np.broadcast_to(np.asarray(each, np.float32), 3) for each in mean_and_std)
-
-    def finish(image: Any, labels: Any) -> tuple[Any, Any]:
-        image = (image * np.float32(scale) - mean) / std
-        below, right = tf.unstack(tf.constant(size, tf.int32) - tf.shape(labels))
-        image = tf.pad(image, [[0, below], [0, right], [0, 0]])
-        labels = tf.pad(labels, [[0, below], [0, right]], constant_values=ignore_index)
-        return tf.ensure_shape(image, (*size, 3)), tf.ensure_shape(labels, size)
-
-    return finish
+    below, right = tf.unstack(tf.constant(size, tf.int32) - tf.shape(labels))
+    channels = image.shape[-1]
+    image = tf.pad(image, [[0, below], [0, right], [0, 0]])
+    labels = tf.pad(labels, [[0, below], [0, right]], constant_values=ignore_index)
+    return tf.ensure_shape(image, (*size, channels)), tf.ensure_shape(labels, size)
 
 
 def _with_ignore_index(labels: Any, ignore_index: int) -> Any:

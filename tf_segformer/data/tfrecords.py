@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from tf_segformer.data.datasets import SegmentationDataset, read_rgb
+from tf_segformer.data.datasets import SegmentationDataset
 from tf_segformer.data.examples import LabelledImage
-from tf_segformer.errors import DatasetError
+from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.imaging.bands import MAX_BANDS, RGB, ImageType
+from tf_segformer.imaging.fields import VALUE_TYPES
 from tf_segformer.imaging.files import open_image, open_label_map, open_stored
 from tf_segformer.imaging.graph.decode import decode_image, decode_labels
 from tf_segformer.io import is_plain_name, read_json, write_json
@@ -38,6 +40,7 @@ class ShardedDataset:
         paths: The shards, in order.
         size: Number of examples.
         class_names: Class names by index.
+        image_type: Bands and type of the images.
 
     Example:
         >>> len(open_tfrecords("shards/train").paths)
@@ -48,6 +51,7 @@ class ShardedDataset:
     paths: tuple[Path, ...]
     size: int
     class_names: tuple[str, ...]
+    image_type: ImageType = RGB
 
     @property
     def num_labels(self) -> int:
@@ -63,7 +67,7 @@ class ShardedDataset:
         for path in self.paths:
             try:
                 for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                    yield _labelled_image(record)
+                    yield _labelled_image(record, self.image_type)
             except (tf.errors.OpError, ValueError) as error:
                 reason = str(error).splitlines()[0][:200]
                 raise DatasetError(f"{path}: a damaged shard ({reason}); write it again") from error
@@ -80,17 +84,24 @@ class ShardedDataset:
         return tf.data.TFRecordDataset([str(path) for path in self.paths]).enumerate().skip(first).take(count)
 
     def decode(self, record: Any) -> tuple[Any, Any]:
-        """Image (H, W, 3) uint8 and labels (H, W) int32 of one record."""
+        """Image (H, W, C) of `image_type` and labels (H, W) int32 of one record."""
 
         def image_and_labels(data: Any) -> list[bytes]:
             return _bytes_of(np.array(data, object).item(), ("image", "labels"))  # an array where tensors are eager
 
         image, labels = tf.numpy_function(image_and_labels, [record], (tf.string, tf.string), stateful=False)
-        return decode_image(tf.ensure_shape(image, ())), decode_labels(tf.ensure_shape(labels, ()))
+        labels = decode_labels(tf.ensure_shape(labels, ()))
+        image = tf.ensure_shape(image, ())
+        if self.image_type.is_rgb:
+            return decode_image(image), labels
+        values = tf.io.decode_raw(image, self.image_type.dtype)
+        return tf.reshape(values, [*tf.unstack(tf.shape(labels)), self.image_type.channels]), labels
 
 
 def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_per_shard: int = 256) -> ShardedDataset:
     """Writes a checked dataset as shards: JPEG and PNG images as they are, the labels as 8-bit PNGs of class indices.
+
+    Bands beyond 8-bit RGB are written as their values, row by row, in little-endian order.
 
     Args:
         dataset: Checked with `check_dataset`.
@@ -118,7 +129,7 @@ def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_p
             for example in dataset.examples[index * examples_per_shard : (index + 1) * examples_per_shard]:
                 features = {
                     "name": example.image.name.encode(),
-                    "image": _encoded_image(example.image),
+                    "image": _encoded_image(dataset, example.image),
                     "labels": _as_png(dataset.read_labels(example.labels, example.image)),
                 }
                 writer.write(_serialized(features))
@@ -127,6 +138,7 @@ def write_tfrecords(dataset: SegmentationDataset, folder: str | Path, examples_p
         "shards": names,
         "size": len(dataset.examples),
         "class_names": list(dataset.class_names),
+        **({} if dataset.image_type.is_rgb else {"image_type": asdict(dataset.image_type)}),
     }
     write_json(folder / INDEX_NAME, content)  # last: a folder without the index is not complete
     return open_tfrecords(folder)
@@ -156,7 +168,11 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
         if not isinstance(index["size"], int) or index["size"] < 1:
             raise ValueError(f"a size of {index['size']!r}")
         paths = tuple(folder / name for name in index["shards"])
-        dataset = ShardedDataset(str(index["name"]), paths, index["size"], tuple(map(str, index["class_names"])))
+        names = tuple(map(str, index["class_names"]))
+        image_type = ImageType(**index.get("image_type", {}))
+        if image_type.dtype not in VALUE_TYPES or image_type.channels not in range(1, MAX_BANDS + 1):
+            raise ValueError(f"images of {image_type}")
+        dataset = ShardedDataset(str(index["name"]), paths, index["size"], names, image_type)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}: holds no complete shards ({error}); write them again") from error
     missing = [str(path) for path in paths if not path.is_file()]
@@ -189,12 +205,26 @@ def _count_records(path: Path) -> int:
     return count
 
 
-def _labelled_image(record: bytes) -> LabelledImage:
+def _labelled_image(record: bytes, image_type: ImageType) -> LabelledImage:
     """One record, its images still encoded."""
     encoded, image, labels = _bytes_of(record, ("name", "image", "labels"))
     name = encoded.decode()
+
+    def read_bands() -> np.ndarray:
+        size = open_label_map(labels).shape
+        try:
+            values = np.frombuffer(image, np.dtype(image_type.dtype).newbyteorder("<"))
+            return values.astype(image_type.dtype).reshape(*size, image_type.channels)
+        except ValueError as error:
+            raise ImageError(f"{name}: a damaged image of a shard ({error}); write it again") from error
+
+    is_rgb = image_type.is_rgb
     return LabelledImage(
-        name, name, partial(open_image, image), partial(open_label_map, labels), partial(open_stored, image)
+        name,
+        name,
+        partial(open_image, image) if is_rgb else read_bands,
+        partial(open_label_map, labels),
+        partial(open_stored, image) if is_rgb else read_bands,
     )
 
 
@@ -247,11 +277,14 @@ def _serialized(features: dict[str, bytes]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=as_bytes)).SerializeToString()
 
 
-def _encoded_image(path: Path) -> bytes:
-    """The bytes of a JPEG or PNG file; an image in another format as PNG, which the pipeline decodes."""
+def _encoded_image(dataset: SegmentationDataset, path: Path) -> bytes:
+    """The bytes of a JPEG or PNG file; RGB in another format as PNG, which the pipeline decodes; others as values."""
+    if not dataset.image_type.is_rgb:
+        bands = np.asarray(dataset.read_image(path))
+        return bands.astype(bands.dtype.newbyteorder("<")).tobytes()
     if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
         return path.read_bytes()
-    return _as_png(np.asarray(read_rgb(path)))
+    return _as_png(np.asarray(dataset.read_image(path)))
 
 
 def _as_png(pixels: np.ndarray) -> bytes:

@@ -16,8 +16,8 @@ from tf_segformer.io import read_bytes
 ARRAY_SUFFIXES = (".npy", ".npz")
 IGNORED = 255
 
-_IMAGE_KEYS = ("image", "images", "img", "x", "arr_0")
-_LABEL_KEYS = ("label", "labels", "mask", "y", "arr_1")  # arr_0 and arr_1: the samples of Doodleverse
+IMAGE_KEYS = ("image", "images", "img", "x", "arr_0")
+LABEL_KEYS = ("label", "labels", "mask", "y", "arr_1")  # arr_0 and arr_1: the samples of Doodleverse
 
 
 def is_array_file(source: object) -> bool:
@@ -55,7 +55,7 @@ def open_image_array(path: str | PathLike) -> np.ndarray:
         ...     open_image_array(Path(folder, "a.npy")).shape
         (4, 6, 5)
     """
-    array = _load(Path(path), _IMAGE_KEYS)
+    array = _load(Path(path), IMAGE_KEYS)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.size == 0:
@@ -86,7 +86,7 @@ def open_label_values(path: str | PathLike) -> np.ndarray:
     """
     if not is_array_file(path):
         return open_label_map(path)
-    array = _load(Path(path), _LABEL_KEYS)
+    array = _load(Path(path), LABEL_KEYS)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.size:

@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
-from os import PathLike
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from tf_segformer.errors import ImageError
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.arrays import is_array_file, open_image_array
-from tf_segformer.imaging.files import SIXTEEN_BIT_MODES, open_image, open_stored, to_rgb
+from tf_segformer.imaging.fields import VALUE_TYPES
+from tf_segformer.imaging.files import SIXTEEN_BIT_MODES, to_rgb
+from tf_segformer.imaging.values import type_of
 
 MAX_BANDS = 16
 
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF's tag, and its value for whole numbers below 0 too
+
+
+@dataclass(frozen=True)
+class ImageType:
+    """What the images of a dataset are.
+
+    Args:
+        channels: Bands, 1 to 16.
+        dtype: Type of their values, one of `VALUE_TYPES`.
+
+    Example:
+        >>> ImageType().is_rgb, str(ImageType(5, "uint16"))
+        (True, '5 bands of uint16')
+    """
+
+    channels: int = 3
+    dtype: str = "uint8"
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether these are images as most checkpoints take them."""
+        return (self.channels, self.dtype) == (3, "uint8")
+
+    def __str__(self) -> str:
+        return f"{self.channels} band{'' if self.channels == 1 else 's'} of {self.dtype}"
+
+
+RGB = ImageType()
+
+
+def image_type_of(stored: Image.Image | np.ndarray, name: object) -> ImageType:
+    """What an image is.
+
+    Args:
+        stored: As `open_as_stored` gives it.
+        name: What messages call it.
+
+    Returns:
+        The type; 8-bit grayscale, palettes and alpha count as RGB.
+
+    Raises:
+        ImageError: More than 16 bands, or values of another type.
+
+    Example:
+        >>> image_type_of(Image.new("RGBA", (4, 3)), "x"), image_type_of(np.zeros((3, 4, 5), np.int16), "x")
+        (ImageType(channels=3, dtype='uint8'), ImageType(channels=5, dtype='int16'))
+    """
+    if isinstance(stored, Image.Image):
+        if stored.mode not in (*SIXTEEN_BIT_MODES, "I", "F"):
+            return ImageType()
+        stored = pillow_bands(stored)
+    found = ImageType(stored.shape[-1], type_of(stored))
+    if found.dtype not in VALUE_TYPES or not 1 <= found.channels <= MAX_BANDS:
+        raise ImageError(f"{name}: holds {found}; images have 1 to {MAX_BANDS} bands of {', '.join(VALUE_TYPES)}.")
+    return ImageType() if found in (ImageType(1), ImageType(3)) else found
 
 
 def stored_bands(image: Image.Image, num_bands: int | None, keeps_values: bool) -> np.ndarray:
@@ -90,27 +146,3 @@ def as_bands(array: np.ndarray, num_bands: int | None, keeps_values: bool) -> tu
     counts = range(1, MAX_BANDS + 1) if num_bands is None else (num_bands,)
     last = array.ndim == 3 and array.shape[-1] in counts
     return array, transforms.CHANNELS_LAST if last else transforms.infer_layout(array, counts)
-
-
-def open_for(processor: Any, source: str | PathLike | bytes | Image.Image, channels: int) -> np.ndarray:
-    """Opens an image as a processor takes it.
-
-    Args:
-        processor: A `SegformerImageProcessor`.
-        source: Path, encoded bytes or Pillow image; or path of a .npy or .npz file.
-        channels: Channels of the model.
-
-    Returns:
-        (H, W, 3) uint8 where the processor takes 8-bit RGB; else (H, W, C) in the file's own type.
-
-    Raises:
-        ImageError: The file cannot be read.
-    """
-    if isinstance(source, (str, PathLike)) and is_array_file(source):
-        return open_image_array(source)
-    if not processor.keeps_values and channels == 3:
-        return np.asarray(open_image(source, apply_exif_orientation=processor.apply_exif_orientation))
-    image = source if isinstance(source, Image.Image) else open_stored(source)
-    if processor.apply_exif_orientation:
-        image = ImageOps.exif_transpose(image)
-    return stored_bands(image, channels, processor.keeps_values)

@@ -191,10 +191,35 @@ def draw_boundaries(
     return _with_legend(Image.fromarray(pixels), [class_map], labels, palette)
 
 
+def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image of any bands and type for the eye.
+
+    Args:
+        image: Pillow image, or (H, W, C).
+
+    Returns:
+        (H, W, 3) uint8: the first three bands, or the first one in gray; values that are not 8-bit are stretched from
+        the 2nd to the 98th percentile of each band.
+
+    Example:
+        >>> as_rgb(np.full((2, 2, 5), 900, np.uint16)).shape
+        (2, 2, 3)
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    bands = np.asarray(image)
+    bands = bands[..., None] if bands.ndim == 2 else bands
+    bands = np.repeat(bands[..., :1], 3, axis=-1) if bands.shape[-1] < 3 else bands[..., :3]
+    if bands.dtype == np.uint8:
+        return np.ascontiguousarray(bands)
+    low, high = np.percentile(bands.astype(np.float64), (2, 98), axis=(0, 1))  # (3,) each
+    return (np.clip((bands - low) / np.maximum(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+
+
 def _checked(image: Image.Image | np.ndarray, *class_maps: np.ndarray) -> tuple[Image.Image, list[np.ndarray]]:
     """Returns the image in RGB and the maps as arrays, if they have the same size."""
     if not isinstance(image, Image.Image):
-        image = Image.fromarray(np.asarray(image, np.uint8))
+        image = Image.fromarray(as_rgb(image))
     checked = [np.asarray(class_map) for class_map in class_maps]
     for class_map in checked:
         if class_map.shape != (image.height, image.width):

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from tf_segformer.imaging import transforms
-from tf_segformer.imaging.bands import open_for
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.imaging.stored import open_for
 from tf_segformer.inference.results import Failure
 
 ON_ERROR = ("raise", "skip")
@@ -78,24 +78,42 @@ def read_images(
 def _pixels(image: Any, channels: int, processor: SegformerImageProcessor) -> np.ndarray:
     """An image of any kind as (H, W, C)."""
     if isinstance(image, (str, PathLike, bytes, Image.Image)):
-        return _with_channels(open_for(processor, image, channels), channels, image)
+        array = open_for(processor, image, channels)
+        _check_range(array, processor, image)
+        return _with_channels(array, channels, image)
     array = transforms.to_array(image)
     if array.size == 0:
         raise ValueError(f"the image is empty: its shape is {array.shape}")
+    _check_range(array, processor, image)
     if array.ndim == 2:
         array = array[..., None]
     elif array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
         array = transforms.change_layout(array, transforms.CHANNELS_FIRST, transforms.CHANNELS_LAST)
-    return _with_channels(array, channels, "the image")
+    return _with_channels(array, channels, image)
 
 
-def _with_channels(array: np.ndarray, channels: int, name: Any) -> np.ndarray:
+def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: Any) -> None:
+    """Rejects whole numbers above 255 that the processor would divide by 255."""
+    is_for_8_bits = (
+        not processor.keeps_values and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)
+    )
+    if is_for_8_bits and array.dtype.kind in "iu" and array.max() > 255:
+        raise ValueError(
+            f"{_name_of(image)}: values reach {array.max()} ({array.dtype}), but the processor is for 8-bit "
+            "images: give it a value_range or value_percentiles if the model was trained on such values, or scale them"
+        )
+
+
+def _name_of(image: Any) -> str:
+    return fspath(image) if isinstance(image, (str, PathLike)) else "the image"
+
+
+def _with_channels(array: np.ndarray, channels: int, image: Any) -> np.ndarray:
     """An image with as many channels as the model takes; a single one is repeated for RGB."""
     if array.ndim == 3 and array.shape[-1] == 1 and channels == 3:
         return np.repeat(array, 3, axis=-1)
     if array.ndim != 3 or array.shape[-1] != channels:
-        name = name if isinstance(name, (str, PathLike)) else "the image"
         raise ValueError(
-            f"{name}: the model takes images of {channels} channels, but the shape of this one is {array.shape}"
+            f"{_name_of(image)}: the model takes images of {channels} channels, but this one's shape is {array.shape}"
         )
     return array

@@ -22,6 +22,7 @@ from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.io import read_text
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 from tf_segformer.training.callbacks import (
+    BEST_NAME,
     LAST_NAME,
     STATE_NAME,
     StateCallback,
@@ -40,6 +41,7 @@ from tf_segformer.training.distributed import (
     on_first_process,
     process_index,
 )
+from tf_segformer.training.images import check_channels, fit_processor, image_type_of_splits
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer, format_groups, parameter_groups
 from tf_segformer.training.process_group import start_processes
@@ -99,6 +101,7 @@ def train(
             `save_pretrained` writes them), `state.npz`, `log.csv`, `recipe.json`, `curves.png` and `tensorboard/`.
         model: A model, or the checkpoint to start from ("random" for none); by default the recipe's.
         processor: Prepares the images; by default that of the checkpoint, or ImageNet's mean and std, without resizing.
+            Images beyond 8-bit RGB that these are not for get the statistics of the training split.
         class_names: Class names of a folder of kind "folder".
         palette: Colors of the classes where the labels are RGB images, one per class.
         epochs: Passes over the training images, instead of the recipe's steps.
@@ -160,6 +163,8 @@ def train(
     )
     if check:
         on_first_process(lambda: print(check_splits(splits)))
+    run = Path(output or Path("runs") / recipe.name)
+    given, image_type = processor is not None, image_type_of_splits(*splits)
     keras.utils.set_random_seed(recipe.seed)
     with data_parallel(devices):
         with device_scope(devices) as count:
@@ -171,8 +176,9 @@ def train(
             if not isinstance(model, keras.Model):
                 checkpoint = recipe.initial_weights if model is None else None if model == "random" else model
                 processor = processor or _make_processor(checkpoint, recipe, hub)
-                policy = PRECISIONS[precision]
-                model = _make_model(checkpoint, recipe, splits[0].class_names, policy, rematerialize, hub)
+                policy, channels = PRECISIONS[precision], image_type.channels
+                model = _make_model(checkpoint, recipe, splits[0].class_names, policy, rematerialize, hub, channels)
+            check_channels(model, splits[0])
             if count > 1:
                 synchronize_batch_norm(model)
             compile_model(model, recipe, jit_compile=jit_compile)
@@ -180,8 +186,8 @@ def train(
             model,
             recipe,
             *splits,
-            output or Path("runs") / recipe.name,
-            processor=processor or SegformerImageProcessor(do_resize=False),
+            run,
+            processor=fit_processor(processor, splits[0], given=given, saved=run / BEST_NAME if resume else None),
             resume=resume,
             callbacks=callbacks,
             parallel_calls=parallel_calls,
@@ -327,15 +333,16 @@ def _make_model(
     policy: str,
     rematerialize: bool,
     hub: HubOptions,
+    channels: int = 3,
 ) -> keras.Model:
     """The recipe's model, from random weights or from a checkpoint."""
-    id2label = dict(enumerate(class_names))
+    id2label, fields = dict(enumerate(class_names)), {"num_channels": channels, **recipe.model}
     options: dict[str, Any] = {"dtype": policy, "rematerialize": rematerialize}
     if checkpoint is None:
-        config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **recipe.model)
+        config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **fields)
         return SegformerForSemanticSegmentation(config, **options)
     return SegformerForSemanticSegmentation.from_pretrained(
-        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **vars(hub), **recipe.model
+        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **vars(hub), **fields
     )
 
 

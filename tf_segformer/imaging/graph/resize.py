@@ -1,7 +1,9 @@
-"""Pillow's resizing of 8-bit images in TensorFlow operations, equal to Pillow on every byte.
+"""Pillow's resizing of 8-bit and of float32 images in TensorFlow operations, equal to Pillow on every byte.
 
 Pillow computes the weights of a filter in double precision, rounds them to 22-bit fixed point, and runs two passes of
-integer sums, across and down, each rounded and clipped to 8 bits. The same integers are summed here. Up to Pillow 12
+integer sums, across and down, each rounded and clipped to 8 bits. The same integers are summed here. Bands of floats
+(its mode "F") are sums in double precision, each pass rounded to single: bit for bit the same where Pillow was built
+without fused multiply-add, as for x86, and elsewhere within one unit in the last place. Up to Pillow 12
 the pass across comes first; Pillow 13 goes down first where the height shrinks by more than twice as many pixels as
 the width. The graph does as the Pillow that is installed when it is built, so that it agrees with the processor.
 """
@@ -74,19 +76,20 @@ _FILTERS = {  # by Pillow's number
 def resize_like_pillow(
     image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, resample: int = 2
 ) -> tf.Tensor:
-    """Resizes an 8-bit image to the bytes of `PIL.Image.resize`.
+    """Resizes an image to the bytes of `PIL.Image.resize`, each band by itself.
 
     Args:
-        image: (H, W, C) uint8 without an alpha channel (Pillow multiplies colors by alpha before it resizes).
+        image: (H, W, C) uint8 or float32 without an alpha channel (Pillow multiplies colors by alpha before it
+            resizes).
         height: Target height, an int or a scalar int32 tensor.
         width: Target width, likewise.
         resample: Pillow's number of the filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
 
     Returns:
-        (height, width, C) uint8.
+        (height, width, C) of the same type.
 
     Raises:
-        ValueError: An unknown filter.
+        ValueError: An unknown filter, or another type.
 
     Source: the behaviour of Pillow's Resample.c and Geometry.c.
 
@@ -96,6 +99,8 @@ def resize_like_pillow(
     """
     if resample != NEAREST and resample not in _FILTERS:
         raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, but is {resample!r}.")
+    if image.dtype not in (tf.uint8, tf.float32):
+        raise ValueError(f"The image must be uint8 or float32, but is {image.dtype.name}.")
     channels = image.shape[-1]
     rows, columns = tf.shape(image)[0], tf.shape(image)[1]
     with tf.device("CPU:0"):  # integer sums and double precision: a GPU would gain nothing
@@ -135,27 +140,31 @@ def _to_width(image: tf.Tensor, width: int | tf.Tensor, kernel: _Filter) -> tf.T
 
 
 def _resample_rows(image: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tf.Tensor:
-    """Resizes (H, W, C) uint8 to (target, W, C), one tap of the filter at a time."""
+    """Resizes (H, W, C) to (target, W, C), one tap of the filter at a time."""
     size, other, channels = tf.unstack(tf.shape(image))
     lines = tf.reshape(image, [size, other * channels])
-    taps, weights = _fixed_point_weights(size, target, kernel)
-    half = 1 << (_FRACTION_BITS - 1)
-    total = tf.fill([target, other * channels], half)
+    taps, weights = _weights(size, target, kernel)
+    if image.dtype == tf.uint8:
+        weights = weights * (1 << _FRACTION_BITS)
+        weights = tf.cast(weights + 0.5 * tf.sign(weights), tf.int32)
+    start = 1 << (_FRACTION_BITS - 1) if image.dtype == tf.uint8 else 0
+    total = tf.fill([target, other * channels], tf.constant(start, weights.dtype))
 
     def add(tap: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        line = tf.cast(tf.gather(lines, taps[:, tap]), tf.int32)
+        line = tf.cast(tf.gather(lines, taps[:, tap]), weights.dtype)
         return tap + 1, total + line * weights[:, tap, None]
 
     def more(tap: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
         return tap < tf.shape(taps)[1]
 
     _, total = tf.while_loop(more, add, (tf.constant(0), total), parallel_iterations=1)
-    resized = tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, _FRACTION_BITS), 0, 255), tf.uint8)
-    return tf.reshape(resized, [target, other, channels])
+    if image.dtype == tf.uint8:
+        total = tf.clip_by_value(tf.bitwise.right_shift(total, _FRACTION_BITS), 0, 255)
+    return tf.reshape(tf.cast(total, image.dtype), [target, other, channels])
 
 
-def _fixed_point_weights(size: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tuple[tf.Tensor, tf.Tensor]:
-    """Source lines and their int32 weights (target, taps); a weight outside the image is zero."""
+def _weights(size: tf.Tensor, target: int | tf.Tensor, kernel: _Filter) -> tuple[tf.Tensor, tf.Tensor]:
+    """Source lines and their weights (target, taps) float64; a weight outside the image is zero."""
     scale = tf.cast(size, tf.float64) / tf.cast(target, tf.float64)
     stretch = tf.maximum(scale, 1)  # a filter grows with the step when an image shrinks: no aliasing
     support = kernel.support * stretch
@@ -166,8 +175,7 @@ def _fixed_point_weights(size: tf.Tensor, target: int | tf.Tensor, kernel: _Filt
     weights = kernel.weight((tf.cast(taps, tf.float64) - center[:, None] + 0.5) * (1 / stretch))
     weights = tf.where(taps < end[:, None], weights, 0)
     weights /= tf.cumsum(weights, axis=1)[:, -1:]  # summed from the left, as Pillow does
-    weights = weights * (1 << _FRACTION_BITS)
-    return tf.minimum(taps, size - 1), tf.cast(weights + 0.5 * tf.sign(weights), tf.int32)
+    return tf.minimum(taps, size - 1), weights
 
 
 def _nearest(size: tf.Tensor, target: int | tf.Tensor) -> tf.Tensor:
