@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -20,16 +21,26 @@ FLAGS = (
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a line for each request."""
+    """Serves a folder without a line for each request, with some more headers."""
+
+    def __init__(self, *arguments, headers, **options):
+        self.more_headers = headers
+        super().__init__(*arguments, **options)
+
+    def end_headers(self):
+        for name, value in self.more_headers.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, *_):
         pass
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Serves a folder; gives its address without a slash at the end."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as server:
+    handler = partial(QuietHandler, directory=folder, headers=headers)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

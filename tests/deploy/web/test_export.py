@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +63,15 @@ def test_every_file_that_the_page_names_is_in_its_folder(page):
         assert [name for name in names if not (page / name).is_file()] == [], path.name
     assert (page / "runtime" / "LICENSE.txt").is_file()
     assert (page / "runtime" / "ort.wasm.bundle.min.js").read_bytes() == ENGINE["ort.wasm.bundle.min.mjs"]
+
+
+def test_every_file_of_the_page_is_in_the_wheel():
+    root = Path(__file__).parents[3]
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    package = root / "tf_segformer"
+    packed = {path for line in setup["options.package_data"]["tf_segformer"].split() for path in package.glob(line)}
+    assert {path for path in (package / "deploy" / "web" / "page").rglob("*") if path.is_file()} <= packed
 
 
 def test_the_page_allows_itself_its_own_folder_alone(page):

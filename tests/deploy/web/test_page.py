@@ -201,7 +201,7 @@ def test_transparent_and_huge_images_are_said_in_words(open_page, tmp_path):
     [
         ("onnx/model.onnx", "The model could not be loaded: onnx/model.onnx: the server answers 404."),
         ("runtime/ort.wasm.bundle.min.js", "The model could not be loaded: runtime/ort.wasm.bundle.min.js: "),
-        ("resize.js", "A file of the page's folder is missing."),
+        ("resize.js", "A file of the page's folder is missing: export it again."),
     ],
 )
 def test_a_folder_that_is_not_whole_is_said_in_words(browser, site, name, message):
@@ -241,3 +241,20 @@ def test_a_phone_needs_no_scrolling_to_the_side_and_the_page_does_not_freeze(ope
     assert page.evaluate(widths) == [360, 360]
     for control in page.locator("button:visible, input:visible").all():
         assert control.evaluate("(each) => each.labels?.length > 0 || each.textContent.trim() !== ''")
+
+
+def test_a_server_that_isolates_the_page_gives_it_threads_and_the_same_mask(browser, site, open_page, tmp_path):
+    _, folder = site
+    isolation = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+    masks = []
+    with served(folder, isolation) as address:
+        isolated = browser.new_page()
+        isolated.goto(address)
+        expect(isolated.locator("#file")).to_be_enabled(timeout=MILLISECONDS)
+        for page, threads in ((isolated, isolated.evaluate("navigator.hardwareConcurrency")), (open_page(), 1)):
+            segment(page, PHOTO)
+            assert len(page.workers) == min(threads, 8)  # the page's own is the first thread
+            downloaded_mask(page).save_as(tmp_path / "mask.png")
+            masks.append(open_label_map(tmp_path / "mask.png"))
+        isolated.close()
+    np.testing.assert_array_equal(*masks)

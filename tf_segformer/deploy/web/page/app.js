@@ -7,6 +7,8 @@ import { encodeMask } from "./png.js";
 import { summary } from "./summary.js";
 import { drawPhoto, paintOverlay } from "./view.js";
 
+const NOT_STARTED = "A file of the page's folder is missing: export it again. Or this browser is too old: update it.";
+
 const state = { classes: [], job: 0, result: null, shown: new Set() };
 
 const say = (text) => (element("status").textContent = text);
@@ -17,7 +19,7 @@ const complain = (text) => (element("error").textContent = text);
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const HANDLERS = { progress: showProgress, ready: start, failed, result: showResult, problem: showProblem };
 worker.onmessage = ({ data }) => HANDLERS[data.kind](data);
-worker.onerror = () => failed({ message: "A file of the page's folder is missing. Export it again." });
+worker.onerror = () => failed({ message: NOT_STARTED });
 
 function showProgress({ loaded, total }) {
   element("progress").hidden = false;
@@ -141,7 +143,7 @@ function setOpacity() {
 element("opacity").addEventListener("input", setOpacity);
 setOpacity();
 
-element("download").addEventListener("click", async () => {
+async function download() {
   const { classMap, width, height, name } = state.result;
   const blob = await encodeMask(classMap, width, height, state.classes.map(({ color }) => color));
   const link = document.createElement("a");
@@ -149,6 +151,10 @@ element("download").addEventListener("click", async () => {
   link.download = `${name.replace(/\.[^.]*$/, "")}_mask.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // not before the browser has read it
+}
+
+element("download").addEventListener("click", () => {
+  download().catch((error) => complain(`The mask cannot be written: ${error.message}. Is this browser up to date?`));
 });
 
 element("no-script").hidden = true;

@@ -51,10 +51,10 @@ export function cameraControls({ submit, complain, say }) {
   }
 
   async function take() {
-    const frame = await createImageBitmap(video);
+    const frame = await createImageBitmap(video).catch((error) => complain(`No photo was taken: ${error.message}`));
     close();
     element("open-camera").focus();
-    submit(frame, "camera");
+    if (frame) submit(frame, "camera");
   }
 
   element("open-camera").addEventListener("click", open);

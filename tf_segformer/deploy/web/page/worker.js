@@ -5,6 +5,7 @@ import { openImage } from "./image.js";
 import { pixelValues } from "./pixel-values.js";
 
 const MODEL = "onnx/model.onnx";
+const MOST_THREADS = 8;
 const NO_MEMORY = "there is not enough memory for this image. Try a smaller one.";
 
 const isOutOfMemory = (error) => error instanceof RangeError || /memory|allocat/i.test(error.message);
@@ -32,6 +33,8 @@ async function load() {
     throw new Error(`runtime/ort.wasm.bundle.min.js: ${error.message}`);
   });
   ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
+  // Browsers share memory between threads only in pages whose server sends the headers of cross-origin isolation.
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   return { ort, session, processor, classes, bytes: bytes.length };
 }
