@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.reference import image_size
 from tf_segformer.cli import outputs
+from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.imaging.visualize import mask_image
 from tf_segformer.inference.predictor import SegmentationPredictor
@@ -67,6 +68,15 @@ def test_files_folders_patterns_and_a_list_on_stdin(run, checkpoint, image, tmp_
     assert _names(tmp_path / "out") == [f"{stem}_mask.png" for stem in ("a", "b", "c1", "c2", "d")]
     assert len(outcome.out.splitlines()) == 6
     assert outcome.out.splitlines()[-1] == f"wrote 5 files to {tmp_path / 'out'}"
+
+
+def test_a_folder_gives_its_images_rasters_and_videos(tmp_path):
+    names = ["a.png", "b.tif", "c.TIFF", "d.vrt", "e.j2k", "f.jp2", "g.mp4", "h.MKV"]
+    for name in [*names, "notes.txt", "d.vrt.ovr", "classes.tif.aux.xml"]:
+        (tmp_path / name).touch()
+    (tmp_path / "below.png").mkdir()
+    files, problems = expand_inputs([str(tmp_path)])
+    assert ([path.name for path in files], problems) == (names, [])
 
 
 def test_images_of_equal_names_do_not_overwrite_each_other(run, checkpoint, image, tmp_path):

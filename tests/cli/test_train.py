@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.training.scenes import NAMES, write_dataset
+from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer.cli import train as command
 from tf_segformer.hub import HubOptions
 
@@ -156,6 +156,28 @@ def test_the_folder_is_enough(scenes, arguments_of_train):
     weights = arguments_of_train["recipe"].loss["class_weights"]
     assert len(weights) == 4 and max(weights) == weights[3] > 1  # the sun is small
     assert "class weights: class 0" in result.output
+
+
+@pytest.mark.slow
+def test_a_flat_folder_is_trained_to_the_end_by_the_default_recipe(tmp_path):
+    """B0 at crops of 512: the kind, the split, the classes and the recipe follow from the folder."""
+    for index in range(6):
+        image, labels = make_scene(index)
+        labels[labels == 3] = 2
+        labels[0, 0] = 3  # 0.02 % of the pixels
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+        Image.fromarray(labels).save(tmp_path / f"{index}_mask.png")
+    run = tmp_path / "run"
+    arguments = ["--data", tmp_path, "--init", "camvid-b0", "--steps", 2, "--batch-size", 1, "--output", run]
+    result = CliRunner().invoke(command.train, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "below 1 % of the training pixels: class 3" in result.output
+    assert "--class-weights balanced" in result.output
+    assert "best mIoU" in result.output
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["name"], recipe["phases"][0]["augmentation"]["crop_size"]) == ("finetune-b0", [512, 512])
+    config = json.loads((run / "best/config.json").read_text())
+    assert list(config["id2label"].values()) == [f"class {index}" for index in range(4)]
 
 
 def test_class_weights_are_taken_as_they_are(invoke, arguments_of_train):

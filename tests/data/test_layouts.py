@@ -21,12 +21,15 @@ from tf_segformer.data.layouts import coco
 from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.imaging.labels import LABELS
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.training.optimization import create_optimizer
 
 COLORS = np.array([[0, 0, 0], [128, 64, 128], [250, 50, 83], [50, 183, 250]], np.uint8)
+INDICES = np.arange(4, dtype=np.uint8)
+OBJECT = np.array([0, 255, 255, 0], np.uint8)
 SIDE = 40
 SQUARES = [(1, (4, 4, 18, 16)), (2, (20, 10, 34, 30)), (3, (6, 22, 16, 36))]  # class; left, top, right, bottom
 
@@ -63,13 +66,15 @@ def write_text(path, text):
     path.write_text(text)
 
 
-def pairs_written_as(image_pattern, label_pattern, splits=("train", "val")):
+def pairs_written_as(image_pattern, label_pattern, splits=("train", "val"), values=INDICES):
+    """`values` are what the label files hold for each class."""
+
     def write(root):
         for number, split in enumerate(splits):
             for index in range(4):
                 image, labels = scene(10 * number + index)
                 save(root / image_pattern.format(split=split, n=index), image)
-                save(root / label_pattern.format(split=split, n=index), labels)
+                save(root / label_pattern.format(split=split, n=index), values[labels])
 
     return write
 
@@ -95,6 +100,29 @@ def save_palette(path, labels):
     image = Image.fromarray(labels)
     image.putpalette(COLORS.tobytes())
     image.save(path)
+
+
+def save_geotiff(path, array):
+    """As rasterio writes it, tiled and compressed, with a place on the earth."""
+    rasterio = pytest.importorskip("rasterio")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
+    options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": len(bands), "dtype": array.dtype,
+               "tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate", "crs": "EPSG:32633",
+               "transform": rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_800_000)}  # fmt: skip
+    with rasterio.open(path, "w", **options) as dataset:
+        dataset.write(bands)
+
+
+def write_geotiff_pairs(root):
+    for number, split in enumerate(("train", "val")):
+        for index in range(4):
+            for folder, array in zip(("images", "labels"), scene(10 * number + index), strict=True):
+                save_geotiff(root / f"{split}/{folder}/{index}.tif", array)
+
+
+def write_voc(root):
+    write_voc_tree(root, {"train": range(2), "val": range(2, 4)}, save_palette)
 
 
 def write_labelme2voc(root):
@@ -206,8 +234,36 @@ def write_label_studio(root):
     write_text(root / "project-1.json", json.dumps(tasks))
 
 
+def write_brushes(root):
+    """The same tasks with brushes, in the run lengths of Label Studio's own converter."""
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    write_label_studio(root)
+    tasks, labels = json.loads((root / "project-1.json").read_text()), squares()[1]
+    for task in tasks:
+        size = {"original_width": SIDE, "original_height": SIDE}
+        task["annotations"][0]["result"] = [
+            {**size, "type": "brushlabels", "value": {"format": "rle", "brushlabels": [OBJECTS[label]],
+             "rle": brush.mask2rle(np.where(labels == label, 255, 0).astype(np.uint8))}}
+            for label, _ in SQUARES
+        ]  # fmt: skip
+    write_text(root / "project-1.json", json.dumps(tasks))
+
+
+def write_hub(root):
+    """A data set of the Hub, in a folder, as `datasets` writes it."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    scenes = [tuple(map(Image.fromarray, scene(index))) for index in range(5)]
+    columns = {name: [each[position] for each in scenes] for position, name in enumerate(("image", "label"))}
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    (root / "data").mkdir()
+    table = datasets.Dataset.from_dict(columns, features=features)
+    table.to_parquet(root / "data/train-00000-of-00001.parquet")
+
+
 OBJECTS = ("background", "ant", "bee", "cow")
 UNNAMED = tuple(f"class {index}" for index in range(4))
+NAMES_OF_KIND = {"folder": UNNAMED, **{kind: LABELS[kind] for kind in ("ade20k", "cityscapes", "camvid")}}
 LAYOUTS = {
     "label studio": ("label-studio", write_label_studio, "squares"),
     "split/images": ("folder", pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png"), "scenes"),
@@ -219,6 +275,29 @@ LAYOUTS = {
     "suffix in folders": ("folder", pairs_written_as("images/{split}{n}.webp", "masks/{split}{n}_label.bmp"), "scenes"),
     "jpeg 2000": ("folder", pairs_written_as("{split}/images/{n}.jp2", "{split}/labels/{n}.tiff"), "scenes"),
     "arrays": ("folder", pairs_written_as("{split}/images/{n}.npy", "{split}/labels/{n}.npz"), "scenes"),
+    "bmp": ("folder", pairs_written_as("{split}/images/{n}.bmp", "{split}/labels/{n}.bmp"), "scenes"),
+    "geotiff": ("folder", write_geotiff_pairs, "scenes"),
+    "ade20k": (
+        "ade20k",
+        pairs_written_as(
+            "images/{split}/ADE_{n}.jpg", "annotations/{split}/ADE_{n}.png", ("training", "validation"),
+            np.arange(1, 5, dtype=np.uint8),
+        ),
+        "scenes",
+    ),
+    "cityscapes": (
+        "cityscapes",
+        pairs_written_as(
+            "leftImg8bit/{split}/ulm/ulm_{n}_leftImg8bit.png", "gtFine/{split}/ulm/ulm_{n}_gtFine_labelIds.png",
+            values=np.array([7, 8, 11, 12], np.uint8),
+        ),
+        "scenes",
+    ),
+    "camvid": (
+        "camvid",
+        pairs_written_as("{split}/images/0001TP_00000{n}.png", "{split}/labels/0001TP_00000{n}.png"),
+        "scenes",
+    ),
     "cvat": ("cvat", write_cvat, "scenes"),
     "labelme2voc": ("voc", write_labelme2voc, "scenes"),
     "roboflow": ("roboflow", write_roboflow, "scenes"),
@@ -245,7 +324,7 @@ def test_layout_is_found_by_the_folder_alone_and_read_pixel_for_pixel(tmp_path, 
     write(tmp_path)
     splits = {split: find_dataset(None, tmp_path, split) for split in ("train", "val")}
     assert {dataset.kind for dataset in splits.values()} == {kind} == {detect_kind(tmp_path)}
-    names = OBJECTS if content == "squares" else UNNAMED if kind == "folder" else NAMES
+    names = OBJECTS if content == "squares" else NAMES_OF_KIND.get(kind, NAMES)
     assert splits["train"].class_names == splits["val"].class_names == names
     seen = set()
     for dataset in splits.values():
@@ -271,12 +350,42 @@ def model():
     return model
 
 
+PATTERNS = {"images": "a/{split}_{name}/photo.png", "labels": "b/{split}_{name}/truth.png"}
+# Every layout with the arguments of `find_dataset` that it needs: first those that are found by the folder alone.
+TRAINED = {
+    **{layout: (write, {}) for layout, (_, write, _) in LAYOUTS.items()},
+    "binary": (
+        pairs_written_as("{split}/images/{n}.png", "{split}/masks/{n}.png", values=OBJECT), {}
+    ),
+    "one-hot": (
+        pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.npy", values=np.eye(4, dtype=np.uint8)), {}
+    ),
+    "one-hot, compressed": (
+        pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.npz", values=np.eye(4, dtype=np.uint8)), {}
+    ),
+    "voc": (write_voc, {}),
+    "colors": (
+        pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png", values=COLORS),
+        {"palette": COLORS.tolist(), "class_names": NAMES},
+    ),
+    "patterns": (pairs_written_as("a/{split}_{n}/photo.png", "b/{split}_{n}/truth.png"), PATTERNS),
+    "merged classes": (
+        pairs_written_as("{split}/images/{n}.png", "{split}/labels/{n}.png"),
+        {"class_of_value": {"up": [0, 3], "down": 1}},
+    ),
+    "label studio brushes": (write_brushes, {}),
+    "hugging face": (write_hub, {"root": "hf://{root}"}),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "layout", [pytest.param(each, marks=pytest.mark.slow if number else ()) for number, each in enumerate(LAYOUTS)]
+    "layout", [pytest.param(each, marks=pytest.mark.slow if number else ()) for number, each in enumerate(TRAINED)]
 )
 def test_layout_trains_two_steps(tmp_path, model, layout):
-    LAYOUTS[layout][1](tmp_path)
-    data = find_dataset(root=tmp_path)
+    write, options = TRAINED[layout]
+    write(tmp_path)
+    root = options.get("root", "{root}").format(root=tmp_path)
+    data = find_dataset(**{**options, "root": root})
     processor = SegformerImageProcessor(do_resize=False)
     batches = training_dataset(data, Augmentation((32, 32)), 1, processor=processor, last_step=2)
     before = model.get_weights()
@@ -294,11 +403,10 @@ def closest_labels(image):
 
 def test_patterns_find_files_that_no_layout_has(tmp_path):
     pairs_written_as("a/{split}_{n}/photo.png", "b/{split}_{n}/truth.png")(tmp_path)
-    patterns = {"images": "a/{split}_{name}/photo.png", "labels": "b/{split}_{name}/truth.png"}
-    train = find_dataset(root=tmp_path, split="train", **patterns)
+    train = find_dataset(root=tmp_path, split="train", **PATTERNS)
     assert [each.labels.parent.name for each in train.examples] == [f"train_{index}" for index in range(4)]
     assert check_dataset(train).images == 4
-    undivided = {key: value.replace("{split}_", "") for key, value in patterns.items()}
+    undivided = {key: value.replace("{split}_", "") for key, value in PATTERNS.items()}
     assert find_dataset(root=tmp_path, split="val", val_fraction=0.5, **undivided).size == 4
     with pytest.raises(ValueError, match="need each other"):
         find_dataset(root=tmp_path, images="{name}.png")
@@ -319,18 +427,8 @@ def test_one_hot_labels_are_classes_and_zeros_are_ignored(tmp_path):
 
 
 def test_brushes_are_read_by_label_studios_own_converter(tmp_path):
-    brush = pytest.importorskip("label_studio_sdk.converter.brush")
-    write_label_studio(tmp_path)
-    tasks = json.loads((tmp_path / "project-1.json").read_text())
-    labels = squares()[1]
-    for task in tasks:
-        size = {"original_width": SIDE, "original_height": SIDE}
-        task["annotations"][0]["result"] = [
-            {**size, "type": "brushlabels", "value": {"format": "rle", "brushlabels": [OBJECTS[label]],
-             "rle": brush.mask2rle(np.where(labels == label, 255, 0).astype(np.uint8))}}
-            for label, _ in SQUARES
-        ]  # fmt: skip
-    write_text(tmp_path / "project-1.json", json.dumps(tasks))
+    write_brushes(tmp_path)
+    tasks, labels = json.loads((tmp_path / "project-1.json").read_text()), squares()[1]
     for example in find_dataset(root=tmp_path):
         np.testing.assert_array_equal(example.read_labels(), labels)
     tasks[0]["annotations"][0]["result"][0]["value"]["rle"][3] ^= 1

@@ -3,14 +3,77 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
+from tf_segformer.errors import ImageError
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.raster.read import _has_place, is_raster
 from tf_segformer.raster.segment import segment_raster
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(3, 4, strides=4)])
+    return SegmentationPredictor(model, SegformerImageProcessor(), "slide", window=32, blend="cosine")
+
+
+def _write_raster(path, **place):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48), dtype=np.uint8)
+    options = {"driver": "GTiff", "height": 40, "width": 48, "count": 3, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        rpcs = place.pop("rpcs", None)
+        with rasterio.open(path, "w", **options, **place) as dataset:
+            dataset.write(pixels)
+            if rpcs is not None:
+                dataset.rpcs = rpcs
+    return path
+
+
+def _control_points():
+    control = pytest.importorskip("rasterio.control")
+    corners = [(0, 0, 400_000, 5_800_000), (0, 48, 400_024, 5_800_003), (40, 0, 400_002, 5_799_980)]
+    return [control.GroundControlPoint(row, col, x, y, 12.5) for row, col, x, y in corners]
+
+
+def _rpcs():
+    rpc = pytest.importorskip("rasterio.rpc")
+    terms = [1.0, *np.linspace(-0.1, 0.1, 19).round(4).tolist()]
+    return rpc.RPC(
+        height_off=100.0, height_scale=500.0, lat_off=52.0, lat_scale=0.1, line_den_coeff=terms, line_num_coeff=terms,
+        line_off=20.0, line_scale=20.0, long_off=13.0, long_scale=0.1, samp_den_coeff=terms, samp_num_coeff=terms,
+        samp_off=24.0, samp_scale=24.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["points", "rpcs"])
+def test_ground_control_points_and_rpc_are_kept_and_polygons_ask_for_a_transform(tmp_path, predictor, place):
+    rasterio = pytest.importorskip("rasterio")
+    pytest.importorskip("pyogrio")
+    given = {"points": lambda: {"gcps": _control_points(), "crs": "EPSG:32633"}, "rpcs": lambda: {"rpcs": _rpcs()}}
+    scene = _write_raster(tmp_path / "scene.tif", **given[place]())
+    assert is_raster(scene)
+    assert _has_place(scene)  # what is asked where rasterio is missing
+    segment_raster(predictor, scene, tmp_path / "classes.tif", confidence=tmp_path / "confidence.tif")
+    for name in ("classes", "confidence"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(scene) as source, rasterio.open(tmp_path / f"{name}.tif") as written:
+                assert written.rpcs == source.rpcs
+                for ours, theirs in zip(written.gcps[0], source.gcps[0], strict=True):
+                    assert (ours.row, ours.col, ours.x, ours.y) == (theirs.row, theirs.col, theirs.x, theirs.y)
+                assert written.gcps[1] == source.gcps[1]
+                assert bool(source.gcps[0]) == (place == "points")
+                assert (source.rpcs is not None) == (place == "rpcs")
+    with pytest.raises(ImageError, match=r"scene\.tif: polygons need a transform.*gdalwarp"):
+        segment_raster(predictor, scene, tmp_path / "other.tif", vector=tmp_path / "other.gpkg")
+    assert not (tmp_path / "other.tif").exists()
 
 
 @pytest.mark.slow

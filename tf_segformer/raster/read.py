@@ -22,7 +22,7 @@ DRIVERS = {
 INSTALL = "pip install 'tf_segformer[geo]'"
 
 _CACHE_BYTES = 256 * 2**20  # of decoded blocks; GDAL's own default grows with the machine
-_GEOTIFF_TAGS = {33550, 33922, 34264, 34735}  # pixel scale, tie points, transform, keys
+_GEOTIFF_TAGS = {33550, 33922, 34264, 34735, 50844}  # pixel scale, tie points, transform, keys, RPC
 _JP2_MARKS = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.root-instance")  # GeoJP2's box, GMLJP2's
 
 
@@ -50,7 +50,7 @@ def is_raster(path: str | PathLike) -> bool:
     try:
         with open_raster(path) as dataset:
             bands = len(color_bands(dataset))
-            has_place = dataset.crs is not None or not dataset.transform.is_identity or bool(dataset.gcps[0])
+            has_place = dataset.crs is not None or not dataset.transform.is_identity or lies_by_points(dataset)
             odd = bands not in (1, 3) or (bands > 1 and set(dataset.dtypes) != {"uint8"})
             return has_place or odd or dataset.width * dataset.height > MAX_PIXELS
     except ImageError:
@@ -85,6 +85,18 @@ def open_raster(path: str | PathLike) -> Iterator[Any]:
             raise ImageError(f"{path}: no raster that can be read ({error}).") from error
         with dataset:
             yield dataset
+
+
+def lies_by_points(dataset: Any) -> bool:
+    """Whether ground control points or rational polynomial coefficients (RPC) say where a raster lies.
+
+    Args:
+        dataset: rasterio dataset.
+
+    Returns:
+        False where it has neither.
+    """
+    return bool(dataset.gcps[0]) or dataset.rpcs is not None
 
 
 def require_rasterio(path: object) -> None:

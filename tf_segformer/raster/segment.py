@@ -16,7 +16,7 @@ from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import WrittenResult
 from tf_segformer.inference.windows import row_chunks
-from tf_segformer.raster.read import choose_bands, fill_invalid, open_raster, read_window
+from tf_segformer.raster.read import choose_bands, fill_invalid, lies_by_points, open_raster, read_window
 from tf_segformer.raster.vector import require_vector, write_polygons
 from tf_segformer.raster.write import class_raster, confidence_raster
 
@@ -33,8 +33,8 @@ def segment_raster(
 ) -> WrittenResult:
     """Segments a raster through overlapping windows and writes a class raster in the same place (extra `geo`).
 
-    Size, CRS, transform (or ground control points) are those of the input; pixels that are nodata, transparent or not
-    finite get no class. The file is tiled and compressed, with overviews, color table and class names.
+    Size, CRS, transform (or ground control points, or RPC) are those of the input; pixels that are nodata, transparent
+    or not finite get no class. The file is tiled and compressed, with overviews, color table and class names.
 
     Args:
         predictor: With mode="slide"; blend="cosine" leaves no seams between windows.
@@ -49,7 +49,8 @@ def segment_raster(
         Fractions of the classes, with "crs" and "classified" (fraction of the pixels) among its details.
 
     Raises:
-        ImageError: The raster cannot be read or has other bands or values than the model takes.
+        ImageError: The raster cannot be read, has other bands or values than the model takes, or has no transform for
+            its polygons.
         ValueError: The predictor has no windows, or flips.
         ImportError: rasterio is missing, or pyogrio or shapely for polygons.
 
@@ -77,6 +78,11 @@ def segment_raster(
     with open_raster(path) as source:
         if fspath(classes) == fspath(path):
             raise ValueError(f"{path}: the class raster cannot replace its own source")
+        if vector is not None and source.transform.is_identity and lies_by_points(source):
+            raise ImageError(
+                f"{path}: polygons need a transform, and only ground control points or RPC say where this raster lies: "
+                f"warp it first, such as gdalwarp -tps {path} warped.tif (-rpc for RPC)."
+            )
         chosen = choose_bands(source, bands, predictor.engine.num_channels)
 
         def read(box: tuple[int, int, int, int]) -> np.ndarray | None:

@@ -121,7 +121,7 @@ def _raster(path: str | PathLike, source: Any, dtype: str, nodata: float, overvi
     import rasterio
     from rasterio.enums import Resampling
 
-    points, points_crs = source.gcps
+    points, points_crs = source.gcps if source.transform.is_identity else ([], None)  # a GeoTIFF has one or the other
     options = {
         "driver": "GTiff",
         "width": source.width,
