@@ -169,7 +169,8 @@ def test_a_flat_folder_is_trained_to_the_end_by_the_default_recipe(tmp_path):
         Image.fromarray(labels).save(tmp_path / f"{index}_mask.png")
     run = tmp_path / "run"
     arguments = ["--data", tmp_path, "--init", "camvid-b0", "--steps", 2, "--batch-size", 1, "--output", run]
-    result = CliRunner().invoke(command.train, list(map(str, arguments)), catch_exceptions=False)
+    with pytest.warns(UserWarning, match="classifier/bias: newly initialized"):
+        result = CliRunner().invoke(command.train, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "below 1 % of the training pixels: class 3" in result.output
     assert "--class-weights balanced" in result.output

@@ -76,6 +76,22 @@ def test_ground_control_points_and_rpc_are_kept_and_polygons_ask_for_a_transform
     assert not (tmp_path / "other.tif").exists()
 
 
+def test_statistics_of_each_image_are_those_of_the_whole_raster_in_every_window(tmp_path, predictor):
+    rasterio = pytest.importorskip("rasterio")
+    scene = _write_raster(tmp_path / "scene.tif", crs="EPSG:32633", transform=rasterio.Affine(1, 0, 0, 0, -1, 0))
+    with rasterio.open(scene, "r+") as dataset:
+        pixels = np.moveaxis(dataset.read(), 0, -1) // 2
+        pixels[:, 24:] += 100  # another mean than that of the left windows
+        dataset.write(np.moveaxis(pixels, -1, 0))
+    for own in ({"normalization": "per_image"}, {"value_percentiles": (2, 98)}):
+        processor = SegformerImageProcessor(do_resize=False, **own)
+        own_predictor = SegmentationPredictor(predictor.model, processor, "slide", window=32, blend="cosine")
+        segment_raster(own_predictor, scene, tmp_path / "classes.tif")
+        (expected,) = own_predictor([pixels])
+        with rasterio.open(tmp_path / "classes.tif") as classes:
+            np.testing.assert_array_equal(classes.read(1), expected.class_map)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(tmp_path):
     rasterio = pytest.importorskip("rasterio")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike, fspath
@@ -19,6 +20,8 @@ from tf_segformer.inference.windows import row_chunks
 from tf_segformer.raster.read import choose_bands, fill_invalid, lies_by_points, open_raster, read_window
 from tf_segformer.raster.vector import require_vector, write_polygons
 from tf_segformer.raster.write import class_raster, confidence_raster
+
+_MOST_PIXELS = 4_000_000  # of the reduced view that gives a raster's statistics
 
 
 def segment_raster(
@@ -92,7 +95,8 @@ def segment_raster(
             _check_values(predictor.processor, pixels[valid], fspath(path))
             return fill_invalid(pixels, valid)
 
-        logits = predictor.window_logits(source.shape, read)
+        processor = _with_statistics(predictor.processor, source, chosen, predictor.engine.num_channels)
+        logits = predictor.window_logits(source.shape, read, processor)
         labels = predictor.class_names(logits.num_classes)
         names = list(labels.values())
         counts = np.zeros(len(names), np.int64)
@@ -116,6 +120,26 @@ def segment_raster(
     if vector is not None:
         details["polygons"] = write_polygons(classes, vector, labels)
     return WrittenResult(fspath(path), size, counts, labels, details)
+
+
+def _with_statistics(
+    processor: SegformerImageProcessor, source: Any, bands: Sequence[int], channels: int
+) -> SegformerImageProcessor:
+    """The processor for all windows: percentiles, mean and deviation, where it takes each image's own, of the raster.
+
+    Large rasters are seen reduced: every n-th row and column.
+    """
+    if processor.value_percentiles is None and processor.normalization is None:
+        return processor
+    step = max(1.0, math.sqrt(source.width * source.height / _MOST_PIXELS))
+    shape = (max(1, round(source.height / step)), max(1, round(source.width / step)))
+    pixels = np.moveaxis(source.read(list(bands), out_shape=(len(bands), *shape)), 0, -1)  # (h, w, C)
+    valid = source.dataset_mask(out_shape=shape) > 0
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(axis=-1)
+    if not valid.any():
+        return processor
+    return processor.with_statistics_of(np.repeat(pixels[valid][None], channels // len(bands), axis=-1))
 
 
 def _valid_rows(source: Any, bands: Sequence[int], first: int, last: int) -> np.ndarray:
