@@ -24,7 +24,7 @@ def output_on(backend: str, program: str) -> str:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout

@@ -58,10 +58,9 @@ def start(
     for index in range(count):
         prefix = prefixes[index] if prefixes else []
         arguments = [*prefix, *command, *([str(index)] if count > 1 else [])]
-        log = (output.parent / f"{output.name}-{index}.log").open("w")
-        processes.append(
-            subprocess.Popen(arguments, cwd=REPOSITORY, env=variables, stdout=log, stderr=subprocess.STDOUT)
-        )
+        with (output.parent / f"{output.name}-{index}.log").open("w") as log:
+            streams = {"stdout": log, "stderr": subprocess.STDOUT}
+            processes.append(subprocess.Popen(arguments, cwd=REPOSITORY, env=variables, **streams))
     return processes
 
 
@@ -76,9 +75,15 @@ def finish(processes: list, output: Path) -> Path:
         for index, process in enumerate(processes):
             assert process.wait(timeout=TIMEOUT) == 0, text_of(output, index)[-3000:]
     finally:
-        for process in processes:
-            process.kill()
+        end(processes)
     return output
+
+
+def end(processes: list) -> None:
+    """Ends what still runs."""
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def wait_for(path: Path, processes: list, output: Path) -> None:

@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.training.processes import TIMEOUT, finish, start, state_of, text_of, wait_for
+from tests.training.processes import TIMEOUT, end, finish, start, state_of, text_of, wait_for
 from tests.training.scenes import write_dataset
 from tf_segformer.training.distributed import broadcast, count_processes, gather, on_first_process, process_index
 
@@ -60,9 +62,11 @@ UNDECIDED = re.compile(r"model/01(16|18|20|22)/bias|.*linear_c_\d_bias_average|.
 
 
 def assert_same_run(folder, reference):
-    """Losses, metrics and every variable of model and optimizer, to 1e-5."""
+    """Losses and every variable of model and optimizer, to 1e-5; metrics but for the class of a pixel or two."""
     for row, expected in zip(rows_of(folder), rows_of(reference), strict=True):
-        np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-5, atol=1e-5)
+        for name, value in expected.items():
+            atol = 1e-5 if "loss" in name or "rate" in name else 1e-3
+            np.testing.assert_allclose(row[name], value, rtol=1e-5, atol=atol, err_msg=name)
     ours, others = state_of(folder), state_of(reference)
     assert sum(bool(UNDECIDED.fullmatch(name)) for name in others) == 9
     for name in set(others) - {"__meta__"}:
@@ -99,26 +103,29 @@ def namespaces():
     names, bridge = [f"segformer{index}" for index in range(2)], "segformer-br"
 
     def ip(*arguments):
-        return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        made = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        if made.returncode and "delete" not in arguments:
+            pytest.skip(f"network namespaces cannot be made here: {made.stderr}")
 
-    if ip("link", "add", bridge, "type", "bridge").returncode:
-        pytest.skip("network namespaces cannot be made here")
     try:
+        ip("link", "add", bridge, "type", "bridge")
         ip("link", "set", bridge, "up")
         for index, name in enumerate(names):
-            made = ip("netns", "add", name)
+            ip("netns", "add", name)
             ip("link", "add", f"veth-{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
             ip("link", "set", f"veth-{name}", "master", bridge, "up")
             ip("-n", name, "address", "add", f"10.117.0.{index + 1}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "lo", "up")
-            ready = ip("-n", name, "link", "set", "eth0", "up")
-            if made.returncode or ready.returncode:
-                pytest.skip(f"network namespaces cannot be made here: {made.stderr}{ready.stderr}")
+            ip("-n", name, "link", "set", "eth0", "up")
+            hosts = Path("/etc/netns", name, "hosts")  # what /etc/hosts is within the namespace
+            hosts.parent.mkdir(parents=True, exist_ok=True)
+            hosts.write_text(f"127.0.0.1 localhost\n10.117.0.{index + 1} {socket.gethostname()}\n")
         yield [["ip", "netns", "exec", name] for name in names]
     finally:
         for name in names:
             ip("netns", "delete", name)
             ip("link", "delete", f"veth-{name}")
+            shutil.rmtree(Path("/etc/netns", name), ignore_errors=True)
         ip("link", "delete", bridge)
 
 
@@ -140,8 +147,7 @@ def test_a_killed_process_ends_the_run_and_resumed_it_ends_with_the_same_weights
         assert processes[1 - index].wait(timeout=TIMEOUT) != 0
         assert time.monotonic() - killed < 60
     finally:
-        for process in processes:
-            process.kill()
+        end(processes)
     text = text_of(output, 1 - index)
     assert "another process of this run ended" in text or "another task died" in text
     assert json.loads(str(state_of(output)["__meta__"]))["step"] < 20
@@ -162,8 +168,7 @@ def test_sigterm_to_one_process_stops_all_with_their_state_saved(scenes):
         processes[1].send_signal(signal.SIGTERM)
         assert [process.wait(timeout=TIMEOUT) for process in processes] == [2, 2]
     finally:
-        for process in processes:
-            process.kill()
+        end(processes)
     assert "continue with --resume" in text_of(output, 0)
     step = json.loads(str(state_of(output)["__meta__"]))["step"]
     assert 2 <= step < 2000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import keras
 import pytest
 
 from tests.other_backends import output_on
 from tf_segformer.errors import SegformerError
+from tf_segformer.training import process_group
 from tf_segformer.training.process_group import ProcessGroup, find_process_group, start_processes
 
 JAX = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
@@ -72,9 +74,20 @@ def test_several_processes_need_jax():
         start_processes("127.0.0.1:1", 2, 0)
 
 
+@pytest.mark.parametrize(("host", "warns"), [("10.0.0.9", True), ("127.0.0.1", False)])
+def test_a_host_whose_name_others_cannot_reach_is_warned_of(monkeypatch, recwarn, host, warns):
+    monkeypatch.setattr(socket, "gethostname", lambda: "node1")
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: {"node1": "127.0.1.1"}.get(name, name))
+    process_group._warn_of_unreachable_name(f"{host}:8476")
+    assert [str(each.message).partition(" here")[0] for each in recwarn] == (
+        ["the name of this host, node1, is 127.0.1.1"] if warns else []
+    )
+
+
 TORCHRUN = """
 import os
 os.environ["WORLD_SIZE"] = "2"
+from tf_segformer.training import process_group
 from tf_segformer.training.process_group import start_processes
 try:
     start_processes()

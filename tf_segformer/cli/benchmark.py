@@ -112,8 +112,8 @@ def _samples(
 ) -> Iterator[Sample]:
     """Images and label maps of a dataset, or the images of a folder without labels, which is said."""
     from tf_segformer.data.splits import find_dataset_of_model
-    from tf_segformer.imaging.stored import open_for
     from tf_segformer.imaging.labels import names_of_classes
+    from tf_segformer.imaging.stored import open_for
 
     names = tuple(names_of_classes(model.config.id2label).values())
     try:

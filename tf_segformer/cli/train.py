@@ -78,13 +78,18 @@ def train(
         os.environ["KERAS_BACKEND"] = backend
     import_keras("tensorflow")  # which prepares the images for every backend, without its start-up notes
     from tf_segformer.training import trainer
-    from tf_segformer.training.distributed import failing_together, on_first_process, process_index
+    from tf_segformer.training.distributed import (
+        failing_together,
+        lost_processes_named,
+        on_first_process,
+        process_index,
+    )
     from tf_segformer.training.process_group import start_processes
     from tf_segformer.training.recipes import load_recipe
 
     processes: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     start_processes(**processes)
-    with failing_together(unless=trainer.Interrupted):
+    with failing_together(unless=trainer.Interrupted), lost_processes_named():
         loaded = load_recipe(recipe)
         if data_options["kind"] is None and loaded.dataset != "folder":
             data_options["kind"] = loaded.dataset

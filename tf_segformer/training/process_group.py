@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -137,6 +139,8 @@ def start_processes(
         )
     except (RuntimeError, ValueError) as error:
         raise SegformerError(f"the processes of {group} do not come together: {error}") from error
+    if jax.default_backend() == "cpu":
+        _warn_of_unreachable_name(group.coordinator)
     return count_processes()
 
 
@@ -161,6 +165,22 @@ def _reject_tf_config(variables: Mapping[str, str]) -> None:
             "TF_CONFIG describes several workers, and Keras 3 does not train with tf.distribute's "
             "MultiWorkerMirroredStrategy: unset it, and use --backend jax with --coordinator, --num-processes and "
             "--process-id"
+        )
+
+
+def _warn_of_unreachable_name(coordinator: str | None) -> None:
+    """CPUs exchange by gloo, which listens at the address that the name of its host has on that host."""
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+        reached = socket.gethostbyname((coordinator or "").rpartition(":")[0] or name)
+    except OSError:
+        return
+    if address.startswith("127.") and (coordinator is None or not reached.startswith("127.")):
+        warnings.warn(
+            f"the name of this host, {name}, is {address} here, where processes on other hosts do not reach it: give "
+            "it its own address in /etc/hosts",
+            stacklevel=3,
         )
 
 
