@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
 saved_model, images, output = sys.argv[1:]
 
@@ -29,7 +30,7 @@ def load():  # once per Python worker
 
 
 spark = SparkSession.builder.getOrCreate()
-columns = "status string, class_fractions array<float>, mask string"
+columns = StructType.fromDDL("status string, class_fractions array<float>, mask string")
 segment = predict_batch_udf(load, return_type=columns, batch_size=16)
 files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(images)
 files.select("path", segment("content").alias("answer")).select("path", "answer.*").write.parquet(output)

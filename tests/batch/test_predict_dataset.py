@@ -14,7 +14,12 @@ parquet = pytest.importorskip("pyarrow.parquet")
 pa = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
-from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor, SegmentationPredictor  # noqa: E402
+from tf_segformer import (  # noqa: E402
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    SegmentationPredictor,
+    export_saved_model,
+)
 from tf_segformer.batch import outputs, run, segment  # noqa: E402
 from tf_segformer.batch.run import predict_dataset  # noqa: E402
 from tf_segformer.errors import CheckpointError, DatasetError  # noqa: E402
@@ -269,3 +274,20 @@ def test_progress_counts_images_as_they_are_done(photos, predict, tmp_path):
     assert states[-1].images == states[-1].all_images == 7
     assert states[-1].remaining_seconds == 0
     assert states[-1].images_per_second == pytest.approx(7 / states[-1].seconds)
+
+
+@pytest.mark.slow
+def test_an_exported_model_gives_the_rows_of_its_checkpoint(photos, model, tmp_path):
+    loaded = SegformerForSemanticSegmentation.from_pretrained(model)
+    export_saved_model(loaded, tmp_path / "exported", SegformerImageProcessor.from_pretrained(model))
+    predict_dataset(photos, tmp_path / "a", model, workers=0)
+    predict_dataset(photos, tmp_path / "b", tmp_path / "exported", workers=0)
+    for one, other in zip(rows(tmp_path / "a"), rows(tmp_path / "b"), strict=True):
+        assert (one["id"], one["status"]) == (other["id"], other["status"])
+        assert dict(one["class_fractions"] or []) == pytest.approx(dict(other["class_fractions"] or []), abs=1e-3)
+    with pytest.raises(DatasetError, match="other settings: model"):
+        predict_dataset(photos, tmp_path / "a", tmp_path / "exported", workers=0)
+    (weights,) = (tmp_path / "exported").glob("1/variables/*.data*")
+    before = run.ModelSource(str(tmp_path / "exported")).open().fingerprint()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert run.ModelSource(str(tmp_path / "exported")).open().fingerprint() != before

@@ -14,6 +14,7 @@ yaml = pytest.importorskip("yaml")
 from tf_segformer.cli import cli  # noqa: E402
 from tf_segformer.deploy.tf_serving import configuration  # noqa: E402
 from tf_segformer.deploy.tf_serving.client import DEFAULT_MODEL_NAME  # noqa: E402
+from tf_segformer.training.process_group import find_process_group  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "examples" / "kubernetes"
 VERSIONS = ("1.29", "1.37")
@@ -80,7 +81,9 @@ def test_the_processes_of_the_job_find_each_other():
     (port,) = service["spec"]["ports"]
     assert variables["JAX_COORDINATOR_ADDRESS"] == f"{name}-0.{pod['subdomain']}:{port['port']}"
     assert job["spec"]["completionMode"] == "Indexed"
-    assert int(variables["JAX_NUM_PROCESSES"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    group = find_process_group(environment={**variables, "JOB_COMPLETION_INDEX": "3"})
+    assert (group.coordinator, group.process_id) == (variables["JAX_COORDINATOR_ADDRESS"], 3)
+    assert group.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
 
 
 def test_the_job_s_command_has_options_that_exist():

@@ -128,19 +128,35 @@ def list_sources(inputs: str | PathLike | Sequence[str | PathLike], output: str)
         ['a.tar', 'b.jpg']
     """
     several = [inputs] if isinstance(inputs, (str, PathLike)) else list(inputs)
-    _, results = open_file_system(output)
+    results = full_path(output).rstrip("/") + "/"
     found: dict[str, Source] = {}
     for each in [fspath(path) for path in several]:
-        listed = [source for source in _expand(each) if not _inside(source.path, results)]
+        listed = [source for source in _expand(each) if not source.path.startswith(results)]
         if not listed:
             raise DatasetError(f"{each}: holds no image and no .parquet, .tar or .tfrecord file")
         found |= {source.path: source for source in listed}
     return sorted(found.values(), key=lambda source: (source.name, source.path))
 
 
-def _inside(path: str, folder: str) -> bool:
-    """Whether a path, with or without its protocol, is in a folder."""
-    return open_file_system(path)[1].startswith(folder.rstrip("/") + "/")
+def full_path(path: str) -> str:
+    """A path that means the same in every folder and on every machine that sees the file.
+
+    Args:
+        path: Local path, or one with a protocol.
+
+    Returns:
+        The absolute local path, or the path with its protocol.
+
+    Example:
+        >>> full_path("memory://photos/a.jpg"), full_path("/photos/a.jpg")
+        ('memory:///photos/a.jpg', '/photos/a.jpg')
+    """
+    return _full(*open_file_system(path))
+
+
+def _full(file_system: Any, path: str) -> str:
+    """The same of a path within its file system."""
+    return path if is_local(file_system) else file_system.unstrip_protocol(path)
 
 
 def _expand(text: str) -> Iterator[Source]:
@@ -194,8 +210,7 @@ def resolve(path: str, named_in: str) -> str:
 
 def _source(file_system: Any, path: str, name: str, size: int | None = None) -> Source:
     """A file whose name says of what kind it is; what says nothing is taken for an image."""
-    full = path if is_local(file_system) else file_system.unstrip_protocol(path)
-    return Source(full, name, _kind(path) or "image", size)
+    return Source(_full(file_system, path), name, _kind(path) or "image", size)
 
 
 def _kind(path: str) -> str | None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from os import PathLike, fspath
 from typing import Any
 
-from tf_segformer.batch.inputs import Shard, cut_into_shards, fingerprint, list_sources, require_pyarrow
+from tf_segformer.batch.inputs import Shard, cut_into_shards, fingerprint, full_path, list_sources, require_pyarrow
 from tf_segformer.batch.model import ModelSource
 from tf_segformer.batch.outputs import OutputFolder, ShardReport
 from tf_segformer.batch.readers import Columns
@@ -173,8 +173,8 @@ def predict_dataset(
             bytes or paths, WebDataset (.tar) or TFRecord files, or several of these, on any file system of fsspec.
         output: Folder of the results on any such file system; new, empty, or of an earlier run with the same input,
             model and settings.
-        model: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name", of a model for
-            segmentation. Workers on other machines find it by the same name.
+        model: A folder, a checkpoint file, the name of an embedded model, a Hub id "owner/name", or what `export`
+            wrote, of a model for segmentation. Workers on other machines find it by the same name.
         masks: Write the class maps into the Parquet files, as PNG files in the column `mask`.
         format: "parquet", or "png" for one PNG file per image, which the column `mask_path` of the Parquet files names.
         workers: Number of Ray actors, each with a model of its own. 0 works in this process. By default one per GPU
@@ -211,7 +211,7 @@ def predict_dataset(
     """
     require_pyarrow()
     _check_options(format, workers, images_per_shard, batch_size)
-    output = fspath(output)
+    output = full_path(fspath(output))
     sources = list_sources(inputs, output)
     batching = Batching(
         Columns(image_column, id_column), batch_size, batch_pixels, max_pixels, masks or format == "png"
@@ -219,9 +219,11 @@ def predict_dataset(
     where = "png" if format == "png" else "parquet" if masks else None
     hub = HubOptions.pop_from(options)
     source = ModelSource(_absolute(model), hub, precision, options)
-    job = Job(source, source.fingerprint(), output, where, batching)
+    opened = source.open()
+    opened.warn_of_defaults()
+    job = Job(replace(source, engine=opened.engine), opened.fingerprint(), output, where, batching)
     folder = OutputFolder(output, where)
-    folder.claim(_settings(job, fingerprint(sources), images_per_shard), _notes(job, inputs))
+    folder.claim(_settings(job, fingerprint(sources), images_per_shard), _notes(job, inputs, opened.class_names))
     shards = cut_into_shards(sources, images_per_shard)
     finished = folder.finished_shards()
     done = {report.number for report in finished}
@@ -281,10 +283,10 @@ def _plain(options: Any) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value != usual.get(name)}
 
 
-def _notes(job: Job, inputs: Any) -> dict[str, Any]:
+def _notes(job: Job, inputs: Any, class_names: dict[int, str]) -> dict[str, Any]:
     """What a reader of the results wants to know."""
     named = [inputs] if isinstance(inputs, (str, PathLike)) else list(inputs)
-    classes = {str(index): name for index, name in job.model.class_names().items()}
+    classes = {str(index): name for index, name in class_names.items()}
     return {"inputs": [fspath(each) for each in named][:100], "model": job.model.name_or_path, "classes": classes}
 
 

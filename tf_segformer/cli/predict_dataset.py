@@ -27,7 +27,13 @@ _BATCH_SIZE = 16
     "predict-dataset", short_help="Segment a dataset.", context_settings={"default_map": {"batch_size": _BATCH_SIZE}}
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT... OUTPUT")
-@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Folder, file, embedded name or Hub id.")
+@click.option(
+    "-m",
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Folder, file, embedded name or Hub id; or what export wrote.",
+)
 @click.option("--masks", is_flag=True, help="Write class maps, as PNG in the column mask.")
 @click.option(
     "--format", "save_as", type=click.Choice(("parquet", "png")), default="parquet", show_default=True,
