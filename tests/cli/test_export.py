@@ -100,15 +100,54 @@ def test_a_page_without_its_engine_is_one_line_that_names_the_remedy(run, checkp
     assert not (tmp_path / "page").exists()
 
 
+def test_what_is_measured_is_printed_and_kept(run, checkpoint, image, tmp_path):
+    pytest.importorskip("onnxruntime")
+    for seed in range(3):
+        image(tmp_path / "val" / "images" / f"{seed}.png", seed)
+        (tmp_path / "val" / "labels").mkdir(exist_ok=True)
+        Image.new("L", (70, 50), seed).save(tmp_path / "val" / "labels" / f"{seed}.png")
+    arguments = (
+        "--precision",
+        "float16",
+        "--opset",
+        "16",
+        "--size",
+        "64",
+        "--calibration",
+        tmp_path / "val" / "images",
+    )
+    outcome = run("export", checkpoint(), tmp_path / "onnx", "--format", "onnx", *arguments, "--data", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    facts = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert facts["measured"]["images"] == 3 and facts["measured"]["agreement"] > 0.98
+    assert f"mIoU {100 * facts['measured']['mIoU']:.2f} %" in outcome.out
+    assert (facts["precision"], facts["opset"], facts["size"]) == ("float16", 16, [64, 64])
+
+
+@pytest.mark.slow
+def test_int8_from_images_and_labels(run, checkpoint, image, tmp_path):
+    pytest.importorskip("nncf")
+    for seed in range(3):
+        image(tmp_path / "photos" / f"{seed}.png", seed)
+    arguments = ("--format", "openvino", "--precision", "int8", "--calibration", tmp_path / "photos")
+    outcome = run("export", checkpoint(), tmp_path / "int8", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "the same class in" in outcome.out and "on 3 images" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--format", "onnx", "--device", "gpu"), "--device is for --format saved_model"),
         (("--precision", "int8"), "--precision of saved_model is one of float32, float16, bfloat16"),
-        (("--format", "onnx", "--size", "64"), "are for --format litert"),
+        (("--size", "64"), "--size is for --format litert or onnx or openvino"),
+        (("--format", "web", "--data", "x"), "--data is for --format saved_model or litert"),
+        (("--format", "openvino", "--opset", "17"), "--opset is for --format onnx"),
+        (("--format", "litert", "--integer-io"), "--integer-io is for --precision int8"),
+        (("--format", "openvino", "--calibration", "no-such-folder/*.png"), "no file matches this pattern"),
         (("--format", "onnx", "--runtime", "."), "--runtime is for --format web"),
         (("--data-format", "channels_first"), "--data-format is for --format onnx"),
-        (("--format", "litert", "--precision", "int8"), "go together"),
+        (("--format", "litert", "--precision", "int8"), "needs --calibration IMAGES"),
         (("--format", "litert", "--precision", "int8", "--calibration", "x", "--size", "any"), "needs a fixed --size"),
     ],
 )

@@ -12,6 +12,7 @@ import click
 
 from tf_segformer import __version__
 from tf_segformer.cli.loading import import_keras
+from tf_segformer.inference.engines import ENGINES, fastest_engine, how_to_install, is_installed
 
 _PACKAGES = (
     "tensorflow", "keras", "numpy", "pillow", "h5py", "safetensors", "huggingface_hub", "jax", "torch", "transformers",
@@ -63,12 +64,23 @@ def examine() -> dict[str, dict[str, Any]]:
             "image_data_format": keras.config.image_data_format(),
             **_tensorflow_settings(keras.backend.backend()),
         },
+        "engines": _engines(),
         "environment": {name: os.environ.get(name, "not set") for name in _SETTINGS},
         "models": {
             "embedded": embedded_models() or "none",
             "hub_cache": constants.HF_HUB_CACHE,
         },
     }
+
+
+def _engines() -> dict[str, str]:
+    """Whether each engine is installed, which one `--engine auto` takes for a checkpoint, and the cache folder."""
+    from tf_segformer.cli.engine_cache import cache_folder
+
+    found = {name: "installed" if is_installed(name) else f"missing: {how_to_install(name)}" for name in ENGINES}
+    chosen = fastest_engine()
+    why = "TensorFlow sees a GPU" if chosen != next(each for each in ENGINES if is_installed(each)) else "on this CPU"
+    return {**found, "auto": f"{chosen} ({why})", "cache": str(cache_folder())}
 
 
 def _versions() -> dict[str, str]:

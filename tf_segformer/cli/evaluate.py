@@ -11,7 +11,7 @@ import click
 
 from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.loading import load_predictable
-from tf_segformer.cli.options import hub_options, make_predictor, prediction_options
+from tf_segformer.cli.options import engine_option, hub_options, make_predictor, prediction_options
 from tf_segformer.data.datasets import SPLITS
 from tf_segformer.data.splits import find_dataset_of_model
 from tf_segformer.errors import DatasetError
@@ -41,6 +41,7 @@ from tf_segformer.hub import HubOptions
     help="Write images of the first N, their predictions, labels and errors.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@engine_option
 @prediction_options
 @hub_options
 def evaluate(
@@ -52,6 +53,7 @@ def evaluate(
     output: Path,
     comparisons: int,
     as_json: bool,
+    engine: str | None,
     precision: str,
     hub: HubOptions,
     **options: Any,
@@ -64,7 +66,7 @@ def evaluate(
 
     Example: tf-segformer evaluate camvid-b0 CamVid --mode whole
     """
-    loaded = load_predictable(model, hub, precision, "segmentation")
+    loaded = load_predictable(model, hub, precision, engine, "segmentation")
     predictor = make_predictor(loaded.model, loaded.processor, **options)
     try:
         data = find_dataset_of_model(loaded.class_names, dataset, split=split, **data_options)

@@ -17,6 +17,7 @@ from tf_segformer.hub import DEFAULT_HUB, HubOptions
 if TYPE_CHECKING:
     from tf_segformer.checkpoints.loading import OpenCheckpoint
     from tf_segformer.imaging.processor import SegformerImageProcessor
+    from tf_segformer.inference.engines import Engine
     from tf_segformer.modeling.models import PretrainedModel
 
 DEFAULT_MODEL = "camvid-b0"
@@ -94,13 +95,14 @@ class Predictable(NamedTuple):
         return tuple(names_of_classes(getattr(self.model.config, "id2label", {})).values())
 
 
-def load_predictable(name: str, hub: HubOptions, precision: str, *tasks: str) -> Predictable:
+def load_predictable(name: str, hub: HubOptions, precision: str, engine: str | None, *tasks: str) -> Predictable:
     """Loads a checkpoint, or opens what `export` wrote.
 
     Args:
         name: As for `load_model`; or the folder or file of an exported model, if no checkpoint is in the folder.
         hub: How to reach the Hub.
         precision: One of `options.PRECISIONS`.
+        engine: Which engine runs the model, or "auto"; None is Keras for a checkpoint, "auto" for an exported model.
         *tasks: What the model may be for: "segmentation", "classification".
 
     Returns:
@@ -110,36 +112,66 @@ def load_predictable(name: str, hub: HubOptions, precision: str, *tasks: str) ->
         CheckpointError: As for `load_model`, and for a model of another task.
         ImportError: No engine is installed that runs the exported model.
     """
-    opened = _open_exported(name, precision) or _open_checkpoint(name, hub, precision)
+    opened = _open_exported(name, precision, engine) or _open_checkpoint(name, hub, precision, engine)
     if opened.task not in tasks:
         raise CheckpointError(f"{name}: this is a model for {opened.task}, it has no decode head")
     return opened
 
 
-def _open_exported(name: str, precision: str) -> Predictable | None:
+def _open_exported(name: str, precision: str, engine_name: str | None) -> Predictable | None:
     """The engine of an exported model; None where there is none, or a checkpoint next to it."""
     from tf_segformer.hub import WEIGHT_FILES, find_file
     from tf_segformer.imaging.processor import CONFIG_NAME
-    from tf_segformer.inference.engines import exported_files, open_engine
+    from tf_segformer.inference.engines import exported_files
 
     files = exported_files(name)
     if not files or (Path(name).is_dir() and find_file(name, WEIGHT_FILES)):
         return None
-    try:
-        engine = open_engine(name, precision=precision)
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    engine = _open_engine(name, engine_name, precision)
     if engine.name == "tensorflow":
         import_keras()  # without the notes of native code
     return Predictable(engine, _load_processor(find_file(files[0].parent, [CONFIG_NAME]), name), engine.task)
 
 
-def _open_checkpoint(name: str, hub: HubOptions, precision: str) -> Predictable:
-    """The Keras model of a checkpoint."""
-    model, checkpoint = load_model(name, hub, precision)
-    return Predictable(model, load_processor(checkpoint), checkpoint.task)
+def _open_checkpoint(name: str, hub: HubOptions, precision: str, engine_name: str | None) -> Predictable:
+    """The Keras model of a checkpoint, or the engine of what it is exported to."""
+    from tf_segformer.inference.engines import AUTO, fastest_engine
+
+    chosen = fastest_engine() if engine_name == AUTO else engine_name
+    if chosen in (None, "tensorflow"):
+        model, checkpoint = load_model(name, hub, precision)
+        _check_backend(chosen)
+        return Predictable(model, load_processor(checkpoint), checkpoint.task)
+    from tf_segformer.checkpoints.loading import open_checkpoint
+    from tf_segformer.cli.engine_cache import cached_export
+
+    checkpoint = open_checkpoint(name, hub)
+    if checkpoint.task == "encoder":  # which the caller rejects
+        return Predictable(None, load_processor(checkpoint), checkpoint.task)
+    if precision != "float32" and chosen != "openvino":
+        raise click.UsageError(f"--precision {precision} is for tensorflow and openvino, not for --engine {chosen}")
+    engine = _open_engine(cached_export(checkpoint, chosen), chosen, precision)
+    return Predictable(engine, load_processor(checkpoint), checkpoint.task)
+
+
+def _open_engine(path: str | Path, name: str | None, precision: str) -> Engine:
+    """The engine of an exported model; options that it does not have are a usage error."""
+    from tf_segformer.inference.engines import AUTO, open_engine
+
+    try:
+        return open_engine(path, name or AUTO, precision)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_backend(engine: str | None) -> None:
+    """`--engine tensorflow` means it: Keras may have been set to another backend."""
+    import keras
+
+    if engine == "tensorflow" and keras.backend.backend() != engine:
+        raise click.UsageError(f"--engine tensorflow: Keras runs on {keras.backend.backend()} (KERAS_BACKEND)")
 
 
 def import_keras(*others: str) -> None:

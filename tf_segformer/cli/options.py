@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from tf_segformer.hub import HubOptions
+from tf_segformer.inference.engines import AUTO, ENGINES
 from tf_segformer.inference.predictor import MODES, SegmentationPredictor
 
 
@@ -105,6 +106,13 @@ def prediction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_PREDICTION_OPTIONS):
         command = option(command)
     return command
+
+
+engine_option = click.option(
+    "--engine", type=click.Choice((AUTO, *ENGINES)), default=None,
+    help="What runs the model. Of a checkpoint, what an engine reads is written once into the cache folder. auto takes "
+    "the fastest that is installed (see doctor).  [default: Keras for a checkpoint, auto for what export wrote]",
+)  # fmt: skip
 
 
 def make_predictor(model: Any, processor: Any, **options: Any) -> SegmentationPredictor:

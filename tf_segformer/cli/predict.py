@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import DEFAULT_MODEL, load_predictable
-from tf_segformer.cli.options import hub_options, make_predictor, prediction_options, read_numbers
+from tf_segformer.cli.options import engine_option, hub_options, make_predictor, prediction_options, read_numbers
 from tf_segformer.cli.outputs import KINDS, OutputFolder
 from tf_segformer.cli.scenes import VECTOR_SUFFIXES, RasterOptions, kind_of, reject_logits, segment_scene
 from tf_segformer.errors import ImageError
@@ -63,6 +63,7 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image instead of tables.")
 @click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
 @click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
+@engine_option
 @prediction_options
 @click.pass_context
 @hub_options
@@ -79,6 +80,7 @@ def predict(
     as_json: bool,
     server: str | None,
     server_model: str,
+    engine: str | None,
     precision: str,
     hub: HubOptions,
     **options: Any,
@@ -109,7 +111,7 @@ def predict(
         remote = make_remote_predictor(context, server, server_model, save)
         done, failed = _segment(remote, images, OutputFolder(output, save, images, alpha), as_json)
     elif images:
-        segmenter, processor, task = load_predictable(model, hub, precision, "segmentation", "classification")
+        segmenter, processor, task = load_predictable(model, hub, precision, engine, "segmentation", "classification")
         if task == "classification":
             if given := of_raster.given():
                 raise click.UsageError(f"{given[0]} is for segmentation, and {model} classifies images")

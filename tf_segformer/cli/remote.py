@@ -17,7 +17,8 @@ from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.io import read_bytes
 
 _LOCAL_OPTIONS = (
-    "model", "mode", "window", "stride", "blend", "scales", "flip", "batch_size", "precision", *HUB_OPTION_NAMES
+    "model", "mode", "window", "stride", "blend", "scales", "flip", "batch_size", "engine", "precision",
+    *HUB_OPTION_NAMES,
 )  # fmt: skip
 
 

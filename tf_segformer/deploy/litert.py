@@ -24,6 +24,7 @@ def export_litert(
     precision: str = "float32",
     size: tuple[int, int] | None = (512, 512),
     calibration: Iterable[np.ndarray] | None = None,
+    integer_io: bool = False,
 ) -> Path:
     """Writes `model.tflite` and `labels.txt`; the class of line i (from 0) is that of logit i.
 
@@ -35,15 +36,19 @@ def export_litert(
         processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
         precision: "float32"; "float16" stores the weights in half precision; "dynamic-int8" stores the weights of
             matrix products and convolutions in 8 bits and quantizes activations as it runs; "int8" computes in 8 bits
-            throughout, with ranges measured on `calibration`. Input and output are float32 in all of them.
+            throughout, with ranges measured on `calibration`. Input and output are float32 in all of them but for
+            `integer_io`.
         size: (height, width) of the input, whose batch is then 1; None for any size and batch, which "int8" excludes.
         calibration: Pixel values (1, height, width, C) of typical images, about a hundred; for "int8" only.
+        integer_io: "int8": input and output are int8, too, as Edge TPU and NPUs want them; their scale and zero point
+            are in the file.
 
     Returns:
         Path of the model.
 
     Raises:
-        ValueError: A model that cannot be exported, an unknown precision, or "int8" without size or calibration.
+        ValueError: A model that cannot be exported, an unknown precision, "int8" without size or calibration, or
+            `integer_io` without "int8".
 
     Example:
         >>> import tempfile
@@ -57,6 +62,8 @@ def export_litert(
         raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS['litert'])}")
     if precision == "int8" and (size is None or calibration is None):
         raise ValueError('precision="int8" needs a fixed size and calibration images')
+    if integer_io and precision != "int8":
+        raise ValueError(f'integer_io=True is for precision="int8", not {precision!r}')
     images = () if calibration is None else calibration
     module = InferenceNetwork(model)
     shape = [None, None, None] if size is None else [1, *size]
@@ -70,8 +77,10 @@ def export_litert(
     if precision == "int8":
         converter.representative_dataset = lambda: ([np.asarray(each, np.float32)] for each in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if integer_io:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
     content = converter.convert()
-    facts = {"format": "litert", "precision": precision, "size": size}
+    facts = {"format": "litert", "precision": precision, "size": size, "integer_io": integer_io}
     return write_model_file(Path(folder), "model.tflite", content, model, processor, **facts)
 
 
