@@ -210,8 +210,10 @@ class SegformerConfig:
             raise _reject("num_labels", self.num_labels, f"disagrees with the {len(self.id2label)} names of id2label")
         if self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
-        else:
+        try:
             self.label2id = {str(name): int(index) for name, index in self.label2id.items()}
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise _reject("label2id", self.label2id, "must map names to indices") from error
 
     @classmethod
     def from_variant(cls, variant: str, **fields: Any) -> SegformerConfig:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import atheris
 
+from tests.fuzz.json_mutation import mutate
 from tests.fuzz.targets import CORPUS, run
 
+OF_JSON = ("annotations", "configuration", "keras", "lists")
 INSTRUMENTED = ["tf_segformer", "zipfile", "json", "csv", "yaml", "PIL"]
 
 
@@ -22,8 +24,14 @@ def main() -> None:
         for path in sorted((CORPUS / name).iterdir()):
             run(name, path.read_bytes())
     kept = [] if any(Path(argument).is_file() for argument in sys.argv[1:]) else [str(CORPUS / name)]
-    atheris.Setup([*sys.argv, *kept], lambda data: run(name, data))
+    mutator = {"custom_mutator": mutate_json} if name in OF_JSON else {}
+    atheris.Setup([*sys.argv, *kept], lambda data: run(name, data), **mutator)
     atheris.Fuzz()
+
+
+def mutate_json(data: bytes, max_size: int, seed: int) -> bytes:
+    """What libFuzzer calls for its next input."""
+    return mutate(bytes(data), max_size, seed, atheris.Mutate)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,11 @@ def file_of(name: str, data: bytes) -> Path:
 
 def checkpoint(path: Path) -> None:
     """Reads names, shapes and values; what a file says of itself is no more than it has."""
+    from tf_segformer.checkpoints.formats.tensorflow import is_tensorflow_index
     from tf_segformer.checkpoints.readers import read_checkpoint
 
+    if path.suffix != ".index" and is_tensorflow_index(path):
+        return  # has a target of its own: TensorFlow is imported then, which takes longer than an input may
     opened = read_checkpoint(path)
     for tensor in opened.tensors.values():
         values = tensor.read()
@@ -132,10 +135,9 @@ def read_dataset(kind: str, file: Path) -> None:
     """Finds a dataset of one kind in the folder of a file, or above it, and reads its labels."""
     from tf_segformer.data.datasets import find_splits
     from tf_segformer.data.kinds import KINDS
-    from tf_segformer.data.layouts import coco, label_studio, polygons
+    from tf_segformer.data.layouts import layout
 
-    for module in (coco, label_studio, polygons):
-        module.MAX_PIXELS = MAX_ANNOTATED_PIXELS
+    layout.MAX_PIXELS = MAX_ANNOTATED_PIXELS
     root = _FOLDER / file.relative_to(_FOLDER).parts[0]
     with suppress(SegformerError):
         KINDS[kind].detect(root)

@@ -23,6 +23,7 @@ _PREFIX = re.compile(r"base_model\.model\.")
 _FACTOR = re.compile(r"(.*)\.lora_([AB])(?:\.\w+)?\.weight")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|[a-z0-9-]+")
 _OTHER_KINDS = {"use_dora": "DoRA", "alora_invocation_tokens": "aLoRA"}
+_LARGEST_ALPHA = 2**31  # also of a whole number that is larger than any float
 _MERGE = "merge it with PEFT's merge_and_unload() and save_pretrained, and load that"
 
 
@@ -135,6 +136,6 @@ def _scale(module: str, pair: Mapping[str, LazyTensor], fields: Mapping[str, Any
     for name, own in patterns.items() if isinstance(patterns, dict) else ():
         if module == name or module.endswith(f".{name}"):
             alpha = own
-    if not isinstance(alpha, int | float) or rank < 1:
+    if not isinstance(alpha, int | float) or not abs(alpha) < _LARGEST_ALPHA or rank < 1:
         raise CheckpointError(f"{module}: lora_alpha={alpha!r} and rank {rank} give no scale")
     return alpha / math.sqrt(rank) if fields.get("use_rslora") else alpha / rank

@@ -48,6 +48,8 @@ def merge_classes(
     table = np.full(256, IGNORE_INDEX)
     taken: dict[int, str] = {}
     for index, (name, members) in enumerate(classes.items()):
+        if not isinstance(members, (int, str, Sequence)):
+            raise ValueError(f"class_of_value: {name!r} must have a label value, a class name, or a list of these")
         for member in [members] if isinstance(members, (int, str)) else members:
             for value in _values_of(member, class_names, class_of_value):
                 if taken.setdefault(value, name) != name:

@@ -342,7 +342,7 @@ def _part(root: Path, examples: Sequence[Example], split: str, val_fraction: flo
 
     def order(example: Example) -> bytes:
         name = example.image.relative_to(root) if example.image.is_relative_to(root) else example.image
-        return hashlib.sha256(f"{seed} {name.as_posix()}".encode()).digest()
+        return hashlib.sha256(f"{seed} {name.as_posix()}".encode("utf-8", "surrogateescape")).digest()
 
     count = max(round(val_fraction * len(examples)), 1)
     if len(examples) == 1 and val_fraction < 1:

@@ -113,7 +113,10 @@ def band_counts(processor: Any) -> dict[str, int]:
 
 def is_finite(value: Any) -> bool:
     """Whether a value is a finite real number."""
-    return isinstance(value, Real) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number larger than any float
+        return False
 
 
 def _is_pair(values: Any) -> bool:

@@ -119,10 +119,11 @@ class _Place:
 
 def _read_places(index: Path) -> dict[str, _Place]:
     """Where each tensor of a checkpoint lies, by its key."""
+    table = read_table(read_bytes(index, MAX_INDEX_BYTES))  # before what takes seconds
+
     import tensorflow as tf
     from tensorflow.core.protobuf import tensor_bundle_pb2
 
-    table = read_table(read_bytes(index, MAX_INDEX_BYTES))
     header = tensor_bundle_pb2.BundleHeaderProto.FromString(table.pop(b"", b""))
     if header.endianness != tensor_bundle_pb2.BundleHeaderProto.LITTLE:
         raise ValueError("big-endian numbers")

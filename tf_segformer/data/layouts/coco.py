@@ -15,13 +15,13 @@ from tf_segformer.data.layouts.layout import (
     SPLIT_FOLDERS,
     UNDIVIDED,
     Layout,
+    is_image_size,
     is_inside,
     read_annotations,
     split_folders,
     with_background,
 )
 from tf_segformer.errors import DatasetError, ImageError
-from tf_segformer.imaging.files import MAX_PIXELS
 
 _FARTHEST = 1e6  # pixels
 _LONGEST_OUTLINE, _LONGEST_OUTLINES = 1e6, 2e7  # pixels of a polygon, of an image: pycocotools takes steps of a fifth
@@ -114,7 +114,7 @@ def _pairs(
 def _image_path(root: Path, file: Path, name: str) -> Path:
     """Where an image lies: next to the JSON file, or in one of the folders that tools make for images."""
     if not is_inside(name):
-        raise DatasetError(f"{file}: {name[:100]!r} leads out of the dataset's folder")
+        raise DatasetError(f"{file}: {name[:100]!r} leads out of the dataset's folder, or no file can have it")
     stem = file.stem.removeprefix("instances_")  # instances_train2017.json: the images are in train2017
     folders = [file.parent, root / "images" / stem, root / "images", root / stem, root / "data", root]
     return next((folder / name for folder in folders if (folder / name).is_file()), file.parent / name)
@@ -124,7 +124,7 @@ def _read_values(records: Mapping[Path, Any], image: Path, labels: Path) -> np.n
     """Label values (H, W) of one image: the class of the object, 0 where there is none."""
     mask = import_pycocotools()
     height, width, shapes = records[image]
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)) or height * width > MAX_PIXELS:
+    if not is_image_size(width, height):
         raise ImageError(f"{labels}: no usable height and width of {image.name} ({height}, {width})")
     values, outlines = np.zeros((height, width), np.int32), 0.0
     for index, segmentation in shapes:

@@ -17,13 +17,13 @@ from tf_segformer.data.layouts.layout import (
     UNDIVIDED,
     Layout,
     files_with,
+    is_image_size,
     is_inside,
     read_annotations,
     with_background,
 )
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.drawing import fill_polygon
-from tf_segformer.imaging.files import MAX_PIXELS
 
 _KINDS = ("brushlabels", "polygonlabels")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
@@ -84,7 +84,7 @@ def _read_values(results: Mapping[Path, Any], names: tuple[str, ...], image: Pat
     values: Image.Image | None = None
     for result in results[image]:
         width, height = result.get("original_width"), result.get("original_height")
-        if not all(isinstance(side, int) and side > 0 for side in (width, height)) or width * height > MAX_PIXELS:
+        if not is_image_size(width, height):
             raise ImageError(f"{labels}: no usable size of {image.name} ({width}, {height})")
         values = values or Image.new("L", (width, height))
         value = names.index(_label_of(result))

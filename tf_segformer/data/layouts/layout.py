@@ -12,6 +12,7 @@ import numpy as np
 
 from tf_segformer.data.examples import Example
 from tf_segformer.errors import DatasetError
+from tf_segformer.imaging.files import MAX_PIXELS
 from tf_segformer.io import read_json, read_text
 
 UNDIVIDED = "undivided"
@@ -203,10 +204,30 @@ def is_inside(name: Any) -> bool:
     if not isinstance(name, str) or not name.strip() or "\0" in name or "\\" in name or ":" in name[:2]:
         return False
     path = PurePosixPath(name)
-    fits = (
-        all(len(part.encode("utf-8", "replace")) <= _LONGEST_NAME for part in path.parts) and len(name) <= _LONGEST_PATH
-    )
+    try:
+        longest = max((len(part.encode()) for part in path.parts), default=0)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
+        return False
+    fits = longest <= _LONGEST_NAME and len(name) <= _LONGEST_PATH
     return fits and not path.is_absolute() and ".." not in path.parts and not path.name.startswith(".")
+
+
+def is_image_size(width: Any, height: Any) -> bool:
+    """Whether two values from a file are the sides of an image within the limit.
+
+    Args:
+        width: The first value.
+        height: The second.
+
+    Returns:
+        False for what is no whole number from 1, and for more than `MAX_PIXELS` together.
+
+    Example:
+        >>> [is_image_size(*size) for size in ((4, 3), (0, 3), (True, 3), (10**6, 10**6))]
+        [True, False, False, False]
+    """
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height))
+    return whole and width * height <= MAX_PIXELS
 
 
 def with_background(names: Iterable[str]) -> tuple[str, ...]:

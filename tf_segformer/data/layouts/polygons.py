@@ -19,6 +19,7 @@ from tf_segformer.data.layouts.layout import (
     Layout,
     class_names_in,
     files_with,
+    is_image_size,
     is_inside,
     read_annotations,
     read_lines,
@@ -27,7 +28,7 @@ from tf_segformer.data.layouts.layout import (
 )
 from tf_segformer.errors import DatasetError, ImageError
 from tf_segformer.imaging.drawing import fill_circle, fill_polygon
-from tf_segformer.imaging.files import MAX_PIXELS, open_image, open_label_map
+from tf_segformer.imaging.files import open_image, open_label_map
 from tf_segformer.io import read_text
 
 _IGNORED_NAMES = ("__ignore__", "ignore")
@@ -164,7 +165,7 @@ def _read_labelme(names: tuple[str, ...], image: Path, labels: Path) -> np.ndarr
     """Label values (H, W) in the order of LabelMe's own converter: what comes later lies on top."""
     content = read_annotations(labels)
     width, height = content.get("imageWidth"), content.get("imageHeight")
-    if not all(isinstance(side, int) and side > 0 for side in (width, height)) or width * height > MAX_PIXELS:
+    if not is_image_size(width, height):
         raise ImageError(f"{labels}: no usable imageWidth and imageHeight ({width}, {height})")
     shapes = []
     for shape in _shapes(content):
