@@ -17,6 +17,7 @@ from tf_segformer.data import dataset_statistics
 from tf_segformer.data.augmentation import Augmentation, augment
 from tf_segformer.data.check import check_dataset
 from tf_segformer.data.datasets import find_dataset
+from tf_segformer.data.images import read_image
 from tf_segformer.data.levels import to_levels
 from tf_segformer.data.pipeline import training_dataset, validation_dataset
 from tf_segformer.data.splits import open_splits
@@ -192,6 +193,20 @@ def test_tiff_of_five_bands_is_read_as_rasterio_writes_it(tmp_path):
     found, written = dataset.read_image(dataset.examples[0].image), bands_of(0)
     np.testing.assert_array_equal(found.reshape(-1, 5)[1:], written.reshape(-1, 5)[1:])
     np.testing.assert_allclose(found[0, 0], written.reshape(-1, 5)[1:].mean(axis=0), atol=1)  # no data
+
+
+@pytest.mark.parametrize("has_rasterio", [True, False])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_one_band_below_0_is_read_with_and_without_rasterio(tmp_path, monkeypatch, dtype, has_rasterio):
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(
+        tmp_path / "a.tif", "w", transform=rasterio.Affine.scale(2), **{**TIFF, "count": 1, "dtype": dtype}
+    ) as file:
+        file.write(bands_of(0, dtype)[..., 0], 1)
+    if not has_rasterio:
+        monkeypatch.setattr("tf_segformer.imaging.stored.find_spec", lambda name: None)
+    found = read_image(tmp_path / "a.tif", ImageType(1, dtype))
+    np.testing.assert_array_equal(found, bands_of(0, dtype)[..., :1])
 
 
 def test_tiff_of_five_bands_names_the_extra_without_it(tmp_path, monkeypatch):

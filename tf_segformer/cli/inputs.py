@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from tf_segformer.imaging.arrays import ARRAY_SUFFIXES
 from tf_segformer.imaging.files import IMAGE_SUFFIXES
 from tf_segformer.inference import video
 from tf_segformer.raster.read import DRIVERS
 
-SUFFIXES = {*IMAGE_SUFFIXES, *DRIVERS, *video.SUFFIXES}
-"""What `predict` takes from a folder: images, rasters and videos."""
+SUFFIXES = {*IMAGE_SUFFIXES, *ARRAY_SUFFIXES, *DRIVERS, *video.SUFFIXES}
+"""What `predict` takes from a folder: images, arrays, rasters and videos."""
 
 
 def expand_inputs(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_segformer.imaging.files import open_image
+from tf_segformer.imaging.stored import open_for_eye
 from tf_segformer.imaging.visualize import draw_overlay, mask_image
 from tf_segformer.inference.results import SegmentationResult, WrittenResult
 from tf_segformer.io import atomic_write
@@ -96,7 +96,7 @@ class OutputFolder:
 
     def _write_overlay(self, path: Path, result: SegmentationResult) -> None:
         assert result.source is not None
-        image = open_image(result.source, apply_exif_orientation=self._apply_exif_orientation)
+        image = open_for_eye(result.source, self._apply_exif_orientation)
         step = math.ceil(math.sqrt(result.class_map.size / _MOST_OVERLAY_PIXELS))
         if step > 1:
             image = image.reduce(step)

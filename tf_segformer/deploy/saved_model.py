@@ -15,6 +15,7 @@ from tf_segformer.deploy.formats import MAX_SERVED_PIXELS, write_description
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.deploy.signatures import (
     Pipeline,
+    array_signature,
     classification_signatures,
     segmentation_signatures,
     tensor_signature,
@@ -55,6 +56,11 @@ def export_saved_model(
       `probabilities` (B, top_k) and `status` (B,); `serving_strict` likewise.
     - `logits` and `tensor`: as above, with `logits` (B, K).
 
+    Image files carry 8-bit RGB alone. A segmentation model of other channels, or whose processor has `value_range` or
+    another of the fields for bands, has `tensor` and `class_map` only, the latter as `serving_default` too: `images`
+    (B, H, W, C) of the processor's `value_type` (without one, float32) are prepared as the processor does. Where the
+    processor is not for the model's channels (the default one, for example), `tensor` is all, and `serving_default`.
+
     `status` is "OK", or "INVALID_ARGUMENT: " and the reason: an image that cannot be decoded does not affect the
     others of its batch. Resizing, normalization and class maps are computed as the processor computes them. The decode
     head is folded. Class names and colors are in `assets/labels.json`, and `assets/export.json` says for which device
@@ -64,8 +70,7 @@ def export_saved_model(
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; the model goes to `folder/VERSION`, which must not exist.
         processor: How images are prepared; None is the default processor. Must resize, since images of a batch
-            differ in size. A model of other than three channels has the `tensor` signature only, as
-            `serving_default` too.
+            differ in size; that of bands beyond 8-bit RGB need not, see above.
         version: Number of the version, at least 1; a server takes the largest.
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
         max_pixels: Images of more pixels are invalid by their header, before they are decoded.
@@ -106,8 +111,8 @@ def _write(
     labels = tuple(names_of_classes(model.config.id2label).values())
     palette = colors_of(model.config, labels)
     signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
-    if model.config.num_channels != 3:
-        signatures["serving_default"] = signatures["tensor"]
+    if model.config.num_channels != 3 or processor.keeps_values:
+        signatures |= _signatures_of_bands(network, model, processor, signatures["tensor"])
     else:
         pipeline = Pipeline(network, _checked(processor), labels, max_pixels)
         if isinstance(model, SegformerForSemanticSegmentation):
@@ -124,9 +129,24 @@ def _write(
     return target
 
 
-def _checked(processor: SegformerImageProcessor) -> SegformerImageProcessor:
+def _signatures_of_bands(network: Any, model: Any, processor: SegformerImageProcessor, tensor: Any) -> dict[str, Any]:
+    """Those of images that no JPEG or PNG file carries: arrays of their bands, where the processor is for these."""
+    channels = model.config.num_channels
+    is_segmentation = isinstance(model, SegformerForSemanticSegmentation)
+    if not is_segmentation or (processor.num_bands not in (None, channels) and not processor.keeps_values):
+        return {"serving_default": tensor}  # only the caller knows how pixel values are made
+    if processor.num_bands not in (None, channels):
+        raise ValueError(
+            f"the model takes images of {channels} channels, its processor is for {processor.num_bands}: "
+            "`tf-segformer check DATA --statistics` computes the fields of one that fits"
+        )
+    class_map = array_signature(network, _checked(processor, resizes=False), channels)
+    return {"class_map": class_map, "serving_default": class_map}
+
+
+def _checked(processor: SegformerImageProcessor, resizes: bool = True) -> SegformerImageProcessor:
     """Rejects a processor that cannot run in the graph."""
-    if not processor.do_resize:
+    if resizes and not processor.do_resize:
         raise ValueError("do_resize=False: images of any sizes make one batch only with do_resize=True")
     if processor.apply_exif_orientation:
         raise ValueError("apply_exif_orientation=True cannot run in the graph: turn the images beforehand")

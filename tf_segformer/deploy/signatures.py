@@ -114,23 +114,44 @@ def segmentation_signatures(pipeline: Pipeline, palette: np.ndarray) -> dict[str
             "colors": tf.broadcast_to(colors, tf.concat([batch, tf.shape(colors)], axis=0)),
         }
 
+    class_map = array_signature(pipeline.network, pipeline.processor, 3)
+    return {**_bytes_signatures(segment, logits_of), "class_map": class_map}
+
+
+def array_signature(
+    network: Callable[[tf.Tensor], tf.Tensor], processor: SegformerImageProcessor, num_channels: int
+) -> Signature:
+    """The signature from images of one size to class maps, prepared as the processor does.
+
+    Args:
+        network: Pixel values (B, H, W, C) float32 to logits.
+        processor: Prepares images; may keep their size.
+        num_channels: C.
+
+    Returns:
+        The function; its images are of the processor's `value_type`, without one uint8, or float32 where it takes more.
+
+    Raises:
+        ValueError: The processor is for other bands.
+    """
+    height, width = processor.target_size if processor.do_resize else (None, None)
+
     def class_map(images: tf.Tensor) -> Outputs:
         size = tf.shape(images)[1:3]
-        shape = [*pipeline.input_size, 3]
         pixel_values = tf.map_fn(
-            lambda image: preprocess(image, pipeline.processor),
+            lambda image: preprocess(image, processor),
             images,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+            fn_output_signature=tf.TensorSpec([height, width, num_channels], tf.float32),
         )
         class_maps = tf.map_fn(
             lambda logits: class_map_from_logits(logits, size),
-            pipeline.network(pixel_values),
+            network(pixel_values),
             fn_output_signature=tf.TensorSpec([None, None], tf.int32),
         )
         return {"class_map": class_maps}
 
-    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    return {**_bytes_signatures(segment, logits_of), "class_map": _graph(class_map, images)}
+    dtype = processor.value_type or ("float32" if processor.keeps_values else "uint8")
+    return _graph(class_map, tf.TensorSpec([None, None, None, num_channels], dtype, name="images"))
 
 
 def classification_signatures(pipeline: Pipeline, top_k: int) -> dict[str, Signature]:

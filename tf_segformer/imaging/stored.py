@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.arrays import is_array_file, open_image_array
-from tf_segformer.imaging.bands import pillow_bands, stored_bands
+from tf_segformer.imaging.bands import image_type_of, pillow_bands, stored_bands
 from tf_segformer.imaging.files import MAX_FILE_BYTES, MAX_PIXELS, open_image, open_stored
+from tf_segformer.imaging.visualize import as_rgb
 from tf_segformer.io import read_bytes
 
 _TIFF_SUFFIXES = (".tif", ".tiff")
@@ -79,6 +80,32 @@ def open_for(processor: Any, source: str | PathLike | bytes | Image.Image, chann
     return stored_bands(image, channels, processor.keeps_values)
 
 
+def open_for_eye(source: str | PathLike | bytes, apply_exif_orientation: bool = False) -> Image.Image:
+    """Opens an image to look at.
+
+    Args:
+        source: Path or encoded bytes.
+        apply_exif_orientation: Turn it as its EXIF tag says.
+
+    Returns:
+        The image in mode "RGB"; of bands the first three, or the first in gray, stretched where they are not 8-bit.
+
+    Raises:
+        ImageError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/a.npy", np.zeros((4, 6, 5), np.uint16))
+        ...     open_for_eye(f"{folder}/a.npy").mode
+        'RGB'
+    """
+    stored = open_as_stored(source)
+    if isinstance(stored, Image.Image) and image_type_of(stored, source).is_rgb:
+        return open_image(stored, apply_exif_orientation=apply_exif_orientation)
+    return Image.fromarray(as_rgb(as_array(stored)))
+
+
 def _pillow_holds_all(path: str | PathLike) -> bool:
     """Whether Pillow gives all bands and bits of a TIFF; others become RGB of 8 bits there, or nothing."""
     try:
@@ -87,8 +114,10 @@ def _pillow_holds_all(path: str | PathLike) -> bool:
             tags = getattr(image, "tag_v2", {})
             bits, samples = set(np.ravel(tags.get(_BITS, 1)).tolist()), int(tags.get(_SAMPLES, 1))
             extra = set(np.ravel(tags.get(_EXTRA_SAMPLES, ())).tolist())
+            if image.mode in ("F", "I"):  # whose pixels without data rasterio knows
+                return samples == 1 and find_spec("rasterio") is None and (image.mode == "F" or bits == {16})
             if len(image.getbands()) == 1:
-                return samples == 1 and (image.mode != "I" or bits <= {16})
+                return samples == 1
             return bits <= {8} and (samples == 3 or (samples in (2, 4) and bool(extra) and extra <= _ALPHA))
     except Exception:  # Pillow's readers raise a dozen kinds on TIFF that they do not know, and on hostile bytes
         return not _is_tiff(path)
