@@ -24,6 +24,8 @@ MAX_TEXT_BYTES = 4 * 2**20
 MAX_ZIP_READ = 16 * 2**20
 """Largest directory of a zip archive: more entries than a hundred times those of the largest model."""
 
+_RECORD_HEADER, _RECORD_FOOTER = 12, 4  # bytes around a record of a TFRecord file: its length (8) and checksums
+
 # What zipfile raises for damaged and encrypted archives, apart from its own error. RuntimeError covers unknown
 # compression (NotImplementedError) and RecursionError of what is parsed from an entry.
 _ZIP_DAMAGE = (RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
@@ -190,6 +192,40 @@ def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
             yield archive
     except _ZIP_DAMAGE as error:
         raise zipfile.BadZipFile(str(error) or type(error).__name__) from error
+
+
+def count_records(path: str | os.PathLike) -> tuple[int, bool]:
+    """Counts the records of a TFRecord file by their lengths alone.
+
+    TensorFlow asks for as much memory as a length says, and ends the process where there is not so much: no record
+    that reaches out of the file may come before it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        How many records lie within the file, and whether it ends with the last of them.
+
+    Raises:
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "x.tfrecord")
+        ...     _ = path.write_bytes((2**50).to_bytes(8, "little") + bytes(100))
+        ...     count_records(path)
+        (0, False)
+    """
+    count = position = 0
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while position < size:
+            file.seek(position)
+            header = file.read(_RECORD_HEADER) or b""
+            position += _RECORD_HEADER + int.from_bytes(header[:8], "little") + _RECORD_FOOTER
+            count += position <= size
+    return count, position == size
 
 
 def is_plain_name(name: Any) -> bool:

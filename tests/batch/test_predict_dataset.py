@@ -213,9 +213,17 @@ def inputs_of(images, photos, folder) -> dict[str, tuple[str, str]]:
 def test_files_of_many_images_that_are_damaged_keep_what_comes_before(photos, predict, tmp_path):
     images = [path.read_bytes() for path in sorted(photos.iterdir())]
     inputs_of(images, photos, tmp_path)
-    for name in ("shard.tar", "a.tfrecord"):
+    tar, records = ((tmp_path / name).read_bytes() for name in ("shard.tar", "a.tfrecord"))
+    petabyte = (2**50).to_bytes(8, "little") + bytes.fromhex(
+        "1d703049"
+    )  # TensorFlow would ask for it and end the process
+    for name, content in {
+        "half.tar": tar[: len(tar) // 2],
+        "half.tfrecord": records[: len(records) // 2],
+        "claim.tfrecord": records + petabyte,
+    }.items():
         path = tmp_path / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path.write_bytes(content)
         predict(path, tmp_path / f"out-{name}")
         found = rows(tmp_path / f"out-{name}")
         assert [row["status"] for row in found[:2]] == ["ok", "ok"]

@@ -24,7 +24,7 @@ from tf_segformer.batch.inputs import (
 )
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import IMAGE_SUFFIXES, MAX_FILE_BYTES
-from tf_segformer.io import read_bytes
+from tf_segformer.io import count_records, read_bytes
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "img", "jpg", "jpeg", "png", "content", "data")
 _PATH_COLUMNS = ("path", "image_path", "file", "filename", "file_name", "url", "image_url", "uri")
@@ -177,8 +177,9 @@ def _from_tfrecord(source: Source, shard: Shard, columns: Columns) -> Iterator[E
     from google.protobuf.message import DecodeError
 
     with _local_copy(source) as path:
+        count, whole = count_records(path)
         try:
-            for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
+            for number, record in enumerate(tf.data.TFRecordDataset(path).take(count).as_numpy_iterator()):
                 try:
                     features = tf.train.Example.FromString(record).features.feature
                 except DecodeError as error:
@@ -186,6 +187,8 @@ def _from_tfrecord(source: Source, shard: Shard, columns: Columns) -> Iterator[E
                     yield EncodedImage(f"{source.name}#{number}", _failing(reason))
                     continue
                 yield _image_of_record(source, number, features, columns)
+            if not whole:
+                yield _damaged(source, ValueError(f"record {count} reaches out of it"))
         except tf.errors.OpError as error:
             yield _damaged(source, error)
 

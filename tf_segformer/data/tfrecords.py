@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,13 +21,12 @@ from tf_segformer.imaging.bands import MAX_BANDS, RGB, ImageType
 from tf_segformer.imaging.fields import VALUE_TYPES
 from tf_segformer.imaging.files import open_image, open_label_map, open_stored
 from tf_segformer.imaging.graph.decode import decode_image, decode_labels
-from tf_segformer.io import is_plain_name, read_json, write_json
+from tf_segformer.io import count_records, is_plain_name, read_json, write_json
 
 INDEX_NAME = "shards.json"
 _SHARDS_AT_ONCE = 8
 _SHUFFLE_BUFFER = 1024  # records
 _MAX_EPOCHS = 2**32  # more than a run has: keeps the keys of blocks apart from those of epochs
-_HEADER, _FOOTER = 12, 4  # bytes around a record: its length (8) and checksums
 
 
 @dataclass(frozen=True)
@@ -178,31 +176,17 @@ def open_tfrecords(folder: str | Path) -> ShardedDataset:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise DatasetError(f"{folder}: {len(missing)} shards are missing: {', '.join(missing)}")
-    count = sum(map(_count_records, paths))
+    count = 0
+    for path in paths:
+        within, whole = count_records(path)
+        if not whole:
+            raise DatasetError(f"{path}: a damaged shard (record {within} reaches out of it); write it again")
+        count += within
     if count != dataset.size:
         raise DatasetError(
             f"{folder}: its shards hold {count} records, its index says {dataset.size}; write them again"
         )
     return dataset
-
-
-def _count_records(path: Path) -> int:
-    """The number of records of a shard by their lengths alone.
-
-    TensorFlow asks for as much memory as a length says and ends the process where there is not so much; so each must
-    be within the file before TensorFlow reads it.
-    """
-    count = position = 0
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        while position < size:
-            file.seek(position)
-            header = file.read(_HEADER)
-            position += _HEADER + int.from_bytes(header[:8], "little") + _FOOTER
-            if position > size:
-                raise DatasetError(f"{path}: a damaged shard (record {count} reaches out of it); write it again")
-            count += 1
-    return count
 
 
 def _labelled_image(record: bytes, image_type: ImageType) -> LabelledImage:

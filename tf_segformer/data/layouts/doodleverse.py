@@ -8,6 +8,7 @@ from pathlib import Path
 from tf_segformer.data.examples import Example
 from tf_segformer.data.layouts.layout import SPLIT_FOLDERS, UNDIVIDED, Layout, class_names_in, files_with
 from tf_segformer.imaging.arrays import IMAGE_KEYS, LABEL_KEYS
+from tf_segformer.io import open_zip
 
 _FOLDERS = {  # train_data/train_npzs/*.npz and val_data/val_npzs/*.npz, or folders with the splits' plain names
     split: {*names, *(f"{name}_data" for name in names), *(f"{name}_npzs" for name in names)}
@@ -63,7 +64,7 @@ def _split_of(path: Path) -> str:
 def _holds_both(path: Path) -> bool:
     """Whether a .npz file has an array of each kind."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile):
         return False
