@@ -153,11 +153,22 @@ def _compiled(function: Callable[[Any], Any], torch_compile: str | None) -> Call
         import tensorflow as tf
 
         return tf.function(function, autograph=False)
-    if torch_compile is None:
-        return function
-    import torch
+    return function if torch_compile is None else _compiled_by_torch(function, torch_compile)
 
-    return torch.compile(function, mode=torch_compile, dynamic=False)
+
+def _compiled_by_torch(function: Callable[[Any], Any], mode: str) -> Callable[[Any], Any]:
+    """Through `torch.compile`, which gets the traced operations of torch alone: Keras' code would break the graph."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    compiled: dict[tuple[int, ...], Callable[[Any], Any]] = {}
+
+    def run(x: Any) -> Any:
+        if tuple(x.shape) not in compiled:
+            compiled[tuple(x.shape)] = torch.compile(make_fx(function)(x), mode=mode, dynamic=False, fullgraph=True)
+        return compiled[tuple(x.shape)](x)
+
+    return run
 
 
 def _without_gradients() -> contextlib.AbstractContextManager[Any]:
