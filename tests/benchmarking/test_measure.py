@@ -17,7 +17,7 @@ from tf_segformer.benchmarking.worker import Worker, WorkerError
 from tf_segformer.deploy.formats import PRECISIONS
 
 ROWS = [
-    Row("checkpoint:float32", engine="tensorflow on CPU", bytes=15_000_000, load_seconds=4.0, first_ms=900.0, ms=80.0,
+    Row("saved_model:bfloat16", engine="tensorflow on CPU", bytes=15_000_000, load_seconds=4.0, first_ms=900.0, ms=80.0,
         peak_bytes=600_000_000, agreement=1.0, miou=0.6215),
     Row("onnx:float32", engine="onnxruntime on CPU", bytes=14_900_000, load_seconds=0.5, first_ms=99.0, ms=60.0,
         peak_bytes=300_000_000, agreement=0.9999, miou=float("nan")),
@@ -134,10 +134,11 @@ def test_a_worker_that_fails_says_why(tmp_path):
 
 
 def test_the_table_has_the_fastest_form_first_and_reasons_are_lines(capsys):
-    Console(width=160).print(report.table_of(ROWS, "camvid-b0"))
+    Console(width=80).print(report.table_of(ROWS, "camvid-b0"))
     printed = capsys.readouterr().out
-    assert printed.index("onnx:float32") < printed.index("checkpoint:float32") and "litert" not in printed
+    assert printed.index("onnx:float32") < printed.index("saved_model:bfloat16") and "litert" not in printed
     assert report.reasons_of(ROWS) == [f"litert:int8: {ROWS[2].skipped}"]
+    assert "…" not in printed, "columns are cut"
     assert "0.75" in printed and "62.15" in printed and "99.99" in printed and "14.9" in printed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tf_segformer.benchmarking.measure import Row
 from tf_segformer.io import atomic_write
 
-_COLUMNS = ("form", "runs in", "MB", "load s", "ms", "of the first", "peak MB", "agreement", "mIoU")
+_COLUMNS = ("form", "MB", "load s", "ms", "ratio", "peak MB", "alike", "mIoU")  # as wide as a terminal
 
 
 def table_of(rows: Sequence[Row], title: str) -> Any:
@@ -28,18 +28,18 @@ def table_of(rows: Sequence[Row], title: str) -> Any:
         >>> table_of([Row("checkpoint:float32", ms=10.0, bytes=2_000_000)], "camvid-b0").row_count
         1
     """
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _COLUMNS[:2] else "right", no_wrap=name == _COLUMNS[0])
+        table.add_column(name, justify="left" if name == _COLUMNS[0] else "right", no_wrap=True)
     first = rows[0].ms
     for row in _measured(rows):
         relative = None if first is None or row.ms is None else row.ms / first
         numbers = (_scaled(row.bytes), row.load_seconds, row.ms)
         table.add_row(
             row.form,
-            row.engine or "",
             *(_number(each, 1) for each in numbers),
             _number(relative, 2),
             _number(_scaled(row.peak_bytes), 0),

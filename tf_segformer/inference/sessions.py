@@ -52,9 +52,14 @@ def keras_session(model: Any) -> Session:
     """
     import keras
 
-    devices = keras.distribution.list_devices()
-    device = "CPU" if all("cpu" in each.lower() for each in devices) else "GPU"
-    return Session(forward_function(model), tuple(model.input_shape), device)
+    from tf_segformer.inference.on_device import sees_gpu
+
+    on_gpu = sees_gpu()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    return Session(forward_function(model), tuple(model.input_shape), "GPU" if on_gpu else "CPU")
 
 
 def saved_model_session(path: Path, channels: int, precision: str) -> Session:
