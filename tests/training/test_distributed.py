@@ -18,6 +18,8 @@ import pytest
 
 from tests.training.processes import TIMEOUT, end, finish, start, state_of, text_of, wait_for
 from tests.training.scenes import write_dataset
+from tf_segformer.errors import SegformerError
+from tf_segformer.training import distributed
 from tf_segformer.training.distributed import broadcast, count_processes, gather, on_first_process, process_index
 
 pytest.importorskip("jax")
@@ -30,6 +32,21 @@ def test_one_process_needs_no_others():
     np.testing.assert_array_equal(broadcast(values), values)
     with pytest.raises(KeyError):
         on_first_process(lambda: {}["missing"])
+
+
+def test_a_batch_that_devices_do_not_share_evenly_is_named(monkeypatch):
+    monkeypatch.setattr(distributed, "count_devices", lambda: 3)
+    with pytest.raises(SegformerError, match="3 devices do not share a batch of 4 images evenly"):
+        distributed.check_distribution(None, [6, 4])
+
+
+def test_a_broken_connection_becomes_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(distributed, "count_processes", lambda: 2)
+    message = r"another process of this run ended .* with --resume"
+    with pytest.raises(SegformerError, match=message), distributed.lost_processes_named():
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+    with pytest.raises(ValueError, match="something else"), distributed.lost_processes_named():
+        raise ValueError("something else")
 
 
 @pytest.fixture(scope="module")

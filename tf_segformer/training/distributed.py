@@ -97,6 +97,12 @@ def check_distribution(model: keras.Model, batch_sizes: Sequence[int]) -> None:
         )
 
 
+def check_precision(precision: str) -> None:
+    """Rejects float16 where JAX computes on a CPU: XLA has no product of float16 there that adds up in float32."""
+    if precision == "float16" and keras.backend.backend() == "jax" and _jax().default_backend() == "cpu":
+        raise SegformerError("JAX does not train in float16 on a CPU: take bfloat16 (--precision bfloat16)")
+
+
 @contextlib.contextmanager
 def on_this_process_alone() -> Iterator[None]:
     """Within it, Keras computes without the other processes and devices."""

@@ -34,6 +34,7 @@ from tf_segformer.training.callbacks import (
 from tf_segformer.training.devices import device_scope, synchronize_batch_norm
 from tf_segformer.training.distributed import (
     check_distribution,
+    check_precision,
     count_processes,
     data_parallel,
     gather,
@@ -150,6 +151,7 @@ def train(
             "first import of keras"
         )
     start_processes(coordinator, num_processes, process_id)
+    check_precision(precision)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     kind = None if recipe.dataset == "folder" else recipe.dataset
     splits = open_splits(kind, data, class_names, palette) if isinstance(data, (str, Path)) else data
