@@ -126,7 +126,7 @@ def _error_of_worker(job: Job, error: Exception) -> Exception:
     cause = getattr(error, "cause", None) or error.__cause__ or error
     if isinstance(cause, (CheckpointError, DatasetError, ImportError)):
         return type(cause)(str(cause))
-    reason = " ".join(str(cause).split())[:500]
+    reason = " ".join(str(cause).split())[-500:]  # a trace of the worker, whose end says what it is
     return DatasetError(
         f"a worker failed ({type(cause).__name__}: {reason}). Finished shards stay in {job.output}: the same command "
         "goes on from there. If memory ran out, take fewer workers or a smaller --batch-pixels"
