@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -266,6 +267,24 @@ def test_batches_hold_images_of_one_size_within_the_bound(predict, photos, tmp_p
     monkeypatch.setattr(segment, "_MOST_WAITING_PIXELS", 1)
     predict(photos, tmp_path / "other", mode="whole")
     assert [len(shapes) for shapes in seen] == [1] * 6
+
+
+def test_images_of_other_bands_are_read_as_the_predictor_reads_them(predict, tmp_path, monkeypatch):
+    network = keras.Sequential([keras.Input((None, None, 5)), keras.layers.Conv2D(3, 4, strides=4)])
+    processor = SegformerImageProcessor(size=32, image_mean=[0.5] * 5, image_std=[0.25] * 5)
+    predictor = SegmentationPredictor(network, processor, progress=False)
+    monkeypatch.setattr(run.ModelSource, "predictor", lambda *arguments: predictor)
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 5), dtype=np.uint8)
+    np.save(tmp_path / "0.npy", images[0])
+    np.save(tmp_path / "1.npy", images[1, ..., :4])
+    np.save(tmp_path / "2.npy", images[2].astype(np.uint16) * 9)
+    (tmp_path / "list.txt").write_text("0.npy\n1.npy\n2.npy\n")
+    predict(tmp_path / "list.txt", tmp_path / "out", masks=True)
+    found = rows(tmp_path / "out")
+    assert [row["status"] for row in found] == ["ok", "broken", "broken"]
+    assert "5 channels" in found[1]["error"] and "values reach" in found[2]["error"]
+    (result,) = predictor([tmp_path / "0.npy"])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found[0]["mask"]))), result.class_map)
 
 
 def test_the_manifest_names_the_classes(photos, predict, tmp_path):

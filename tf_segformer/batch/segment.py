@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from tf_segformer.batch.inputs import Shard
 from tf_segformer.batch.readers import Columns, EncodedImage, encoded_images
 from tf_segformer.errors import ImageError
 from tf_segformer.imaging.files import MAX_PIXELS, open_image
+from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.imaging.visualize import mask_image
+from tf_segformer.inference.images import read_images
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult
 
@@ -74,7 +78,7 @@ class _Image:
 
     position: int
     id: str
-    pixels: np.ndarray  # (H, W, 3)
+    pixels: np.ndarray  # (H, W, C)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -97,7 +101,7 @@ def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batc
         DatasetError: A table of the input holds no images.
     """
     failures: list[Row] = []
-    images = _readable(_read_ahead(shard, predictor.processor.apply_exif_orientation, batching), failures)
+    images = _readable(_read_ahead(shard, predictor, batching), failures)
     for batch in _batches(images, predictor, batching):
         batch.sort(key=lambda image: image.size)  # a GPU takes neighbours of one size at once
         results = predictor([image.pixels for image in batch])
@@ -107,33 +111,48 @@ def segment_shard(shard: Shard, predictor: SegmentationPredictor, batching: Batc
     yield failures
 
 
-def _read_ahead(shard: Shard, apply_exif_orientation: bool, batching: Batching) -> Iterator[_Image | Row]:
+def _read_ahead(shard: Shard, predictor: SegmentationPredictor, batching: Batching) -> Iterator[_Image | Row]:
     """The images in order; threads read and decode those that come next."""
+    channels = predictor.engine.num_channels  # which loads the network, once
     with ThreadPoolExecutor(_READERS) as pool:
         waiting: deque[Future[_Image | Row]] = deque()
         for position, encoded in enumerate(encoded_images(shard, batching.columns)):
-            waiting.append(pool.submit(_open, position, encoded, apply_exif_orientation, batching.max_pixels))
+            waiting.append(pool.submit(_open, position, encoded, predictor.processor, channels, batching.max_pixels))
             if len(waiting) > _READERS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _open(position: int, encoded: EncodedImage, apply_exif_orientation: bool, max_pixels: int) -> _Image | Row:
+def _open(
+    position: int, encoded: EncodedImage, processor: SegformerImageProcessor, channels: int, max_pixels: int
+) -> _Image | Row:
     """An image, read and decoded, or why it cannot be."""
-    status = UNREADABLE
     try:
         content = encoded.read()
-        status = BROKEN
-        image = open_image(content, max_pixels=max_pixels, apply_exif_orientation=apply_exif_orientation)
-        return _Image(position, encoded.id, np.asarray(image))
-    except ImageError as error:
-        reason = str(error).removeprefix("the image: ")
-    except Exception as error:
-        if status == BROKEN:
-            raise
-        reason = f"{type(error).__name__}: {error}"  # each file system has errors of its own
-    return Row(position, encoded.id, status, reason)
+    except Exception as error:  # each file system has errors of its own
+        return Row(position, encoded.id, UNREADABLE, f"{type(error).__name__}: {error}")
+    try:
+        return _Image(position, encoded.id, _decode(content, encoded.id, processor, channels, max_pixels))
+    except (ValueError, OSError) as error:
+        return Row(position, encoded.id, BROKEN, str(error).removeprefix("the image: "))
+
+
+def _decode(
+    content: bytes, name: str, processor: SegformerImageProcessor, channels: int, max_pixels: int
+) -> np.ndarray:
+    """The pixels (H, W, C) as the predictor takes them."""
+    if channels == 3 and not processor.keeps_values:
+        exif = processor.apply_exif_orientation
+        return np.asarray(open_image(content, max_pixels=max_pixels, apply_exif_orientation=exif))
+    with tempfile.TemporaryDirectory() as folder:  # what reads other bands takes paths
+        path = Path(folder, f"image{Path(name).suffix}")
+        path.write_bytes(content)
+        (image,) = read_images([path], channels, processor, "raise", [])
+    height, width = image.size
+    if height * width > max_pixels:
+        raise ImageError(f"{width} x {height} pixels are more than max_pixels={max_pixels}.")
+    return image.pixels
 
 
 def _readable(images: Iterator[_Image | Row], failures: list[Row]) -> Iterator[_Image]:
