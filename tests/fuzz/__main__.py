@@ -5,7 +5,9 @@ With files in the place of folders, these are run once each: how a finding is re
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -25,8 +27,19 @@ def main() -> None:
             run(name, path.read_bytes())
     kept = [] if any(Path(argument).is_file() for argument in sys.argv[1:]) else [str(CORPUS / name)]
     mutator = {"custom_mutator": mutate_json} if name in OF_JSON else {}
-    atheris.Setup([*sys.argv, *kept], lambda data: run(name, data), **mutator)
+    atheris.Setup([*sys.argv, *kept], partial(run_and_keep, name), **mutator)
     atheris.Fuzz()
+
+
+def run_and_keep(name: str, data: bytes) -> None:
+    """Runs a target and writes an input that fails to a file: libFuzzer does so for signals, not for exceptions."""
+    try:
+        run(name, data)
+    except Exception:
+        option = "-artifact_prefix="
+        prefix = next((each.removeprefix(option) for each in sys.argv if each.startswith(option)), "")
+        Path(f"{prefix}exception-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+        raise
 
 
 def mutate_json(data: bytes, max_size: int, seed: int) -> bytes:
