@@ -24,6 +24,22 @@ def test_recipes_are_those_of_the_paper():
     assert recipes["ade20k-b5"].phases[0].augmentation.crop_size == (640, 640)
     cityscapes = recipes["cityscapes-b3"].phases[0]
     assert (cityscapes.batch_size, cityscapes.augmentation.crop_size) == (8, (1024, 1024))
+    assert cityscapes.augmentation.base_size == (1024, 2048) and cityscapes.steps == 160_000
+    assert recipes["ade20k-b4"].phases[0].augmentation.base_size == (512, 2048)
+    assert recipes["ade20k-b5"].phases[0].augmentation.base_size == (640, 2048)
+
+
+def test_the_embedded_weights_recipe_is_the_one_that_made_them():
+    recipe = load_recipe("camvid-b0")
+    assert [(phase.steps, phase.batch_size, phase.augmentation.crop_size) for phase in recipe.phases] == [
+        (4_000, 8, (160, 160)),
+        (4_000, 8, (192, 192)),
+        (1_500, 8, (224, 224)),
+    ]
+    schedule = (recipe.learning_rate, recipe.warmup_steps, recipe.decay_start, recipe.weight_decay)
+    assert schedule == (1e-3, 300, 3_000, 0.05)
+    assert (recipe.head_lr_multiplier, recipe.clip_norm, recipe.ema_momentum) == (1.0, 5.0, 0.995)
+    assert set(recipe.loss) == {"class_weights", "dice_weight"} and recipe.loss["dice_weight"] == 0.5
 
 
 TWO_PHASES = Recipe("x", "b0", "folder", (Phase(300, 2, CROPS), Phase(100, 4, CROPS)), warmup_steps=40, decay_start=200)

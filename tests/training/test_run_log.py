@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from tf_segformer.training.run_log import RunLog, draw_curves
@@ -37,6 +38,38 @@ def test_curves_of_one_validation_have_a_point_in_every_pane(tmp_path):
     draw_curves([], NAMES, tmp_path / "none.png")
     for with_point, without in zip(panes(tmp_path / "one.png"), panes(tmp_path / "none.png"), strict=True):
         assert with_point.sum() > without.sum() + 20  # the points, besides the legend's lines
+
+
+def test_every_pane_says_what_it_shows(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_curves([row(500, 0.4), row(900, 0.6)], NAMES, tmp_path / "curves.png")
+    titles = {axes.get_title(): (axes.get_xlabel(), axes.get_ylabel()) for axes in drawn[0].axes}
+    assert titles == {
+        "Loss": ("step", ""), "Validation metrics": ("step", "%"), "Validation IoU by class": ("step", "%"),
+        "Learning rate": ("step", ""),
+    }  # fmt: skip
+    _, metrics, classes, _ = drawn[0].axes
+    assert metrics.get_ylim() == classes.get_ylim() == (0, 100)
+    assert metrics.lines[0].get_ydata().tolist() == [40, 60]
+    assert [line.get_label() for line in classes.lines] == NAMES
+
+
+def test_values_are_scalars_and_examples_images_of_tensorboard(tmp_path):
+    log = RunLog(tmp_path, NAMES, [])
+    image = np.zeros((8, 8, 3), np.uint8)
+    examples = [(image, image[..., 0], image[..., 0])]
+    metrics = {"loss": 0.6, "mIoU": 0.5, "aAcc": 0.7, "IoU": [0.2, 0.8], "examples": examples}
+    log.add(2, 0.4, {"learning_rate": 1e-3, "head_learning_rate": 1e-2}, 3.0, metrics)
+    log.finish()
+    plugins = {}
+    for path in tmp_path.rglob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            plugins |= {value.tag: value.metadata.plugin_data.plugin_name for value in event.summary.value}
+    assert plugins["mIoU"] == plugins["IoU/road"] == "scalars" and plugins["examples/0"] == "images"
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_best_row_is_the_first_of_the_highest_miou_and_is_said(tmp_path, capsys):
