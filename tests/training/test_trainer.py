@@ -70,6 +70,7 @@ def test_run_leaves_best_and_last_weights_and_every_log(finished):
     assert float(rows[0]["head_learning_rate"]) == pytest.approx(10 * float(rows[0]["learning_rate"]), rel=1e-4)
     assert float(rows[-1]["learning_rate"]) == 0
     assert SegformerImageProcessor.from_pretrained(folder / "best") == PROCESSOR
+    assert (folder / "curves.png").is_file()
     last = SegformerForSemanticSegmentation.from_pretrained(folder / "last")
     for ours, saved in zip(model.trainable_variables, last.trainable_variables, strict=True):
         np.testing.assert_array_equal(ours, saved)
