@@ -367,8 +367,7 @@ def _make_processor(
 
 def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tuple[int, list[dict[str, Any]]]:
     """The step to begin with and the log so far."""
-    on_first_process(lambda: _open_folder(recipe, output, resume))
-    if resume:
+    if on_first_process(lambda: _open_folder(recipe, output, resume)):
         meta = load_state(output / STATE_NAME, model)
         step, rows = meta.get("step"), meta.get("rows")
         if not isinstance(step, int) or not isinstance(rows, list):
@@ -377,18 +376,19 @@ def _start(model: keras.Model, recipe: Recipe, output: Path, resume: bool) -> tu
     return 0, []
 
 
-def _open_folder(recipe: Recipe, output: Path, resume: bool) -> None:
-    """Makes the folder of a new run, or makes sure that it holds the one to be continued."""
+def _open_folder(recipe: Recipe, output: Path, resume: bool) -> bool:
+    """Makes the folder of a new run, or makes sure that it holds the one to be continued; whether it does."""
     settings = output / RECIPE_NAME
     wanted = json.dumps(recipe.to_dict(), indent=2, sort_keys=True)
     if resume:
         if settings.is_file() and not _holds(settings, wanted):
             raise CheckpointError(f"{settings}: the run was started with another recipe; resume with the same options")
-        return
+        return True
     if (output / STATE_NAME).exists():
         raise CheckpointError(f"{output}: holds a run already; continue it with --resume or choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     settings.write_text(wanted)
+    return False
 
 
 def _holds(settings: Path, wanted: str) -> bool:
