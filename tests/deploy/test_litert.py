@@ -8,6 +8,7 @@ from tests.deploy.conftest import LABELS
 from tests.modeling.test_models import TWO_STAGES
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor
 from tf_segformer.deploy.litert import export_litert
+from tf_segformer.inference.engines import open_engine
 from tf_segformer.ops.tracing import exporting
 
 SIZE = (64, 96)
@@ -65,9 +66,35 @@ def test_litert_of_lower_precision_is_smaller_and_agrees(segformers, tmp_path, p
     assert (ours.argmax(-1) == expected.argmax(-1)).mean() >= agreement
 
 
+@pytest.mark.slow
+def test_litert_int8_is_run_by_xnnpack_and_wholly_in_integers_on_request(segformers, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason='needs the extra "litert"')
+    model, processor = segformers()
+    pixel_values = random_pixel_values(1, 64, 64)
+    partitions, logits = {}, {}
+    for name in ("mixed", "integer"):
+        path = export_litert(
+            model, tmp_path / name, processor, size=(64, 64), precision="int8", integer_io=name == "integer",
+            calibration=iter([pixel_values, 0.5 * pixel_values]),
+        )  # fmt: skip
+        network = interpreter.Interpreter(str(path))
+        network.allocate_tensors()
+        kinds = {np.dtype(each["dtype"]).name for each in (network.get_input_details() + network.get_output_details())}
+        assert kinds == {"int8" if name == "integer" else "float32"}
+        partitions[name] = sum(each["op_name"] == "DELEGATE" for each in network._get_ops_details())
+        logits[name] = open_engine(path)(pixel_values)
+    assert partitions["mixed"] < 5 < partitions["integer"]
+    expected = np.asarray(model(pixel_values))
+    errors = {name: np.abs(each - expected).mean() for name, each in logits.items()}
+    assert errors["mixed"] < errors["integer"] < 0.3 * np.abs(expected).mean()
+    with pytest.raises(ValueError, match="takes images of 64x64 pixels only"):
+        open_engine(path)(random_pixel_values(1, 32, 64))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"integer_io": True}, "integer_io=True is for precision"),
         ({"precision": "int4"}, "choose one of float32, float16"),
         ({"precision": "int8", "size": None, "calibration": []}, "fixed size and calibration"),
         ({"precision": "int8"}, "fixed size and calibration"),

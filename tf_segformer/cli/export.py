@@ -80,7 +80,7 @@ _FORMATS_OF_OPTION = {
     "--opset", type=click.IntRange(ONNX_OPSETS[0], ONNX_OPSETS[-1]), default=ONNX_OPSETS[-1], show_default=True,
     help="onnx: version of the operators.",
 )  # fmt: skip
-@click.option("--integer-io", is_flag=True, help="litert int8: input and output are int8, too (Edge TPU, NPUs).")
+@click.option("--integer-io", is_flag=True, help="litert int8: all in int8, input and output too (Edge TPU, NPUs).")
 @click.option(
     "--data-format", type=click.Choice(DATA_FORMATS), default=DATA_FORMATS[0], show_default=True,
     help="onnx: layout of pixel values and logits; channels_first is that of Hugging Face's export.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from tf_segformer.deploy.formats import PRECISIONS, write_model_file
 from tf_segformer.deploy.network import InferenceNetwork
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.ops.tracing import export_mode
+
+# Of layer norm, attention, GELU and the decode head's sum; those between them too, or each would be two conversions.
+_FLOAT_OPERATORS = (
+    "SQUARED_DIFFERENCE", "RSQRT", "MEAN", "SUB", "MUL", "BATCH_MATMUL", "SOFTMAX", "GELU", "ADD", "ADD_N", "RELU",
+    "RESIZE_BILINEAR",
+)  # fmt: skip
 
 
 def export_litert(
@@ -35,13 +42,13 @@ def export_litert(
         folder: Where to write; made where it is missing, files of the same names are replaced.
         processor: Where given, its preprocessor_config.json is written too: it says how images become pixel values.
         precision: "float32"; "float16" stores the weights in half precision; "dynamic-int8" stores the weights of
-            matrix products and convolutions in 8 bits and quantizes activations as it runs; "int8" computes in 8 bits
-            throughout, with ranges measured on `calibration`. Input and output are float32 in all of them but for
-            `integer_io`.
+            matrix products and convolutions in 8 bits and quantizes activations as it runs; "int8" computes
+            convolutions and dense layers in 8 bits, with ranges measured on `calibration`, and the rest in float32:
+            XNNPACK, which runs LiteRT's networks on CPUs, has no 8-bit kernels for it.
         size: (height, width) of the input, whose batch is then 1; None for any size and batch, which "int8" excludes.
         calibration: Pixel values (1, height, width, C) of typical images, about a hundred; for "int8" only.
-        integer_io: "int8": input and output are int8, too, as Edge TPU and NPUs want them; their scale and zero point
-            are in the file.
+        integer_io: "int8": everything is computed in 8 bits, and input and output are int8, too, as Edge TPU and NPUs
+            want it; on a CPU that is slower than float32. Scale and zero point are in the file.
 
     Returns:
         Path of the model.
@@ -79,9 +86,21 @@ def export_litert(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     if integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    content = converter.convert()
+    content = _convert_mixed(converter) if precision == "int8" and not integer_io else converter.convert()
     facts = {"format": "litert", "precision": precision, "size": size, "integer_io": integer_io}
     return write_model_file(Path(folder), "model.tflite", content, model, processor, **facts)
+
+
+def _convert_mixed(converter: Any) -> bytes:
+    """Quantizes all but the operators for which XNNPACK has no 8-bit kernels: each would end one of its partitions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the debugger starts TensorFlow's own interpreter, which has a successor
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter,
+            debug_dataset=lambda: iter(()),
+            debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(_FLOAT_OPERATORS)),
+        )
+        return debugger.get_nondebug_quantized_model()
 
 
 def _named_function(module: InferenceNetwork, shape: Any) -> Any:
