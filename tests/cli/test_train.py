@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 
 from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer.cli import train as command
+from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import HubOptions
+from tf_segformer.training import trainer
 
 RECIPE = """
 from tf_segformer.data.augmentation import Augmentation
@@ -156,6 +159,17 @@ def test_the_folder_is_enough(scenes, arguments_of_train):
     weights = arguments_of_train["recipe"].loss["class_weights"]
     assert len(weights) == 4 and max(weights) == weights[3] > 1  # the sun is small
     assert "class weights: class 0" in result.output
+
+
+def test_weights_of_the_recipe_that_cannot_be_had_name_others(scenes, monkeypatch):
+    def train(*arguments, **options):
+        raise CheckpointError("nvidia/mit-b0: the Hub is out of reach")
+
+    monkeypatch.setattr(trainer, "train", train)
+    result = CliRunner().invoke(command.train, ["--data", str(scenes)])
+    assert re.search(r"out of reach; or start .*--init camvid-b0.*--init random", str(result.exception))
+    result = CliRunner().invoke(command.train, ["--data", str(scenes), "--init", "nvidia/mit-b0"])
+    assert str(result.exception) == "nvidia/mit-b0: the Hub is out of reach"
 
 
 @pytest.mark.slow

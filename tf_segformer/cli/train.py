@@ -13,6 +13,7 @@ import click
 from tf_segformer.cli.data_options import data_options, open_with_options
 from tf_segformer.cli.loading import import_keras
 from tf_segformer.cli.options import hub_options, precision_option
+from tf_segformer.errors import CheckpointError
 
 
 @click.command(short_help="Train or fine-tune on a labelled dataset.")
@@ -103,7 +104,14 @@ def train(
             loaded = _with_class_weights(loaded, weights or _numbers(class_weights), splits[0].class_names)
         _limit_threads(threads)
         options |= {"jit_compile": "auto" if jit is None else jit, "backend": backend, **processes}
-        best = trainer.train(loaded, splits, check=False, parallel_calls=threads, **options)
+        try:
+            best = trainer.train(loaded, splits, check=False, parallel_calls=threads, **options)
+        except CheckpointError as error:
+            if options["model"] is None and str(error).startswith(f"{loaded.initial_weights}: "):
+                raise CheckpointError(
+                    f"{error}; or start from weights of this package (--init camvid-b0) or from none (--init random)"
+                ) from error
+            raise
     if process_index() == 0:
         click.echo(f"best mIoU {100 * best['mIoU']:.2f} at step {best['step']}")
 
