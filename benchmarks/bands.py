@@ -4,8 +4,8 @@
     python -m benchmarks.bands CAMVID --start encoder       # the head initialized again, so that there is more to learn
 
 The five bands are written as .npy: RGB times 257, their mean in 12 bits with noise (a fourth sensor of another range),
-and noise alone. camvid-b0 gets its first kernel spread over them; the bands' range, mean and std are found by the
-training run. Seed, order of the images and crops are the same for both.
+and noise alone. camvid-b0 keeps its first kernel for RGB and begins at 0 for the others; the bands' range, mean and std
+are found by the training run. Seed, order of the images and crops are the same for both.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _trained(name: str, root: Path, run: Path, arguments: argparse.Namespace) ->
     data = (data[0], replace(data[1], examples=data[1].examples[:: arguments.every]))
     keras.utils.set_random_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the kernel is spread
+        warnings.simplefilter("ignore")  # that the kernel is changed
         model = SegformerForSemanticSegmentation.from_pretrained(
-            CHECKPOINT, num_channels=data[0].image_type.channels, ignore_mismatched_sizes=True
+            CHECKPOINT, num_channels=data[0].image_type.channels, ignore_mismatched_sizes=True, new_channels="zero"
         )
     if arguments.start == "encoder":
         model.decode_head.set_weights(SegformerForSemanticSegmentation(model.config).decode_head.get_weights())

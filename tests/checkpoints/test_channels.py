@@ -7,7 +7,7 @@ import pytest
 
 from tests.modeling.make_golden import FOLDER
 from tf_segformer import SegformerModel
-from tf_segformer.checkpoints.channels import spread_channels
+from tf_segformer.checkpoints.channels import spread_channels, zero_channels
 from tf_segformer.errors import CheckpointError
 
 GRAY = np.random.default_rng(0).standard_normal((1, 33, 40, 1)).astype("float32")
@@ -35,6 +35,20 @@ def test_a_multiple_of_three_and_one_channel_are_those_of_timm():
     np.testing.assert_allclose(spread_channels(kernel, 1), kernel.sum(axis=2, keepdims=True))
 
 
+@pytest.mark.parametrize("channels", [3, 5])
+def test_zero_channels_leave_the_map_of_rgb_whatever_the_other_bands_hold(channels):
+    image = np.random.default_rng(1).standard_normal((1, 33, 40, 5)).astype("float32")
+    with pytest.warns(UserWarning, match="model takes 5: it is kept for the first of them, the others start at 0"):
+        model = SegformerModel.from_pretrained(
+            FOLDER / "segmentation", num_channels=5, ignore_mismatched_sizes=True, new_channels="zero"
+        )
+    expected = SegformerModel.from_pretrained(FOLDER / "segmentation")(image[..., :3]).numpy()
+    image[..., channels:] = 9
+    np.testing.assert_allclose(model(image), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 5))
+    np.testing.assert_array_equal(zero_channels(kernel, 2), kernel[:, :, :2])
+
+
 def test_random_channels_are_initialized_and_the_rest_is_kept():
     with pytest.warns(UserWarning, match="newly initialized"):
         model = SegformerModel.from_pretrained(
@@ -54,5 +68,5 @@ def test_without_it_the_error_says_how():
 
 def test_another_way_is_rejected():
     options = {"num_channels": 6, "ignore_mismatched_sizes": True, "new_channels": "zeros"}
-    with pytest.raises(ValueError, match="must be one of spread, random"):
+    with pytest.raises(ValueError, match="must be one of spread, zero, random"):
         SegformerModel.from_pretrained(FOLDER / "segmentation", **options)

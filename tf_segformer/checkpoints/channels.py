@@ -11,7 +11,7 @@ from tf_segformer.checkpoints.mapping import MappedCheckpoint
 from tf_segformer.checkpoints.tensors import LazyTensor
 
 FIRST_KERNEL = "patch_embedding_0/projection/kernel"
-NEW_CHANNELS = ("spread", "random")
+NEW_CHANNELS = ("spread", "zero", "random")
 
 
 def spread_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -41,6 +41,25 @@ def spread_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return np.einsum("hwcd,nc->hwnd", kernel, fractions / fractions.sum(axis=0))
 
 
+def zero_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A first kernel that looks at the checkpoint's channels as before and learns the others from 0.
+
+    Args:
+        kernel: (h, w, C, D).
+        channels: Channels of the images, of which the first C are those of the checkpoint; the last of these are left
+            out where there are fewer.
+
+    Returns:
+        (h, w, channels, D).
+
+    Example:
+        >>> zero_channels(np.ones((1, 1, 3, 1)), 4).ravel().tolist()
+        [1.0, 1.0, 1.0, 0.0]
+    """
+    before = min(kernel.shape[2], channels)
+    return np.pad(kernel[:, :, :before], [(0, 0), (0, 0), (0, channels - before), (0, 0)])
+
+
 def with_channels(
     mapped: MappedCheckpoint, channels: int, new_channels: str, initializer_range: float
 ) -> MappedCheckpoint:
@@ -49,7 +68,8 @@ def with_channels(
     Args:
         mapped: The checkpoint.
         channels: Channels of the images.
-        new_channels: "spread" as `spread_channels` does, or "random" for a new kernel.
+        new_channels: "spread" as `spread_channels` does, "zero" as `zero_channels` does (for RGB and further bands), or
+            "random" for a new kernel.
         initializer_range: Standard deviation of a new kernel.
 
     Returns:
@@ -74,6 +94,10 @@ def with_channels(
         "spread": (
             "is spread so that an image of equal channels gives the same map; new_channels='random' initializes it",
             lambda: spread_channels(kernel.read().astype(np.float32), channels),
+        ),
+        "zero": (
+            "is kept for the first of them, the others start at 0",
+            lambda: zero_channels(kernel.read().astype(np.float32), channels),
         ),
         "random": ("is newly initialized, train it first", random),
     }[new_channels]

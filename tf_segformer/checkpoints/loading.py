@@ -190,7 +190,7 @@ def load_pretrained(
         ignore_mismatched_sizes: Reinitialize a head of another size and warn, instead of raising; with another
             `num_channels`, change the first kernel.
         new_channels: How that kernel is changed: "spread" over the channels, so that an image of equal channels gives
-            the same map, or "random".
+            the same map; "zero" for further channels, so that RGB with further bands does; or "random".
         **options: Fields of `HubOptions`, fields of the configuration that shall differ, and arguments of `build`.
 
     Returns:

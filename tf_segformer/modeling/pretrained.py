@@ -26,9 +26,9 @@ class PretrainedMixin:
                 "owner/name".
             **options: `num_labels`, `id2label` and other fields of the configuration to change; with
                 `ignore_mismatched_sizes=True` a head of another size is reinitialized and a first kernel of other
-                `num_channels` spread over them (`new_channels="random"`: reinitialized), which a warning says;
-                `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the constructor's
-                `output_hidden_states`, `output_attentions`, `dtype`, `name` and `rematerialize`.
+                `num_channels` spread over them (`new_channels="zero"`: 0 for further ones, "random": reinitialized),
+                which a warning says; `revision`, `token`, `cache_dir` and `local_files_only` for the Hub; the
+                constructor's `output_hidden_states`, `output_attentions`, `dtype`, `name` and `rematerialize`.
 
         Returns:
             The model with the checkpoint's weights.

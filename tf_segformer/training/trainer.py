@@ -343,8 +343,9 @@ def _make_model(
     if checkpoint is None:
         config = SegformerConfig.from_variant(recipe.variant, id2label=id2label, **fields)
         return SegformerForSemanticSegmentation(config, **options)
+    options |= {"ignore_mismatched_sizes": True, "new_channels": "zero" if channels > 3 else "spread"}
     return SegformerForSemanticSegmentation.from_pretrained(
-        checkpoint, id2label=id2label, ignore_mismatched_sizes=True, **options, **vars(hub), **fields
+        checkpoint, id2label=id2label, **options, **vars(hub), **fields
     )
 
 
