@@ -11,7 +11,21 @@ from tf_segformer.cli import predict_dataset as command
 pytest.importorskip("pyarrow")
 
 
-def test_rows_are_written_and_counted(run, checkpoint, image, tmp_path):
+@pytest.fixture
+def model_is_loaded_once(monkeypatch):
+    from tf_segformer.batch.model import ModelSource
+
+    loaded = []
+    load = ModelSource.predictor
+
+    def predictor(self, *arguments):
+        loaded[:] = loaded or [load(self, *arguments)]
+        return loaded[0]
+
+    monkeypatch.setattr(ModelSource, "predictor", predictor)
+
+
+def test_rows_are_written_and_counted(run, checkpoint, image, tmp_path, model_is_loaded_once):
     photos, out = tmp_path / "photos", tmp_path / "out"
     for number in range(3):
         image(photos / f"{number}.png", number)
