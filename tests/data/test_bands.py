@@ -93,6 +93,18 @@ def test_statistics_are_those_of_all_pixels(scenes):
     np.testing.assert_allclose(values.std(axis=0), 1, atol=5e-3)
 
 
+def test_bands_distributed_as_the_checkpoint_s_rgb_keep_its_mean_and_std(scenes):
+    found = dataset_statistics(scenes[0])
+    near = SegformerImageProcessor(
+        image_mean=list(found.unit_mean[:3]), image_std=[1.2 * each for each in found.unit_std[:3]]
+    )
+    kept = with_statistics(near, found)
+    assert (kept.image_mean[:3], kept.image_std[:3]) == (near.image_mean, near.image_std)
+    assert kept.image_std[3:] == list(found.unit_std[3:])
+    far = with_statistics(SegformerImageProcessor(image_mean=[2.0] * 3), found)
+    assert (far.image_mean, far.image_std) == (list(found.unit_mean), list(found.unit_std))
+
+
 def test_outliers_are_clipped_and_do_not_press_the_others_together(tmp_path):
     def save(path, seed):
         image = bands_of(seed)

@@ -16,6 +16,7 @@ from tf_segformer.imaging.processor import SegformerImageProcessor
 
 PERCENTILES = (2, 98)
 
+_NEAR_MEAN, _NEAR_STD = 0.2, 1.6  # difference and ratio up to which bands count as those of photographs
 _FLOAT_SHIFT = 14  # of the 32 bits of a float, the upper 18 decide its bin: 1/512 of its value
 _SIGN = np.uint32(1 << 31)
 
@@ -153,8 +154,10 @@ def fits(processor: SegformerImageProcessor, image_type: ImageType) -> bool:
 def with_statistics(processor: SegformerImageProcessor, statistics: BandStatistics) -> SegformerImageProcessor:
     """A processor that scales and normalizes by the statistics of a dataset.
 
+    Three first bands that are distributed as the processor's RGB keep its mean and std, those that the weights know.
+
     Args:
-        processor: Its other fields are kept.
+        processor: The checkpoint's; its other fields are kept.
         statistics: Of the training split.
 
     Returns:
@@ -167,7 +170,16 @@ def with_statistics(processor: SegformerImageProcessor, statistics: BandStatisti
     """
     plain = dict.fromkeys(("value_type", "value_range", "value_percentiles", "normalization"))
     scaling = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    return replace(processor, **{**plain, **scaling, **statistics.processor_fields()})  # type: ignore[arg-type]
+    fields = statistics.processor_fields()
+    own: tuple[Any, Any] = (processor.image_mean, processor.image_std)
+    known = np.array([np.broadcast_to(each, 3) if np.size(each) in (1, 3) else np.zeros(3) for each in own])  # (2, 3)
+    found = np.array([statistics.unit_mean[:3], statistics.unit_std[:3]])
+    if processor.num_bands == 3 and not processor.keeps_values and found.shape == (2, 3):
+        near = np.abs(found[0] - known[0]) < _NEAR_MEAN
+        alike = (found[1] < _NEAR_STD * known[1]) & (known[1] < _NEAR_STD * found[1])
+        if near.all() and alike.all():
+            fields["image_mean"][:3], fields["image_std"][:3] = known.tolist()
+    return replace(processor, **{**plain, **scaling, **fields})  # type: ignore[arg-type]
 
 
 def _in_threads(dataset: LabelledDataset, threads: int) -> Iterator[np.ndarray]:
