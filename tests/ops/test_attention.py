@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -96,3 +98,11 @@ def test_half_precision_rounds_the_inputs_and_the_results_alone(dtype, training)
 def test_one_key_has_all_the_attention():
     query, key, value = random_inputs(num_keys=1)
     np.testing.assert_allclose(attention(query, key, value), np.repeat(value, 37, axis=1), atol=1e-6)
+
+
+def test_training_on_a_cpu_keeps_no_probabilities_for_the_gradient():
+    """Its gradient is one of our own; inference, which has none, takes the definition as it is."""
+    for training in (True, False):
+        function = tf.function(functools.partial(attention, training=training))
+        graph = function.get_concrete_function(*random_inputs()).graph
+        assert ("IdentityN" in {operation.type for operation in graph.get_operations()}) is training

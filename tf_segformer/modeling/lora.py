@@ -15,9 +15,9 @@ ATTENTION = ("attention/",)
 def enable_lora(
     model: keras.Model,
     rank: int,
-    layers: Sequence[str] = ATTENTION,
-    alpha: float | None = None,
-    also_train: Sequence[str] = ("classifier",),
+    layers: Sequence[str],
+    alpha: float | None,
+    also_train: Sequence[str],
 ) -> None:
     """Adds adapters to dense layers and freezes all else; `PretrainedMixin.enable_lora` describes the arguments.
 
