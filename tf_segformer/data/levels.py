@@ -65,12 +65,12 @@ def to_levels(image: Any, processor: SegformerImageProcessor) -> tuple[Any, Call
 def _by_constants(image: Any, processor: SegformerImageProcessor) -> Callable[[Any], Any]:
     """From 8-bit values to pixel values."""
     scale = np.float32(processor.rescale_factor if processor.do_rescale else 1.0)
-    mean, std = np.zeros((), np.float32), np.ones((), np.float32)
-    if processor.do_normalize:
-        mean, std = (
-            np.broadcast_to(values.per_band(name, getattr(processor, name), image), image.shape[-1:]).astype(np.float32)
-            for name in ("image_mean", "image_std")
-        )
+    if not processor.do_normalize:
+        return lambda levels: levels * scale
+    mean, std = (
+        np.broadcast_to(values.per_band(name, getattr(processor, name), image), image.shape[-1:]).astype(np.float32)
+        for name in ("image_mean", "image_std")
+    )
     return lambda levels: (levels * scale - mean) / std
 
 
