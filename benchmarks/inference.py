@@ -20,6 +20,7 @@ from benchmarks.harness.case import Case, Peer
 from benchmarks.peers import keras_hub, onnxruntime, openvino, ours, transformers
 
 _WEIGHTS, _ONNX, _HF_ONNX = (ours.WEIGHTS,), (ours.ONNX,), (transformers.ONNX,)
+_INT8 = None  # not compared: how 8 bits agree on random weights says nothing; RESULTS.md has them on CamVid
 _BFLOAT16 = 0.1  # tolerance: a bfloat16 has three significant digits, and the network fifty layers
 PEERS = {
     "ours": Peer("this project", ours.IMPORTS, ours.predictor_graph(), _WEIGHTS),
@@ -53,6 +54,23 @@ PEERS |= {
     "ours-bfloat16": Peer(
         "this project, bfloat16", ours.IMPORTS, ours.predictor_graph("bfloat16"), _WEIGHTS, _BFLOAT16
     ),
+    "openvino-ours-bfloat16": Peer(
+        "OpenVINO, this project's ONNX, bfloat16",
+        openvino.IMPORTS,
+        openvino.inference("ours.onnx", "bf16"),
+        _ONNX,
+        _BFLOAT16,
+    ),
+    "openvino-ours-int8": Peer(
+        "OpenVINO, this project's int8", openvino.IMPORTS, openvino.inference("int8/model.xml"), (ours.INT8,), _INT8
+    ),
+    "openvino-ours-int8-bfloat16": Peer(
+        "OpenVINO, this project's int8, the rest bfloat16",
+        openvino.IMPORTS,
+        openvino.inference("int8/model.xml", "bf16"),
+        (ours.INT8,),
+        _INT8,
+    ),
     "matmul": Peer("matrix product", ("tensorflow",), ours.matmul, tolerance=None),
 }
 
@@ -81,7 +99,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
         columns = timing_columns(seconds, key, subject, PEERS[subject].title)
         times_floor = columns["median ms"] / 1000 / floor
         rows.append(
-            {"engine": PEERS[key].title, **columns, "x floor": times_floor, "difference": team.differences[key]}
+            {"engine": PEERS[key].title, **columns, "x floor": times_floor, "difference": team.differences.get(key)}
         )
     notes = (
         f"{rounds} rounds in turns; spread is between the quartiles; difference is that of the logits from a peer's, "

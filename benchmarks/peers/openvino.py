@@ -1,4 +1,4 @@
-"""OpenVINO on an ONNX file: Hugging Face's, whose images are channels first, or this project's."""
+"""OpenVINO on Hugging Face's ONNX file, whose images are channels first, or on this project's files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from benchmarks.peers.ours import channels_first, channels_last
 IMPORTS = ("openvino",)
 
 
-def inference(name: str) -> Callable[[Case], Engine]:
-    """The network of the case's file of that name."""
-    make = channels_last if name == "ours.onnx" else channels_first
+def inference(name: str, precision: str = "f32") -> Callable[[Case], Engine]:
+    """The network of the case's file of that name; OpenVINO's name of a precision says what it computes in."""
+    make = channels_first if name == "hugging-face.onnx" else channels_last
 
     def load(case: Case) -> Engine:
         import openvino
@@ -24,7 +24,7 @@ def inference(name: str) -> Callable[[Case], Engine]:
         settings = {
             "INFERENCE_NUM_THREADS": case.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # or it may choose bfloat16 by itself
+            "INFERENCE_PRECISION_HINT": precision,  # or it may choose bfloat16 by itself
         }
         compiled = core.compile_model(model, "CPU", settings)
         return make(case, lambda pixel_values: compiled(pixel_values)[0])
