@@ -33,7 +33,7 @@ def fixed_seed():
     keras.utils.set_random_seed(0)
 
 
-GROWTH = 200e6  # bytes; to look for what is no longer used takes most of a second
+GROWTH = 100e6  # bytes; to look for what is no longer used takes most of a second
 kept = {"bytes": 0}  # what this process had after it gave memory back
 
 
