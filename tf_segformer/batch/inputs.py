@@ -12,7 +12,9 @@ from typing import Any
 
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import IMAGE_SUFFIXES
+from tf_segformer.requirements import import_extra
 
+NAME = "predict-dataset"  # in messages
 _KINDS = {
     "parquet": r"\.(parquet|pq)",
     "webdataset": r"\.(tar|tgz|tar\.gz)",
@@ -59,22 +61,6 @@ class Shard:
     images: int | None = None
 
 
-def require_fsspec() -> Any:
-    """The library that opens paths of all file systems.
-
-    Returns:
-        The module fsspec.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    try:
-        import fsspec.core
-    except ImportError as error:
-        raise ImportError("predict-dataset needs fsspec: pip install 'tf_segformer[ray]'") from error
-    return fsspec
-
-
 def open_file_system(path: str) -> tuple[Any, str]:
     """The file system of a path, and the path within it.
 
@@ -93,7 +79,7 @@ def open_file_system(path: str) -> tuple[Any, str]:
         '/photos/a.jpg'
     """
     try:
-        return require_fsspec().core.url_to_fs(path)
+        return import_extra("fsspec.core", "ray", NAME).url_to_fs(path)
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
 
@@ -304,11 +290,8 @@ def require_pyarrow() -> Any:
     Raises:
         ImportError: It is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("predict-dataset writes Parquet by pyarrow: pip install 'tf_segformer[ray]'") from error
-    return pyarrow
+    import_extra("pyarrow.parquet", "ray", NAME)
+    return import_extra("pyarrow", "ray", NAME)
 
 
 def _neighbours(rows: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_segformer.batch.inputs import (
+    NAME,
     Shard,
     Source,
     is_local,
@@ -25,6 +26,7 @@ from tf_segformer.batch.inputs import (
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from tf_segformer.io import count_records, read_bytes
+from tf_segformer.requirements import import_extra
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "img", "jpg", "jpeg", "png", "content", "data")
 _PATH_COLUMNS = ("path", "image_path", "file", "filename", "file_name", "url", "image_url", "uri")
@@ -225,7 +227,7 @@ def _from_parquet(source: Source, shard: Shard, columns: Columns) -> Iterator[En
 
 def _columns(source: Source, schema: Any, columns: Columns) -> tuple[str, str | None]:
     """The columns of the image and of the id."""
-    types = pyarrow_types()
+    types = import_extra("pyarrow.types", "ray", NAME)
     of_bytes = [each.name for each in schema if types.is_binary(each.type) or types.is_large_binary(each.type)]
     of_bytes += [each.name for each in schema if types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0]
     of_text = [each.name for each in schema if types.is_string(each.type) or types.is_large_string(each.type)]
@@ -238,14 +240,6 @@ def _columns(source: Source, schema: Any, columns: Columns) -> tuple[str, str | 
         raise DatasetError(f"{source.name}: has no column {columns.id!r}, but {', '.join(schema.names)}")
     usual = (name for name in _ID_COLUMNS if name in schema.names and (name != image or name in of_text))
     return image, columns.id or next(usual, None)
-
-
-def pyarrow_types() -> Any:
-    """Arrow's functions that say which type a column has."""
-    require_pyarrow()
-    import pyarrow.types
-
-    return pyarrow.types
 
 
 def _choose(wanted: str | None, usual: Sequence[str], there: Sequence[str], problem: str) -> str:

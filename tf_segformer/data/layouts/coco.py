@@ -22,6 +22,7 @@ from tf_segformer.data.layouts.layout import (
     with_background,
 )
 from tf_segformer.errors import DatasetError, ImageError
+from tf_segformer.requirements import import_extra
 
 _FARTHEST = 1e6  # pixels
 _LONGEST_OUTLINE, _LONGEST_OUTLINES = 1e6, 2e7  # pixels of a polygon, of an image: pycocotools takes steps of a fifth
@@ -122,7 +123,9 @@ def _image_path(root: Path, file: Path, name: str) -> Path:
 
 def _read_values(records: Mapping[Path, Any], image: Path, labels: Path) -> np.ndarray:
     """Label values (H, W) of one image: the class of the object, 0 where there is none."""
-    mask = import_pycocotools()
+    import_extra("pycocotools", "coco", "a COCO annotation")
+    from pycocotools import mask
+
     height, width, shapes = records[image]
     if not is_image_size(width, height):
         raise ImageError(f"{labels}: no usable height and width of {image.name} ({height}, {width})")
@@ -187,16 +190,3 @@ def _decompressed(text: str) -> np.ndarray:
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     return lengths
-
-
-def import_pycocotools() -> Any:
-    """pycocotools.mask.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("COCO annotations need pycocotools: pip install 'tf_segformer[coco]'") from error
-    return mask
