@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tf_segformer.inference.engines import Engine
     from tf_segformer.modeling.models import PretrainedModel
 
-DEFAULT_MODEL = "camvid-b0"
-
 
 def load_model(
     name: str, hub: HubOptions = DEFAULT_HUB, precision: str = "float32"

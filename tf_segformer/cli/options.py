@@ -108,6 +108,14 @@ def prediction_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+PARTLY_FAILED, UNUSABLE = 1, 2
+"""Exit codes of the commands that predict: some of the images, or all of them, gave no result."""
+
+model_option = click.option(
+    "-m", "--model", default="camvid-b0", show_default=True,
+    help="Folder, file, embedded name or Hub id; or what export wrote.",
+)  # fmt: skip
+
 engine_option = click.option(
     "--engine", type=click.Choice((AUTO, *ENGINES)), default=None,
     help="What runs the model. Of a checkpoint, what an engine reads is written once into the cache folder. auto takes "

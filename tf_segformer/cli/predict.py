@@ -11,8 +11,17 @@ import click
 from click.core import ParameterSource
 
 from tf_segformer.cli.inputs import expand_inputs
-from tf_segformer.cli.loading import DEFAULT_MODEL, load_predictable
-from tf_segformer.cli.options import engine_option, hub_options, make_predictor, prediction_options, read_numbers
+from tf_segformer.cli.loading import load_predictable
+from tf_segformer.cli.options import (
+    PARTLY_FAILED,
+    UNUSABLE,
+    engine_option,
+    hub_options,
+    make_predictor,
+    model_option,
+    prediction_options,
+    read_numbers,
+)
 from tf_segformer.cli.outputs import KINDS, OutputFolder
 from tf_segformer.cli.scenes import VECTOR_SUFFIXES, RasterOptions, kind_of, reject_logits, segment_scene
 from tf_segformer.errors import ImageError
@@ -23,7 +32,6 @@ from tf_segformer.inference.results import Failure, SegmentationResult, WrittenR
 if TYPE_CHECKING:
     from tf_segformer.cli.remote import RemotePredictor
 
-PARTLY_FAILED, UNUSABLE = 1, 2
 _CLASSES_IN_A_LINE = 4
 _TOP_CLASSES = 5
 
@@ -39,13 +47,7 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
 
 @click.command(short_help="Segment photos.")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...")
-@click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Folder, file, embedded name or Hub id; or what export wrote.",
-)
+@model_option
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="segmented", show_default=True,
     help="Folder to write to.",

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tf_segformer.cli.loading import DEFAULT_MODEL
-from tf_segformer.cli.options import hub_options, prediction_options
+from tf_segformer.cli.options import PARTLY_FAILED, UNUSABLE, hub_options, model_option, prediction_options
 from tf_segformer.hub import HubOptions
 
 if TYPE_CHECKING:
     from tf_segformer.batch.run import Progress
 
-PARTLY_FAILED, UNUSABLE = 1, 2
 _SECONDS_BETWEEN_LINES = 30
 _BATCH_SIZE = 16
 
@@ -27,13 +25,7 @@ _BATCH_SIZE = 16
     "predict-dataset", short_help="Segment a dataset.", context_settings={"default_map": {"batch_size": _BATCH_SIZE}}
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT... OUTPUT")
-@click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Folder, file, embedded name or Hub id; or what export wrote.",
-)
+@model_option
 @click.option("--masks", is_flag=True, help="Write class maps, as PNG in the column mask.")
 @click.option(
     "--format", "save_as", type=click.Choice(("parquet", "png")), default="parquet", show_default=True,
