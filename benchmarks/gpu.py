@@ -84,12 +84,12 @@ def measure_inference(bench: Bench, keys: list[str], case: Case, rounds: int) ->
     """From images to class maps: the table of one case."""
     uncompared = {key: dataclasses.replace(peer, tolerance=None) for key, peer in bench.peers.items()}
     with dataclasses.replace(bench, peers=uncompared).start_agreeing(keys, case) as team:
-        shares = _shares_of_other_pixels({key: worker.output() for key, worker in team.workers.items()}, case)
+        fractions = _fractions_of_other_pixels({key: worker.output() for key, worker in team.workers.items()}, case)
         seconds = interleave({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=5)
     facts = _Facts(
         seconds,
         {key: worker.last["peak"] for key, worker in team.workers.items()},
-        {key: {"other pixels": share} for key, share in shares.items()},
+        {key: {"other pixels": fraction} for key, fraction in fractions.items()},
         team.versions,
         team.skipped,
     )
@@ -122,8 +122,8 @@ def measure_training(bench: Bench, keys: list[str], case: Case, rounds: int) -> 
     return _table(f"Training step: {_describe(case)}", bench, case, facts)
 
 
-def _shares_of_other_pixels(class_maps: Mapping[str, np.ndarray], case: Case) -> dict[str, float]:
-    """The share of pixels whose class is not that of Hugging Face's eager model, or else of the first engine.
+def _fractions_of_other_pixels(class_maps: Mapping[str, np.ndarray], case: Case) -> dict[str, float]:
+    """The fraction of pixels whose class is not that of Hugging Face's eager model, or else of the first engine.
 
     Raises:
         Disagreement: An engine whose class maps are another network's, or a reference of one class.
@@ -131,11 +131,11 @@ def _shares_of_other_pixels(class_maps: Mapping[str, np.ndarray], case: Case) ->
     reference = class_maps.get("torch", next(iter(class_maps.values())))
     if np.unique(reference).size < 2:
         raise Disagreement("the reference gives one class everywhere: agreement with it says nothing")
-    shares = {key: float((class_map != reference).mean()) for key, class_map in class_maps.items()}
-    for key, share in shares.items():
-        if share > _OTHER_PIXELS[case.precision]:
-            raise Disagreement(f"{key}: {share:.1%} of the pixels have another class: it computes something else")
-    return shares
+    fractions = {key: float((class_map != reference).mean()) for key, class_map in class_maps.items()}
+    for key, fraction in fractions.items():
+        if fraction > _OTHER_PIXELS[case.precision]:
+            raise Disagreement(f"{key}: {fraction:.1%} of the pixels have another class: it computes something else")
+    return fractions
 
 
 @dataclasses.dataclass(frozen=True)

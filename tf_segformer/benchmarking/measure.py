@@ -42,7 +42,7 @@ class Row:
         first_ms: The first run, in which some engines compile.
         ms: Median of the later ones.
         peak_bytes: The largest memory of its process.
-        agreement: Share of the pixels whose class is the checkpoint's.
+        agreement: Fraction of the pixels whose class is the checkpoint's.
         miou: Mean intersection over union, where there are labels; NaN where no class is labelled.
     """
 
@@ -180,7 +180,7 @@ def compare(
         ignore_index: Label of pixels that do not count.
 
     Returns:
-        The share of equal pixels, and the mIoU where there is a label map.
+        The fraction of equal pixels, and the mIoU where there is a label map.
     """
     equal = total = 0
     confusion = np.zeros((num_classes, num_classes), np.int64)

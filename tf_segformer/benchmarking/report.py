@@ -135,5 +135,5 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None or math.isnan(share) else f"{100 * share:.2f}"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f}"
