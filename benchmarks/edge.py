@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, bench_of, parser_of, timing_columns
 from benchmarks.harness.case import Case, Engine, File, Peer
 from benchmarks.peers import onnxruntime, ours
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _MODEL = "camvid-b0"
 _CALIBRATION_FRAMES = 100
@@ -138,7 +139,7 @@ def measure(bench: Bench, keys: list[str], case: Case, sizes: list[tuple[int, in
     from tf_segformer.imaging.postprocess import class_map_from_logits
 
     with bench.start_agreeing(keys, case) as team:
-        seconds = interleave({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=0)
+        seconds = time_in_turns({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=0)
         logits = {key: worker.output() for key, worker in team.workers.items()}
         files = {key: _bytes(case, key) for key in logits}
     per_frame = {key: [each / len(sizes) for each in taken] for key, taken in seconds.items()}

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
+from benchmarks.harness.bench import Bench, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Engine, Peer
 from benchmarks.peers import ours, transformers
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _IMPORTS = (*transformers.IMPORTS, "PIL")
 
@@ -142,7 +143,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
                 parts.append(workers[key].last["result"])
             return seconds
 
-        seconds = interleave({key: lambda key=key: run(key) for key in workers}, rounds, warmup=1)
+        seconds = time_in_turns({key: lambda key=key: run(key) for key in workers}, rounds, warmup=1)
     per_image = {key: [each / ours.IMAGES for each in taken] for key, taken in seconds.items()}
     subject = next(iter(seconds))
     rows = [

@@ -26,11 +26,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, Disagreement, bench_of, interleave, parser_of, timing_columns
+from benchmarks.harness.bench import Bench, Disagreement, bench_of, parser_of, timing_columns
 from benchmarks.harness.case import Case, Peer
 from benchmarks.harness.worker import GivenUp, Skipped
 from benchmarks.peers import on_gpu
 from benchmarks.peers.ours import WEIGHTS
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _HUGGING_FACE, _FILES = ("torch", "transformers"), (WEIGHTS,)
 _GRAPHS = "reduce-overhead"  # CUDA graphs
@@ -85,7 +86,7 @@ def measure_inference(bench: Bench, keys: list[str], case: Case, rounds: int) ->
     uncompared = {key: dataclasses.replace(peer, tolerance=None) for key, peer in bench.peers.items()}
     with dataclasses.replace(bench, peers=uncompared).start_agreeing(keys, case) as team:
         fractions = _fractions_of_other_pixels({key: worker.output() for key, worker in team.workers.items()}, case)
-        seconds = interleave({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=5)
+        seconds = time_in_turns({key: worker.run for key, worker in team.workers.items()}, rounds, warmup=5)
     facts = _Facts(
         seconds,
         {key: worker.last["peak"] for key, worker in team.workers.items()},
@@ -109,7 +110,7 @@ def measure_training(bench: Bench, keys: list[str], case: Case, rounds: int) -> 
                 outputs[key] = worker.output()
                 worker.run()
                 columns[key] = {"first loss": worker.last["result"]}
-                seconds |= interleave({key: worker.run}, rounds, warmup=3)
+                seconds |= time_in_turns({key: worker.run}, rounds, warmup=3)
                 peaks[key] = worker.last["peak"]
                 versions.append(worker.facts["versions"])
         except (Skipped, GivenUp) as reason:

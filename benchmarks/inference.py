@@ -15,9 +15,10 @@ import argparse
 import contextlib
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
+from benchmarks.harness.bench import Bench, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Peer
 from benchmarks.peers import keras_hub, onnxruntime, openvino, ours, transformers
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _WEIGHTS, _ONNX, _HF_ONNX = (ours.WEIGHTS,), (ours.ONNX,), (transformers.ONNX,)
 _INT8 = None  # not compared: how 8 bits agree on random weights says nothing; RESULTS.md has them on CamVid
@@ -90,7 +91,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
     """The table of one case."""
     with bench.start_agreeing(keys, case) as team, contextlib.closing(bench.start("matmul", case)) as matmul:
         runs = {key: worker.run for key, worker in team.workers.items()}
-        seconds = interleave({**runs, "matmul": matmul.run}, rounds)
+        seconds = time_in_turns({**runs, "matmul": matmul.run}, rounds)
     peak = ours.matmul_flop() / min(seconds.pop("matmul"))
     floor = 2 * _macs(case) / peak  # seconds
     rows = []

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
+from benchmarks.harness.bench import Bench, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Engine, File, Peer
 from benchmarks.peers import ours
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _WINDOW, _STRIDE = 1024, 768
 
@@ -158,7 +159,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
     """The table of one part."""
     with bench.start_agreeing(keys, case) as team:
         workers = team.workers
-        seconds = interleave({key: worker.run for key, worker in workers.items()}, rounds, warmup=0)
+        seconds = time_in_turns({key: worker.run for key, worker in workers.items()}, rounds, warmup=0)
     subject = next(iter(workers))
     rows = [
         {

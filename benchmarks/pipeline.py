@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import interleave
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _BATCHES = 4  # per turn: one alone may come from a buffer
 
@@ -64,7 +64,7 @@ def _row(recipe: Any, phase: Any, sources: dict[str, Any], arguments: argparse.N
     step = _training_step(recipe, sources["files"].num_labels)
     runs: dict[str, Callable[[], float]] = {name: _timed(iter(each)) for name, each in batches.items()}
     runs["training step"] = _timed(step(*ready) for _ in itertools.count())
-    seconds = interleave(runs, arguments.runs, warmup=1)
+    seconds = time_in_turns(runs, arguments.runs, warmup=1)
     images = _BATCHES * phase.batch_size
     rates = {name: images / statistics.median(taken) for name, taken in seconds.items()}
     return {"crop": "x".join(map(str, phase.augmentation.crop_size)), "batch": phase.batch_size, **rates}

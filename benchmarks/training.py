@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import Bench, interleave, parser_of, publish_cases, timing_columns
+from benchmarks.harness.bench import Bench, parser_of, publish_cases, timing_columns
 from benchmarks.harness.case import Case, Peer
 from benchmarks.peers import keras_hub, ours, transformers
+from tf_segformer.benchmarking.turns import time_in_turns
 
 _WEIGHTS = (ours.WEIGHTS,)
 PEERS = {
@@ -41,7 +42,7 @@ def measure(bench: Bench, keys: list[str], case: Case, rounds: int) -> list[repo
     with bench.start_agreeing(keys, case) as team:
         workers = team.workers
         losses = {key: worker.last["result"] for key, worker in workers.items()}
-        seconds = interleave({key: worker.run for key, worker in workers.items()}, rounds, warmup=1)
+        seconds = time_in_turns({key: worker.run for key, worker in workers.items()}, rounds, warmup=1)
     subject = next(iter(workers))
     title, peak = PEERS[subject].title, workers[subject].last["peak"]
     rows = [

@@ -7,7 +7,6 @@ import contextlib
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +20,6 @@ from benchmarks.harness.worker import GivenUp, Limits, Skipped, Worker, make_fil
 REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here gives the logits to compare with
 # TensorFlow and transformers import these where they are installed, 0.2 GB and seconds of it, and no engine needs them.
 HIDDEN = ("jax", "sklearn", "matplotlib")
-# Thread pools spin after a call, in case another comes, and take cores from the engine whose turn is next:
-# onnxruntime's for about 50 ms (measured: processor time after the answer), the others' for less than 10. A pause
-# before each timed call lets them fall asleep.
-PAUSE = 0.1
 
 
 class Disagreement(Exception):
@@ -182,30 +177,6 @@ def measure_alone(bench: Bench, key: str, case: Case, later_runs: int = 3, with_
         later = [worker.run() for _ in range(later_runs)] or [first]
         peak = worker.last["peak"]
         return Alone(worker.facts, first, statistics.median(later), peak, worker.output() if with_output else None)
-
-
-def interleave(
-    runs: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 2, pause: float = PAUSE
-) -> dict[str, list[float]]:
-    """Runs all in turns, A B C A B C, so that what disturbs the machine disturbs all alike.
-
-    Args:
-        runs: What to time, by name; each does its work and returns its own seconds, so that pipes do not count.
-        rounds: Turns that count.
-        warmup: Turns before them.
-        pause: Seconds of rest before each call.
-
-    Returns:
-        Seconds of each round by name, in order: the i-th of all were taken one after the other.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(warmup + rounds):
-        for name, run in runs.items():
-            time.sleep(pause)
-            taken = run()
-            if turn >= warmup:
-                seconds[name].append(taken)
-    return seconds
 
 
 def timing_columns(seconds: Mapping[str, Sequence[float]], key: str, subject: str, title: str) -> dict[str, float]:

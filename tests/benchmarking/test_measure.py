@@ -55,7 +55,6 @@ class StandIn:
 def stand_ins(monkeypatch):
     StandIn.started = []
     monkeypatch.setattr(measure, "Worker", StandIn)
-    monkeypatch.setattr(measure, "_PAUSE", 0)
     monkeypatch.setattr(
         measure, "time_in_turns", lambda runs, rounds: {key: [run()] * rounds for key, run in runs.items()}
     )

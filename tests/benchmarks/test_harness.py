@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import report
-from benchmarks.harness.bench import (
-    Bench,
-    Disagreement,
-    check_agreement,
-    interleave,
-    measure_alone,
-    ratio,
-    timing_columns,
-)
+from benchmarks.harness.bench import Bench, Disagreement, check_agreement, measure_alone, ratio, timing_columns
 from benchmarks.harness.case import Case, Engine, File, Peer
 from benchmarks.harness.worker import GivenUp, Limits, Skipped
+from tf_segformer.benchmarking.turns import time_in_turns
 
 CASE = Case("unused", height=64, width=96, classes=5, batch=2)
 
@@ -186,7 +179,7 @@ def test_turns_are_taken_one_after_the_other():
         calls.append(name)
         return float(len(calls))
 
-    seconds = interleave({name: lambda name=name: run(name) for name in "abc"}, rounds=2, warmup=1, pause=0)
+    seconds = time_in_turns({name: lambda name=name: run(name) for name in "abc"}, rounds=2, warmup=1, pause=0)
     assert "".join(calls) == "abcabcabc"
     assert seconds == {"a": [4, 7], "b": [5, 8], "c": [6, 9]}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tf_segformer.benchmarking.forms import FORMS, Form, write_form
+from tf_segformer.benchmarking.turns import time_in_turns
 from tf_segformer.benchmarking.worker import Worker, WorkerError
 from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
@@ -23,8 +23,6 @@ Sample = tuple[np.ndarray, np.ndarray | None]
 """An image (H, W, C) and its label map (H, W), or None."""
 
 _Size = tuple[int, int]
-_PAUSE = 0.1  # seconds before each timed call: thread pools of the form before spin for half of that
-_WARM_UP = 2
 _CALIBRATION = 30
 _GENERATED = 4
 
@@ -140,31 +138,6 @@ def _start(
         load_seconds=worker.facts["seconds"],
     )
     return replace(row, first_ms=1000 * worker.run()), worker
-
-
-def time_in_turns(runs: dict[str, Callable[[], float]], rounds: int, pause: float = _PAUSE) -> dict[str, list[float]]:
-    """Runs all in turns, A B C A B C, so that what disturbs the machine disturbs all alike.
-
-    Args:
-        runs: What to time, by name; each does its work once and returns its seconds.
-        rounds: Turns that count; two come before them.
-        pause: Seconds of rest before each.
-
-    Returns:
-        Seconds of each round by name.
-
-    Example:
-        >>> time_in_turns({"a": lambda: 2.0, "b": lambda: 3.0}, rounds=2, pause=0)
-        {'a': [2.0, 2.0], 'b': [3.0, 3.0]}
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(_WARM_UP + rounds):
-        for name, run in runs.items():
-            time.sleep(pause)
-            taken = run()
-            if turn >= _WARM_UP:
-                seconds[name].append(taken)
-    return seconds
 
 
 def compare(
