@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -237,3 +239,37 @@ def test_shards_are_not_written_among_other_files(dataset, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(DatasetError, match="is not empty"):
         write_tfrecords(dataset, tmp_path)
+
+
+EXIT = """
+import sys, time
+from pathlib import Path
+from tests.training.scenes import NAMES, write_dataset
+from tf_segformer import SegformerImageProcessor
+from tf_segformer.data import Augmentation, SegmentationDataset, find_dataset, training_dataset
+
+read_labels = SegmentationDataset.read_labels
+def slowly(*arguments):
+    time.sleep(0.2)
+    return read_labels(*arguments)
+SegmentationDataset.read_labels = slowly
+
+class Fit:
+    pass
+
+dataset = find_dataset("folder", write_dataset(Path(sys.argv[1])), "train", class_names=NAMES)
+batches = training_dataset(dataset, Augmentation((32, 32)), 4, processor=SegformerImageProcessor(do_resize=False))
+fit = Fit()
+fit.itself, fit.batches = fit, iter(batches)
+held = iter(batches)
+next(fit.batches), next(held)
+del fit
+print("trained", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_python_exits_while_images_are_prepared(tmp_path):
+    """Without `_end_iterators` it waits for a thread that cannot read labels any more."""
+    program = [sys.executable, "-c", EXIT, str(tmp_path / "scenes")]
+    assert subprocess.run(program, stdout=subprocess.PIPE, text=True, timeout=300, check=True).stdout == "trained\n"

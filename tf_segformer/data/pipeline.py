@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Any
 
 import tensorflow as tf
@@ -150,3 +152,17 @@ def _classes_only(labels: Any, dataset: LabelledDataset) -> Any:
     known = tf.debugging.Assert(~tf.reduce_any(beyond), [message, tf.unique(labels[beyond])[0]])
     with tf.control_dependencies([known]):
         return tf.identity(labels)
+
+
+def _end_iterators() -> None:
+    """Ends what still prepares images when Python exits: it would wait for ever for a thread that is to read labels.
+
+    Such are the iterators of an ended `fit`, which its cycles keep, and those that an error or a name still holds.
+    """
+    gc.collect()
+    for each in gc.get_objects():
+        if issubclass(type(each), tf.data.Iterator):
+            vars(each).clear()
+
+
+atexit.register(_end_iterators)
