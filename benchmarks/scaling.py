@@ -23,6 +23,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
+
 from benchmarks.harness import report
 
 TINY = {
@@ -55,13 +57,16 @@ def main() -> None:
             photographs = _write_photographs(Path(folder) / case, CASES[case][2])
             one, several = (_measure(case, photographs, count, arguments.steps) for count in (1, arguments.processes))
             rows += [one, {**several, "times one process": several["images/s"] / one["images/s"]}]
-    notes = f"Batches of {BATCH} images, {arguments.steps} steps, one core per process. {report.machine([])}"
+    notes = (
+        f"Batches of {BATCH} images, {arguments.steps} steps, one core per process. Core s per image: processor time of "
+        "all processes, which other programs of the machine do not lengthen. Bytes: results of the collective operations "
+        f"in the step that XLA compiled. {report.machine([])}"
+    )
     report.publish("scaling", [report.Table("Training in several processes", rows, notes)])
 
 
 def _write_photographs(folder: Path, side: int) -> Path:
     """Photographs of noise with two classes, as a dataset of kind "folder"."""
-    import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -98,11 +103,13 @@ def _measure(case: str, photographs: Path, count: int, steps: int) -> report.Row
         if any(child.returncode for child in children):
             raise SystemExit(f"{case} in {count} processes failed")
         exchanged = exchanged_bytes("\n".join(path.read_text() for path in _optimized(Path(dump))))
-    seconds, parameters = json.loads(outputs[0].splitlines()[-1])
+    measured = [json.loads(output.splitlines()[-1]) for output in outputs]
+    seconds, _, parameters = measured[0]
     return {
         "case": case,
         "processes": count,
         "images/s": BATCH / seconds,
+        "core s per image": sum(each[1] for each in measured) / BATCH,
         "parameters": parameters,
         **{f"{name}, bytes per step": exchanged.get(name, 0) for name in ("all-reduce", "all-gather")},
     }
@@ -129,7 +136,7 @@ def exchanged_bytes(hlo: str) -> dict[str, int]:
 
 
 def _train(case: str, photographs: str, steps: int, core: int, **processes: Any) -> None:
-    """One process; prints the mean seconds of a step and the number of parameters."""
+    """One process; prints the mean seconds and processor seconds of a step, and the number of parameters."""
     os.sched_setaffinity(0, [core])
     import keras
 
@@ -150,12 +157,12 @@ def _train(case: str, photographs: str, steps: int, core: int, **processes: Any)
         part=processes["process_id"], parts=count,
     )  # fmt: skip
     batches = batches.take(1).cache().repeat() if is_ready else batches
-    ends: list[float] = []
+    ends: list[np.ndarray] = []
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             float(logs["loss"])
-            ends.append(time.perf_counter())
+            ends.append(np.array([time.perf_counter(), time.process_time()]))
 
     keras.utils.set_random_seed(0)
     with data_parallel():
@@ -163,7 +170,7 @@ def _train(case: str, photographs: str, steps: int, core: int, **processes: Any)
         model = SegformerForSemanticSegmentation(config)
         compile_model(model, recipe)
         model.fit(batches, steps_per_epoch=steps + 2, shuffle=False, verbose=0, callbacks=[Clock()])
-    print(json.dumps([(ends[-1] - ends[1]) / steps, model.count_params()]))
+    print(json.dumps([*(ends[-1] - ends[1]) / steps, model.count_params()]))
 
 
 if __name__ == "__main__":
