@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
+import keras
 import numpy as np
 import pytest
 
 from tests.inference.definitions import resized
+from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.windows import (
     BLENDS,
     CHUNK_BYTES,
@@ -15,7 +19,7 @@ from tf_segformer.inference.windows import (
     ResizedLogits,
     SlidingWindowLogits,
     row_chunks,
-    window_starts,
+    window_spans,
 )
 
 
@@ -39,12 +43,40 @@ def test_resized_rows_equal_the_whole_resize(size, step):
         (100, 40, 25, [0, 25, 50, 60]),
         (100, 40, 30, [0, 30, 60]),
         (40, 40, 30, [0]),
+        (30, 40, 30, [0]),
         (41, 40, 30, [0, 1]),
         (2048, 1024, 768, [0, 768, 1024]),
     ],
 )
 def test_last_window_is_shifted_inside(length, window, stride, expected):
-    assert window_starts(length, window, stride) == expected
+    assert window_spans(length, window, stride) == [(start, start + min(window, length)) for start in expected]
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "stride", "expected"),
+    [
+        (2000, 512, 384, [(0, 512), (384, 896), (768, 1280), (1152, 1664), (1472, 2000)]),  # the last of 528
+        (2048, 512, 384, [(0, 512), (384, 896), (768, 1280), (1152, 1664), (1536, 2048)]),
+        (520, 512, 384, [(0, 520)]),  # a second one would begin at a multiple of 8
+        (500, 512, 384, [(0, 500)]),
+        (300, 128, 100, [(0, 128), (96, 224), (160, 300)]),  # steps of 96
+        (110, 48, 24, [(0, 48), (32, 110)]),  # steps of 32 at least
+        (50, 16, 12, [(0, 16), (12, 28), (24, 40), (34, 50)]),  # below 32: as they are
+    ],
+)
+def test_aligned_windows_begin_at_multiples_and_the_last_one_reaches_the_border(length, window, stride, expected):
+    assert window_spans(length, window, stride, multiple=32) == expected
+
+
+@pytest.mark.parametrize("length", [33, 500, 991, 992, 2000])
+@pytest.mark.parametrize(("window", "stride"), [(32, 24), (48, 48), (512, 384), (500, 111), (640, 639)])
+def test_aligned_windows_cover_the_side_and_stay_below_the_next_multiple(length, window, stride):
+    spans = window_spans(length, window, stride, multiple=32)
+    assert all(start % 32 == 0 for start, _ in spans)
+    assert all(end - start < window + 32 for start, end in spans)
+    assert (spans[0][0], spans[-1][1]) == (0, length)
+    assert all(following[0] <= end for (_, end), following in itertools.pairwise(spans))
+    assert len({end - start for start, end in spans}) <= 2
 
 
 def _window_logits(box: tuple[int, int, int, int]) -> np.ndarray:
@@ -162,10 +194,64 @@ def test_windows_that_agree_are_unchanged_by_their_weights(blend):
 def test_cosine_blend_is_the_weighted_mean_of_the_windows():
     total, weight = np.zeros((50, 70, 3)), np.zeros((50, 70, 1))
     along = np.outer(*(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in (32, 24)))[..., None]
-    for top in window_starts(50, 32, 20):
-        for left in window_starts(70, 24, 17):
-            place = np.s_[top : top + 32, left : left + 24]
+    for top, bottom in window_spans(50, 32, 20):
+        for left, right in window_spans(70, 24, 17):
+            place = np.s_[top:bottom, left:right]
             total[place] += along * resized(_window_logits((top, left, 32, 24)), (32, 24))
             weight[place] += along
     np.testing.assert_allclose(_blended("cosine"), total / weight, atol=1e-5)
     np.testing.assert_array_equal(_blended("cosine", step=50), _blended("cosine"))
+
+
+def test_larger_last_windows_have_weights_of_their_own():
+    size, window = (75, 110), (48, 64)
+    total, weight, boxes = np.zeros((*size, 3)), np.zeros((*size, 1)), []
+    for top, bottom in ((0, 75),):
+        for left, right in ((0, 64), (32, 110)):
+            shape = (bottom - top, right - left)
+            along = np.outer(*(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in shape))[..., None]
+            total[top:bottom, left:right] += along * resized(_window_logits((top, left, *shape)), shape)
+            weight[top:bottom, left:right] += along
+
+    def predict(asked):
+        boxes.extend(asked)
+        return [_window_logits(box) for box in asked]
+
+    source = SlidingWindowLogits(size, window, (24, 40), predict, "cosine", multiple=32)
+    np.testing.assert_allclose(_read(source, 9), total / weight, atol=1e-5)
+    assert boxes == [(0, 0, 75, 64), (0, 32, 75, 78)]
+
+
+def _predictor(blend: str, size: int | None = None, batch_size: int = 1) -> SegmentationPredictor:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Conv2D(3, 4, strides=4, padding="same")])
+    processor = SegformerImageProcessor()
+    return SegmentationPredictor(
+        model, processor, "slide", window=64, stride=40, blend=blend, batch_size=batch_size, progress=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("blend", "size", "columns"),
+    [
+        ("cosine", None, [(0, 64), (32, 64), (64, 64), (96, 84)]),  # (left, width)
+        ("mean", None, [(0, 64), (40, 64), (80, 64), (116, 64)]),
+        ("cosine", 64, [(0, 64), (40, 64), (80, 64), (116, 64)]),  # a network of one size takes no larger window
+    ],
+)
+def test_cosine_aligns_windows_where_the_network_takes_any_size(blend, size, columns):
+    boxes = []
+
+    def read(box):
+        boxes.append(box)
+        return np.zeros((*box[2:], 3), np.uint8)
+
+    assert _predictor(blend, size).window_logits((64, 180), read).rows(0, 64).shape == (64, 180, 3)
+    assert boxes == [(0, left, 64, width) for left, width in columns]
+
+
+def test_windows_of_two_sizes_share_no_batch_and_give_the_same():
+    image = np.random.default_rng(0).integers(0, 256, (100, 180, 3), dtype=np.uint8)
+    (single,) = _predictor("cosine")([image])
+    (batched,) = _predictor("cosine", batch_size=3)([image])
+    np.testing.assert_array_equal(single.class_map, batched.class_map)

@@ -20,6 +20,7 @@ from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_
 from tf_segformer.inference.results import Failure, Results, SegmentationResult
 from tf_segformer.inference.windows import (
     BLENDS,
+    TOTAL_STRIDE,
     ArrayLogits,
     LogitSource,
     ResizedLogits,
@@ -29,8 +30,6 @@ from tf_segformer.inference.windows import (
 
 MODES = ("resize", "whole", "slide", "multiscale")
 DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
-
-_TOTAL_STRIDE = 32  # of the encoder: "whole" rounds sides up to it
 
 _Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -44,7 +43,8 @@ class SegmentationPredictor:
         "resize": the image is resized as the processor says, the logits to the image.
         "whole": the image keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
         "slide": windows of the image at its own size, the last ones shifted inside; the logits of each window are
-            resized to the window, then blended where windows overlap.
+            resized to the window, then blended where windows overlap. With blend="cosine" all windows begin at
+            multiples of the encoder's 32 pixels: strides are rounded down to them, the last windows up to 31 larger.
         "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
             seen through windows as in "slide".
     Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
@@ -257,15 +257,17 @@ class SegmentationPredictor:
             return np.zeros_like(with_background(self._logits([pixels], (height, width))[0]))
 
         def predict(boxes: Sequence[Box]) -> Iterator[np.ndarray]:
-            for first in range(0, len(boxes), self.batch_size):
-                crops = [read(box) for box in boxes[first : first + self.batch_size]]
-                present = [crop for crop in crops if crop is not None]
-                logits = iter(
-                    with_background(self._logits(present, present[0].shape[:2], processor)) if present else ()
-                )
-                yield from (blank(*boxes[0][2:]) if crop is None else next(logits) for crop in crops)
+            for shape, alike in itertools.groupby(boxes, key=lambda box: box[2:]):
+                while crops := [read(box) for box in itertools.islice(alike, self.batch_size)]:
+                    present = [crop for crop in crops if crop is not None]
+                    logits = iter(with_background(self._logits(present, shape, processor)) if present else ())
+                    yield from (blank(*shape) if crop is None else next(logits) for crop in crops)
 
-        return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend)
+        aligned = (
+            self.blend != "mean" and self.engine.fixed_size is None
+        )  # other networks take windows of one size only
+        multiple = TOTAL_STRIDE if aligned else 1
+        return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend, multiple)
 
     def class_names(self, num_classes: int) -> dict[int, str]:
         """The names of the classes of a class map: `labels`, or those of the model, or "class 0", "class 1" and so on.
@@ -376,7 +378,7 @@ def _as_pair(name: str, value: Any) -> _Size:
 
 def _round_up(length: float) -> int:
     """The next multiple of the encoder's stride."""
-    return max(1, math.ceil(length / _TOTAL_STRIDE)) * _TOTAL_STRIDE
+    return max(1, math.ceil(length / TOTAL_STRIDE)) * TOTAL_STRIDE
 
 
 def _with_progress_bar(

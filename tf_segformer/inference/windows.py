@@ -10,13 +10,16 @@ import numpy as np
 from tf_segformer.imaging.postprocess import bilinear_neighbours, softmax
 
 CHUNK_BYTES = 32 * 2**20  # float32 logits of one chunk of rows; a chunk and its few temporaries stay near 150 MB
-
+TOTAL_STRIDE = 32  # of the encoder: its tokens begin at multiples of it
 
 BLENDS: dict[str, Callable[[int], np.ndarray]] = {
     "mean": lambda side: np.ones(side, np.float32),
     "cosine": lambda side: np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2,
 }
 """Weights along a window's side: "mean" counts overlapping windows alike, "cosine" falls (as Hann's) to its border."""
+
+_Span = tuple[int, int]
+"""First pixel and the one after the last of a window along one side."""
 
 
 class LogitSource(Protocol):
@@ -97,6 +100,7 @@ class SlidingWindowLogits:
         stride: (vertical, horizontal) step between windows.
         predict: From the (top, left, height, width) boxes of a row of windows to their (h, w, K) logits.
         blend: One of `BLENDS`: how much a window counts at each of its pixels.
+        multiple: Windows begin at multiples of it, as `window_spans` says.
     """
 
     def __init__(
@@ -106,69 +110,79 @@ class SlidingWindowLogits:
         stride: tuple[int, int],
         predict: Callable[[Sequence[tuple[int, int, int, int]]], Iterable[np.ndarray]],
         blend: str = "mean",
+        multiple: int = 1,
     ) -> None:
         self.size = size
-        self._window = (min(window[0], size[0]), min(window[1], size[1]))
         self._predict = predict
-        self._tops, self._lefts = (window_starts(*each) for each in zip(size, self._window, stride, strict=True))
-        self._weights = tuple(BLENDS[blend](side) for side in self._window)
-        self._weights_differ = any(np.ptp(weights) > 0 for weights in self._weights)
-        self._weight_of_row = _coverage(size[0], self._weights[0], self._tops)
-        self._weight_of_column = _coverage(size[1], self._weights[1], self._lefts)
-        self._computed: dict[int, list[ResizedLogits]] = {}
-        self._computed[0] = self._compute(0)
-        self.num_classes = self._computed[0][0].num_classes
+        spans = [window_spans(*each, multiple) for each in zip(size, window, stride, strict=True)]
+        self._rows, self._columns = ([(span, BLENDS[blend](span[1] - span[0])) for span in each] for each in spans)
+        self._weights_differ = any(np.ptp(weights) > 0 for _, weights in [*self._rows, *self._columns])
+        self._weight_of_row, self._weight_of_column = _coverage(self._rows), _coverage(self._columns)
+        self._computed: dict[_Span, list[ResizedLogits]] = {}
+        self._compute(self._rows[0][0])
+        self.num_classes = self._computed[self._rows[0][0]][0].num_classes
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """Sums the weighted windows that touch these rows and divides by their weight at each pixel."""
-        height, width = self._window
-        self._computed = {top: windows for top, windows in self._computed.items() if top + height > first}
+        self._computed = {span: windows for span, windows in self._computed.items() if span[1] > first}
         total = np.zeros((last - first, self.size[1], self.num_classes), np.float32)
-        for top in self._tops:
-            begin, end = max(first, top), min(last, top + height)
+        for (top, bottom), row_weights in self._rows:
+            begin, end = max(first, top), min(last, bottom)
             if begin >= end:
                 continue
-            if top not in self._computed:
+            if (top, bottom) not in self._computed:
                 self.free_before(first)
-                self._computed[top] = self._compute(top)
-            weights = (self._weights[0][begin - top : end - top, None] * self._weights[1])[..., None]
-            for left, window in zip(self._lefts, self._computed[top], strict=True):
+                self._compute((top, bottom))
+            windows = zip(self._columns, self._computed[top, bottom], strict=True)
+            for ((left, right), column_weights), window in windows:
                 rows = window.rows(begin - top, end - top)
                 if self._weights_differ:  # a mean needs no product with ones
-                    rows = rows * weights
-                total[begin - first : end - first, left : left + width] += rows
+                    rows = rows * (row_weights[begin - top : end - top, None] * column_weights)[..., None]
+                total[begin - first : end - first, left:right] += rows
         total /= (self._weight_of_row[first:last, None] * self._weight_of_column)[..., None]
         return total
 
     def free_before(self, row: int) -> None:
         """Frees the upper parts of windows that were read already: at 150 classes they are gigabytes."""
-        for top, windows in self._computed.items():
+        for (top, _), windows in self._computed.items():
             for window in windows:
                 window.free_before(max(row - top, 0))
 
-    def _compute(self, top: int) -> list[ResizedLogits]:
-        """The windows that begin at one row, from left to right."""
-        logits = self._predict([(top, left, *self._window) for left in self._lefts])
-        return [ResizedLogits(ArrayLogits(each), self._window) for each in logits]
+    def _compute(self, rows: _Span) -> None:
+        """The windows over some rows, from left to right."""
+        top, bottom = rows
+        boxes = [(top, left, bottom - top, right - left) for (left, right), _ in self._columns]
+        self._computed[rows] = [
+            ResizedLogits(ArrayLogits(logits), box[2:]) for box, logits in zip(boxes, self._predict(boxes), strict=True)
+        ]
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side; the last is shifted inside, as in mmsegmentation.
+def window_spans(length: int, window: int, stride: int, multiple: int = 1) -> list[_Span]:
+    """Where windows begin and end along one side.
 
     Args:
         length: Pixels of the side.
-        window: Pixels of a window, at most `length`.
+        window: Pixels of a window; clipped to `length`.
         stride: Step between windows, at most `window`.
+        multiple: 1 shifts the last window inside, as mmsegmentation does. With more, all windows begin at multiples of
+            it: steps are rounded down (to one `multiple` at least), and where the last window cannot be shifted to the
+            border, it begins at the multiple below and is larger by the remainder. Windows below it stay as with 1.
 
     Returns:
-        First pixels of the windows, ascending; together the windows cover the side.
+        First pixel and the one after the last of each window, ascending; together they cover the side.
 
     Example:
-        >>> window_starts(100, 40, 25)
-        [0, 25, 50, 60]
+        >>> window_spans(100, 40, 25)
+        [(0, 40), (25, 65), (50, 90), (60, 100)]
+        >>> window_spans(200, 96, 70, multiple=32)
+        [(0, 96), (64, 160), (96, 200)]
     """
-    count = max(length - window + stride - 1, 0) // stride + 1
-    return [min(index * stride, length - window) for index in range(count)]
+    window = min(window, length)
+    multiple = multiple if window >= multiple else 1
+    step = max(stride // multiple, 1) * multiple
+    last = (length - window) // multiple * multiple  # where the last window begins
+    starts = [*range(0, last, step), last]
+    return [(start, length if start == last else start + window) for start in starts]
 
 
 def class_map_from_views(
@@ -228,9 +242,9 @@ def _blend(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.
     return blended
 
 
-def _coverage(length: int, weights: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+def _coverage(spans: Sequence[tuple[_Span, np.ndarray]]) -> np.ndarray:
     """Sum of the weights of the windows over each pixel of a side, float32."""
-    total = np.zeros(length, np.float32)
-    for start in starts:
-        total[start : start + len(weights)] += weights
+    total = np.zeros(spans[-1][0][1], np.float32)
+    for (start, end), weights in spans:
+        total[start:end] += weights
     return total
