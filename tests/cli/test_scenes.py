@@ -68,8 +68,35 @@ def test_a_raster_gives_a_class_raster_in_its_place(run, checkpoint, tmp_path):
         assert overlay.height >= 520
 
 
+def test_a_small_raster_is_segmented_as_a_whole_and_a_larger_one_through_windows(
+    run, checkpoint, tmp_path, monkeypatch
+):
+    rasterio = pytest.importorskip("rasterio")
+    monkeypatch.setattr("tf_segformer.raster.segment.WHOLE_SIDE", 120)
+    model = SegformerForSemanticSegmentation.from_pretrained(checkpoint())
+    processor = SegformerImageProcessor.from_pretrained(checkpoint())
+    whole = SegmentationPredictor(model, processor, "whole", return_confidence=True)
+    slide = SegmentationPredictor(model, processor, "slide", blend="cosine", return_confidence=True)
+    for name, size, options, predictor in (
+        ("crop", (110, 120), (), whole),
+        ("one_more", (110, 121), (), slide),
+        ("windows", (110, 120), ("--mode", "slide"), slide),
+        ("asked", (110, 121), ("--mode", "whole"), whole),
+    ):
+        pixels = _pixels(120, 130)[: size[0], : size[1]]
+        scene = _write_raster(tmp_path / f"{name}.tif", pixels)
+        outcome = run("predict", scene, "-m", checkpoint(), "-o", tmp_path, "--save", "mask", "--confidence", *options)
+        assert outcome.code == 0, outcome.err
+        (expected,) = predictor([pixels])
+        with rasterio.open(tmp_path / f"{name}_mask.tif") as mask:
+            np.testing.assert_array_equal(mask.read(1), expected.class_map)
+        with rasterio.open(tmp_path / f"{name}_confidence.tif") as confidence:
+            np.testing.assert_allclose(confidence.read(1), expected.confidence, atol=1e-6)
+
+
 @pytest.mark.slow
-def test_transparent_pixels_and_nodata_get_no_class(run, checkpoint, tmp_path):
+@pytest.mark.parametrize("windows", [WINDOWS, ()], ids=["windows", "whole"])
+def test_transparent_pixels_and_nodata_get_no_class(run, checkpoint, tmp_path, windows):
     rasterio = pytest.importorskip("rasterio")
     pixels = _pixels(120, 100)
     alpha = np.full((120, 100, 1), 255, np.uint8)
@@ -81,7 +108,7 @@ def test_transparent_pixels_and_nodata_get_no_class(run, checkpoint, tmp_path):
     dark[:, 60:] = 201
     dark[:, :60] = np.minimum(dark[:, :60], 200)
     nodata = _write_raster(tmp_path / "nodata.tif", dark, nodata=201)
-    arguments = ("-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask", *WINDOWS)
+    arguments = ("-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask", *windows)
     assert run("predict", transparent, nodata, *arguments).code == 0
     for name, value in (("alpha", 255), ("nodata", 201)):
         with rasterio.open(tmp_path / "out" / f"{name}_mask.tif") as mask:
@@ -92,11 +119,12 @@ def test_transparent_pixels_and_nodata_get_no_class(run, checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_raster_of_nodata_alone_has_no_class_and_no_polygon(run, checkpoint, tmp_path):
+@pytest.mark.parametrize("windows", [WINDOWS, ()], ids=["windows", "whole"])
+def test_a_raster_of_nodata_alone_has_no_class_and_no_polygon(run, checkpoint, tmp_path, windows):
     rasterio = pytest.importorskip("rasterio")
     pytest.importorskip("pyogrio")
     scene = _write_raster(tmp_path / "empty.tif", np.full((60, 70, 3), 9, np.uint8), nodata=9)
-    arguments = ("-m", checkpoint(), "-o", tmp_path / "out", "--vector", "geojson", "--json", *WINDOWS)
+    arguments = ("-m", checkpoint(), "-o", tmp_path / "out", "--vector", "geojson", "--json", *windows)
     outcome = run("predict", scene, *arguments)
     assert outcome.code == 0, outcome.err
     printed = json.loads(outcome.out)
@@ -201,7 +229,7 @@ def test_wrong_bands_and_values_are_named(run, checkpoint, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--mode", "whole"), "--mode whole"), (("--flip",), "--flip"), (("--save", "logits"), "--save logits")],
+    [(("--mode", "resize"), "resize is not"), (("--flip",), "--flip"), (("--save", "logits"), "--save logits")],
     ids=str,
 )
 def test_options_that_rasters_would_ignore_are_rejected(run, checkpoint, tmp_path, options, message):

@@ -92,6 +92,57 @@ def test_statistics_of_each_image_are_those_of_the_whole_raster_in_every_window(
             np.testing.assert_array_equal(classes.read(1), expected.class_map)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"normalization": "per_image"}, {"value_percentiles": (2, 98)}],
+    ids=["fixed", "per image", "percentiles"],
+)
+def test_the_whole_raster_gives_what_an_array_of_it_gives(tmp_path, predictor, own):
+    rasterio = pytest.importorskip("rasterio")
+    scene = _write_raster(tmp_path / "scene.tif", crs="EPSG:32633", transform=rasterio.Affine(1, 0, 0, 0, -1, 0))
+    whole = SegmentationPredictor(predictor.model, SegformerImageProcessor(**own), "whole")
+    done = []
+    segment_raster(
+        whole, scene, tmp_path / "classes.tif", confidence=tmp_path / "confidence.tif",
+        progress=lambda *rows: done.append(rows),
+    )  # fmt: skip
+    with rasterio.open(scene) as dataset:
+        (expected,) = whole.replace(return_confidence=True)([np.moveaxis(dataset.read(), 0, -1)])
+    with rasterio.open(tmp_path / "classes.tif") as classes, rasterio.open(tmp_path / "confidence.tif") as confidence:
+        np.testing.assert_array_equal(classes.read(1), expected.class_map)
+        np.testing.assert_array_equal(confidence.read(1), expected.confidence)
+    assert done == [(40, 40)]
+    assert not whole.return_confidence  # the caller's predictor stays as it was
+
+
+def test_statistics_of_the_whole_are_those_of_its_valid_pixels(tmp_path, predictor):
+    rasterio = pytest.importorskip("rasterio")
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 0, 0, -1, 0)}
+    scene = _write_raster(tmp_path / "scene.tif", nodata=0, **place)
+    with rasterio.open(scene, "r+") as dataset:
+        pixels = np.moveaxis(dataset.read(), 0, -1).clip(1, 254)
+        pixels[:, :30] = 0
+        dataset.write(np.moveaxis(pixels, -1, 0))
+    whole = SegmentationPredictor(predictor.model, SegformerImageProcessor(normalization="per_image"), "whole")
+    segment_raster(whole, scene, tmp_path / "classes.tif")
+    filled = pixels.copy()
+    filled[:, :30] = pixels[:, 30:].mean(axis=(0, 1)).astype(np.uint8)
+    (expected,) = whole.replace(processor=whole.processor.with_statistics_of(pixels[:, 30:]))([filled])
+    with rasterio.open(tmp_path / "classes.tif") as classes:
+        class_map = classes.read(1)
+    assert (class_map[:, :30] == 255).all()
+    np.testing.assert_array_equal(class_map[:, 30:], expected.class_map[:, 30:])
+    (with_the_filled,) = whole([filled])
+    assert (class_map[:, 30:] != with_the_filled.class_map[:, 30:]).any()
+
+
+def test_other_modes_and_flips_are_rejected(tmp_path, predictor):
+    for options in ({"mode": "resize"}, {"mode": "multiscale"}, {"mode": "whole", "flip": True}):
+        other = SegmentationPredictor(predictor.model, SegformerImageProcessor(), **options)
+        with pytest.raises(ValueError, match="mode='slide' or 'whole' and without flip"):
+            segment_raster(other, tmp_path / "scene.tif", tmp_path / "classes.tif")
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(tmp_path):
     rasterio = pytest.importorskip("rasterio")

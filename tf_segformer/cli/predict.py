@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,18 @@ from tf_segformer.cli.options import (
     read_numbers,
 )
 from tf_segformer.cli.outputs import KINDS, OutputFolder
-from tf_segformer.cli.scenes import VECTOR_SUFFIXES, RasterOptions, kind_of, reject_logits, segment_scene
+from tf_segformer.cli.scenes import (
+    RASTER_MODES,
+    VECTOR_SUFFIXES,
+    RasterOptions,
+    kind_of,
+    reject_logits,
+    scene_options,
+    segment_scene,
+)
 from tf_segformer.errors import ImageError
 from tf_segformer.hub import HubOptions
+from tf_segformer.inference.engines import open_engine
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import Failure, SegmentationResult, WrittenResult
 
@@ -90,7 +101,10 @@ def predict(
     """Segments images and writes a class map (PNG) and an overlay with legend for each.
 
     PHOTO is a file, a folder, a quoted pattern such as "photos/*.jpg", or - for a list of paths on standard input.
-    A raster (GeoTIFF, VRT, JPEG 2000 with a place; extra geo) gives a class raster in the same place, through windows.
+    A raster (GeoTIFF, VRT, JPEG 2000 with a place; extra geo) gives a class raster in the same place: up to 2048 pixels
+    on both sides in one forward pass over the whole, unless --window, --stride, --blend or --mode slide is given; a
+    larger one through windows.
+
     A video (extra video) gives an overlay video and one of class maps.
 
     A classification checkpoint prints its five most probable classes instead and writes nothing.
@@ -124,8 +138,9 @@ def predict(
                 predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
                 done, failed = _segment(predictor, plain, folder, as_json)
             for path, kind in scenes.items():
-                predictor = make_predictor(segmenter, processor, **_options_for(kind, options))
-                ended_well = _segment_scene(kind, predictor, path, folder, of_raster, as_json)
+                named = options | {"mode": options["mode"] if _is_given(context, "mode") else None}
+                make = partial(_predictor_of_scene, kind, path, segmenter, processor, named)
+                ended_well = _segment_scene(kind, make, path, folder, of_raster, as_json)
                 done, failed = done + ended_well, failed + (not ended_well)
     if failed or problems:
         sys.exit(PARTLY_FAILED if done else UNUSABLE)
@@ -143,25 +158,28 @@ def _check_raster_options(
         )
     if scenes and server is not None:
         raise click.UsageError(f"{next(iter(scenes))}: rasters and videos need a model in this process, not --server")
-    mode, source = context.params["mode"], context.get_parameter_source("mode")
-    if "raster" in kinds and mode != "slide" and source == ParameterSource.COMMANDLINE:
-        raise click.UsageError(f"rasters are segmented through windows: --mode {mode} is not for them")
+    if "raster" in kinds and context.params["mode"] not in RASTER_MODES and _is_given(context, "mode"):
+        raise click.UsageError(
+            f"rasters are segmented with --mode {' or '.join(RASTER_MODES)}: {context.params['mode']} is not for them"
+        )
     if "raster" in kinds and context.params["flip"]:
-        raise click.UsageError("rasters are segmented through windows: --flip is not for them")
+        raise click.UsageError("rasters are segmented as they lie: --flip is not for them")
 
 
-def _options_for(kind: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Rasters are seen through windows that are blended; videos have a progress bar of their own."""
-    own: dict[str, dict[str, Any]] = {
-        "raster": {"mode": "slide", "blend": options["blend"] or "cosine"},
-        "video": {"progress": False},
-    }
-    return options | own[kind]
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+
+
+def _predictor_of_scene(
+    kind: str, path: Path, segmenter: Any, processor: Any, options: dict[str, Any]
+) -> SegmentationPredictor:
+    takes_any_size = open_engine(segmenter).fixed_size is None
+    return make_predictor(segmenter, processor, **scene_options(kind, path, options, takes_any_size))
 
 
 def _segment_scene(
     kind: str,
-    predictor: SegmentationPredictor,
+    make: Callable[[], SegmentationPredictor],
     path: Path,
     folder: OutputFolder,
     options: RasterOptions,
@@ -170,7 +188,7 @@ def _segment_scene(
     """Writes and reports one raster or video; whether it could be done."""
     try:
         reject_logits(folder.kinds)
-        result, paths = segment_scene(kind, predictor, path, folder, options)
+        result, paths = segment_scene(kind, make(), path, folder, options)
     except (ImageError, ImportError) as error:
         _report_error(error)
         return False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,7 @@ from tf_segformer.inference.results import WrittenResult
 from tf_segformer.raster.read import is_raster, require_rasterio
 
 VECTOR_SUFFIXES = {"gpkg": ".gpkg", "geojson": ".geojson"}
+RASTER_MODES = ("slide", "whole")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,33 @@ def kind_of(path: Path) -> str:
     return "raster" if is_raster(path) else "image"
 
 
+def scene_options(kind: str, path: Path, options: dict[str, Any], takes_any_size: bool) -> dict[str, Any]:
+    """The options of the predictor of one raster or video.
+
+    Args:
+        kind: "raster" or "video".
+        path: The file.
+        options: As given; `mode` is None unless it was named.
+        takes_any_size: Whether the network does.
+
+    Returns:
+        For a raster, unless mode, window, stride or blend were given: one forward pass over the whole where it is small
+        enough, otherwise windows, blended by cosine. Videos have a progress bar of their own.
+
+    Raises:
+        ImageError: The raster cannot be read.
+        ImportError: The extra is missing.
+    """
+    if kind == "video":
+        return options | {"mode": options["mode"] or "resize", "progress": False}
+    from tf_segformer.raster.segment import fits_whole
+
+    wants_windows = any(options[name] is not None for name in ("window", "stride", "blend"))
+    by_default = "whole" if takes_any_size and not wants_windows and fits_whole(path) else "slide"
+    mode = options["mode"] or by_default
+    return options | {"mode": mode, "blend": options["blend"] or ("cosine" if mode == "slide" else None)}
+
+
 def segment_scene(
     kind: str,
     predictor: SegmentationPredictor,
@@ -52,7 +81,7 @@ def segment_scene(
 
     Args:
         kind: "raster" or "video".
-        predictor: For rasters with windows.
+        predictor: For rasters with mode="slide" or "whole".
         path: The file.
         folder: Where to write and what.
         options: What rasters take.

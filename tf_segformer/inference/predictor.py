@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -32,8 +33,7 @@ MODES = ("resize", "whole", "slide", "multiscale")
 DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
 
 _Size = tuple[int, int]
-Box = tuple[int, int, int, int]
-"""(top, left, height, width) of a window."""
+Box = tuple[int, int, int, int]  # (top, left, height, width) of a window
 
 
 class SegmentationPredictor:
@@ -42,9 +42,9 @@ class SegmentationPredictor:
     Modes:
         "resize": the image is resized as the processor says, the logits to the image.
         "whole": the image keeps its size, but for both sides being rounded up to a multiple of 32 (by resizing).
-        "slide": windows of the image at its own size, the last ones shifted inside; the logits of each window are
-            resized to the window, then blended where windows overlap. With blend="cosine" all windows begin at
-            multiples of the encoder's 32 pixels: strides are rounded down to them, the last windows up to 31 larger.
+        "slide": windows of the image at its own size; the logits of each are resized to the window, then blended where
+            windows overlap. The last windows are shifted inside. With blend="cosine" all begin at multiples of the
+            encoder's 32 pixels: strides are rounded down to them, and the last windows are up to 31 pixels larger.
         "multiscale": "whole" at several scales; the mean of the softmax probabilities. With `window`, each scale is
             seen through windows as in "slide".
     Logits are resized bilinearly (half-pixel centres), a chunk of rows at a time: memory stays bounded for any image.
@@ -147,8 +147,7 @@ class SegmentationPredictor:
         images = as_images(images)
         total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        opened = read_images(images, self.engine.num_channels, self.processor, on_error, failures)
-        results = self._segment(opened)
+        results = self._segment(read_images(images, self.engine.num_channels, self.processor, on_error, failures))
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
         return Results(results, failures)
@@ -230,8 +229,7 @@ class SegmentationPredictor:
 
         Args:
             size: (H, W) of the image.
-            read: From a (top, left, height, width) box to its pixels (height, width, C), or to None where there is
-                nothing to segment: the model is not run there.
+            read: From a box to its pixels (height, width, C), or None where the model need not be run.
             processor: Instead of the predictor's, such as what `with_statistics_of` gives of the whole image.
 
         Returns:
@@ -269,6 +267,13 @@ class SegmentationPredictor:
         multiple = TOTAL_STRIDE if aligned else 1
         return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend, multiple)
 
+    def replace(self, **attributes: Any) -> SegmentationPredictor:
+        """The same predictor, whose network is loaded once, with other attributes, such as `processor`."""
+        other = copy.copy(self)
+        vars(other).pop("_class_maps_on_gpu", None)  # made for the attributes of before
+        vars(other).update(attributes)
+        return other
+
     def class_names(self, num_classes: int) -> dict[int, str]:
         """The names of the classes of a class map: `labels`, or those of the model, or "class 0", "class 1" and so on.
 
@@ -296,9 +301,7 @@ class SegmentationPredictor:
         )
         logits = self.engine(batch["pixel_values"])
         if logits.ndim != 4:
-            raise ValueError(
-                f"the model gives an output of shape {logits.shape}, not logits (B, h, w, K) for each pixel"
-            )
+            raise ValueError(f"the model gives an output of shape {logits.shape}, not logits (B, h, w, K) of pixels")
         return logits
 
     def view_sizes(self, size: _Size) -> list[_Size]:

@@ -1,9 +1,9 @@
-"""Segments a raster of any size: windows in, rows of classes out, never the whole in memory."""
+"""Segments a raster of any size: windows in, rows of classes out; a small one in one forward pass over the whole."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike, fspath
 from typing import Any
@@ -14,14 +14,34 @@ from tf_segformer.errors import ImageError
 from tf_segformer.imaging.labels import colors_of
 from tf_segformer.imaging.postprocess import softmax
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.inference.predictor import SegmentationPredictor
+from tf_segformer.inference.predictor import Box, SegmentationPredictor
 from tf_segformer.inference.results import WrittenResult
 from tf_segformer.inference.windows import row_chunks
 from tf_segformer.raster.read import choose_bands, fill_invalid, lies_by_points, open_raster, read_window
 from tf_segformer.raster.vector import require_vector, write_polygons
 from tf_segformer.raster.write import class_raster, confidence_raster
 
-_MOST_PIXELS = 4_000_000  # of the reduced view that gives a raster's statistics
+WHOLE_SIDE = 2048
+"""Largest side in pixels of a raster that `predict` segments in one forward pass: B0 takes less than 2 GB for it."""
+
+_MOST_PIXELS = WHOLE_SIDE**2  # of the reduced view that gives a raster's statistics
+
+_Rows = Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]
+"""First row and the one after the last, the classes of these rows, and their confidence where it is asked for."""
+
+
+def fits_whole(path: str | PathLike) -> bool:
+    """Whether a raster has at most `WHOLE_SIDE` pixels on both sides.
+
+    Args:
+        path: The raster.
+
+    Raises:
+        ImageError: It cannot be read.
+        ImportError: rasterio is missing.
+    """
+    with open_raster(path) as source:
+        return max(source.shape) <= WHOLE_SIDE
 
 
 def segment_raster(
@@ -34,13 +54,17 @@ def segment_raster(
     bands: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> WrittenResult:
-    """Segments a raster through overlapping windows and writes a class raster in the same place (extra `geo`).
+    """Segments a raster and writes a class raster in the same place (extra `geo`).
+
+    With mode="slide" overlapping windows keep memory the same for any size; with mode="whole" the raster is read and
+    segmented as a whole, as an array of it would be. `tf-segformer predict` takes "whole" where both sides have at most
+    `WHOLE_SIDE` pixels.
 
     Size, CRS, transform (or ground control points, or RPC) are those of the input; pixels that are nodata, transparent
     or not finite get no class. The file is tiled and compressed, with overviews, color table and class names.
 
     Args:
-        predictor: With mode="slide"; blend="cosine" leaves no seams between windows.
+        predictor: With mode="slide", where blend="cosine" leaves no seams between windows, or with mode="whole".
         path: GeoTIFF, VRT (a mosaic, for one) or JPEG 2000.
         classes: GeoTIFF to write: uint8, or uint16 from 256 classes on.
         confidence: GeoTIFF to write, if any: the probability of the predicted class, float32.
@@ -54,7 +78,7 @@ def segment_raster(
     Raises:
         ImageError: The raster cannot be read, has other bands or values than the model takes, or has no transform for
             its polygons.
-        ValueError: The predictor has no windows, or flips.
+        ValueError: The predictor has another mode, or flips.
         ImportError: rasterio is missing, or pyogrio or shapely for polygons.
 
     Example:
@@ -74,8 +98,8 @@ def segment_raster(
         ...         classes.shape, classes.crs.to_epsg(), classes.transform == place["transform"]
         ((40, 48), 32633, True)
     """
-    if predictor.window is None or predictor.mode != "slide" or predictor.flip:
-        raise ValueError("rasters are segmented with mode='slide' and without flip")
+    if predictor.mode not in _ROWS or predictor.flip:
+        raise ValueError(f"rasters are segmented with mode={' or '.join(map(repr, _ROWS))} and without flip")
     if vector is not None:
         require_vector(vector)
     with open_raster(path) as source:
@@ -88,30 +112,19 @@ def segment_raster(
             )
         chosen = choose_bands(source, bands, predictor.engine.num_channels)
 
-        def read(box: tuple[int, int, int, int]) -> np.ndarray | None:
-            pixels, valid = read_window(source, chosen, box)
-            if not valid.any():
-                return None
-            _check_values(predictor.processor, pixels[valid], fspath(path))
-            return fill_invalid(pixels, valid)
-
-        processor = _with_statistics(predictor.processor, source, chosen, predictor.engine.num_channels)
-        logits = predictor.window_logits(source.shape, read, processor)
-        labels = predictor.class_names(logits.num_classes)
+        labels, rows = _ROWS[predictor.mode](predictor, source, chosen, confidence is not None)
         names = list(labels.values())
         counts = np.zeros(len(names), np.int64)
         with ExitStack() as files:
             colors = colors_of(predictor.engine.config, names)
             class_rows, nodata = files.enter_context(class_raster(classes, source, names, colors))
             confidence_rows = confidence and files.enter_context(confidence_raster(confidence, source))
-            for first, last in row_chunks(source.height, source.width, logits.num_classes):
-                values = logits.rows(first, last)  # (rows, W, K)
-                class_map = values.argmax(axis=-1)
+            for first, last, class_map, probability in rows:
                 valid = _valid_rows(source, chosen, first, last)
                 counts += np.bincount(class_map[valid], minlength=len(names))
                 class_rows.write(np.where(valid, class_map, nodata))
-                if confidence_rows:
-                    confidence_rows.write(np.where(valid, softmax(values).max(axis=-1), np.nan))
+                if confidence_rows and probability is not None:
+                    confidence_rows.write(np.where(valid, probability, np.nan))
                 if progress is not None:
                     progress(last, source.height)
         crs = source.crs.to_string() if source.crs else None
@@ -120,6 +133,52 @@ def segment_raster(
     if vector is not None:
         details["polygons"] = write_polygons(classes, vector, labels)
     return WrittenResult(fspath(path), size, counts, labels, details)
+
+
+def _rows_of_windows(
+    predictor: SegmentationPredictor, source: Any, bands: Sequence[int], with_confidence: bool
+) -> tuple[dict[int, str], _Rows]:
+    """The class names, and the rows of a raster that is read a window at a time."""
+
+    def read(box: Box) -> np.ndarray | None:
+        pixels, valid = _read_checked(predictor.processor, source, bands, box)
+        return fill_invalid(pixels, valid) if valid.any() else None
+
+    processor = _with_statistics(predictor.processor, source, bands, predictor.engine.num_channels)
+    logits = predictor.window_logits(source.shape, read, processor)
+
+    def rows() -> _Rows:
+        for first, last in row_chunks(source.height, source.width, logits.num_classes):
+            values = logits.rows(first, last)  # (rows, W, K)
+            yield first, last, values.argmax(axis=-1), softmax(values).max(axis=-1) if with_confidence else None
+
+    return predictor.class_names(logits.num_classes), rows()
+
+
+def _rows_of_the_whole(
+    predictor: SegmentationPredictor, source: Any, bands: Sequence[int], with_confidence: bool
+) -> tuple[dict[int, str], _Rows]:
+    """The class names, and the rows of a raster that is segmented as an array of it is."""
+    pixels, valid = _read_checked(predictor.processor, source, bands, (0, 0, *source.shape))
+    processor = predictor.processor
+    if not valid.all():  # the statistics of an image would count what is filled in
+        processor = _with_statistics(processor, source, bands, predictor.engine.num_channels)
+    predictor = predictor.replace(processor=processor, return_confidence=with_confidence, progress=False)
+    (result,) = predictor([fill_invalid(pixels, valid) if valid.any() else np.zeros_like(pixels)])
+    return result.labels, iter([(0, source.height, result.class_map, result.confidence)])
+
+
+_ROWS = {"slide": _rows_of_windows, "whole": _rows_of_the_whole}
+
+
+def _read_checked(
+    processor: SegformerImageProcessor, source: Any, bands: Sequence[int], box: Box
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and validity of a window, whose values the processor takes."""
+    pixels, valid = read_window(source, bands, box)
+    if valid.any():
+        _check_values(processor, pixels[valid], source.name)
+    return pixels, valid
 
 
 def _with_statistics(
