@@ -123,17 +123,20 @@ def test_statistics_of_the_whole_are_those_of_its_valid_pixels(tmp_path, predict
         pixels = np.moveaxis(dataset.read(), 0, -1).clip(1, 254)
         pixels[:, :30] = 0
         dataset.write(np.moveaxis(pixels, -1, 0))
-    whole = SegmentationPredictor(predictor.model, SegformerImageProcessor(normalization="per_image"), "whole")
-    segment_raster(whole, scene, tmp_path / "classes.tif")
+    whole = SegmentationPredictor(
+        predictor.model, SegformerImageProcessor(normalization="per_image"), "whole", return_confidence=True
+    )
+    segment_raster(whole, scene, tmp_path / "classes.tif", confidence=tmp_path / "confidence.tif")
     filled = pixels.copy()
     filled[:, :30] = pixels[:, 30:].mean(axis=(0, 1)).astype(np.uint8)
     (expected,) = whole.replace(processor=whole.processor.with_statistics_of(pixels[:, 30:]))([filled])
-    with rasterio.open(tmp_path / "classes.tif") as classes:
-        class_map = classes.read(1)
+    (with_the_filled,) = whole([filled])
+    with rasterio.open(tmp_path / "classes.tif") as classes, rasterio.open(tmp_path / "confidence.tif") as confidence:
+        class_map, found = classes.read(1), confidence.read(1)
     assert (class_map[:, :30] == 255).all()
     np.testing.assert_array_equal(class_map[:, 30:], expected.class_map[:, 30:])
-    (with_the_filled,) = whole([filled])
-    assert (class_map[:, 30:] != with_the_filled.class_map[:, 30:]).any()
+    np.testing.assert_array_equal(found[:, 30:], expected.confidence[:, 30:])
+    assert np.abs(found[:, 30:] - with_the_filled.confidence[:, 30:]).max() > 0.01
 
 
 def test_other_modes_and_flips_are_rejected(tmp_path, predictor):
