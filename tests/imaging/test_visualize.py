@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from tests.imaging.golden_cases import make_image
 from tf_segformer.evaluation.confusion_plot import draw_confusion_matrix
 from tf_segformer.imaging import drawing
-from tf_segformer.imaging.labels import LABELS, PALETTES
+from tf_segformer.imaging.labels import LABELS, PALETTES, palette_for
 from tf_segformer.imaging.visualize import _WRONG, colorize, draw_boundaries, draw_comparison, draw_overlay
 
 NAMES = LABELS["camvid"]
@@ -66,6 +66,36 @@ def test_overlay_mixes_image_and_colors_by_alpha(alpha: float):
     painted = np.asarray(draw_overlay(image, class_map, NAMES, alpha=alpha, legend=False), np.float64)
     expected = (1 - alpha) * np.asarray(image, np.float64) + alpha * PALETTES["camvid"][class_map]
     np.testing.assert_allclose(painted, expected, atol=1)
+
+
+def test_a_background_is_not_painted_and_its_swatch_is_paper(written_texts: list[str]):
+    image, _ = image_and_map((300, 400))
+    class_map = np.zeros((300, 400), int)
+    class_map[:100] = 1
+    painted = np.asarray(draw_overlay(image, class_map, ["Background", "crack"]))
+    np.testing.assert_array_equal(painted[100:, :400], np.asarray(image)[100:])
+    assert (painted[:100, :400] != np.asarray(image)[:100]).any(axis=-1).all()
+    assert {"Background", "crack", "66.7 %", "33.3 %"} <= set(written_texts)
+    legend = painted[:, 400:].reshape(-1, 3)
+    assert not (legend == palette_for(["Background", "crack"])[0]).all(axis=-1).any()
+    other = np.asarray(draw_overlay(image, class_map, ["soil", "crack"], legend=False))
+    assert (other[100:] != np.asarray(image)[100:]).any(axis=-1).all()
+
+
+def test_nodata_is_neither_painted_nor_counted_and_255_of_labels_is(written_texts: list[str]):
+    image, _ = image_and_map((300, 400))
+    class_map = np.zeros((300, 400), int)
+    class_map[:100], class_map[100:200] = 1, 200
+    painted = np.asarray(draw_overlay(image, class_map, ["soil", "crack"], nodata=200))
+    np.testing.assert_array_equal(painted[100:200, :400], np.asarray(image)[100:200])
+    assert written_texts.count("50.0 %") == 2
+    assert "unlabelled" not in written_texts
+    draw_overlay(image, np.full((300, 400), 200), ["soil", "crack"], nodata=200)
+    assert "unlabelled" not in written_texts
+    painted = np.asarray(draw_overlay(image, class_map, ["soil", "crack"], alpha=1, legend=False))
+    assert (painted[100:200] == 0).all()
+    draw_overlay(image, class_map, ["soil", "crack"])
+    assert "unlabelled" in written_texts
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

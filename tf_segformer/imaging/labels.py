@@ -96,6 +96,9 @@ CITYSCAPES_TRAIN_IDS.flags.writeable = False
 IGNORED_COLOR = (0, 0, 0)
 """Color of pixels without a class."""
 
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
+"""What tools call the class of all that is no object, in lower case."""
+
 
 def palette_for(labels: str | int | Sequence[str]) -> np.ndarray:
     """Colors for a set of classes.

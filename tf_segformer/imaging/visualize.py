@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFont
 
 from tf_segformer.imaging.drawing import PAPER, font_for, framed, legend_panel, side_by_side, stacked, titled
-from tf_segformer.imaging.labels import IGNORED_COLOR, palette_for
+from tf_segformer.imaging.labels import BACKGROUND_NAMES, IGNORED_COLOR, palette_for
 from tf_segformer.imaging.postprocess import class_fractions
 
 _ROWS = 256  # painted at once: indices of a whole large image would need gigabytes
@@ -70,8 +70,11 @@ def draw_overlay(
     palette: np.ndarray | None = None,
     alpha: float = 0.5,
     legend: bool = True,
+    nodata: int | None = None,
 ) -> Image.Image:
     """Blends the class colors with the image and adds a legend of the classes, the largest first.
+
+    A class named "background" is not painted: there the image stays as it is.
 
     Args:
         image: The image, RGB, of the size of the class map.
@@ -80,6 +83,7 @@ def draw_overlay(
         palette: Colors (K, 3), uint8, such as `result.palette`; None takes `palette_for(labels)`.
         alpha: Weight of the colors, 0 (image only) to 1 (colors only).
         legend: Whether to add the legend at the right: the fraction of the image that each class covers.
+        nodata: Value of pixels that are not of the image: they are not painted and count in no fraction.
 
     Returns:
         RGB image. Without the legend it has the size of the input; with it, images below 240 pixels are enlarged.
@@ -95,10 +99,15 @@ def draw_overlay(
         raise ValueError(f"alpha must lie in [0, 1], but is {alpha}.")
     palette = palette_for(labels) if palette is None else palette
     image, [class_map] = _checked(image, class_map)
+    background = [index for index, name in enumerate(labels) if str(name).lower() in BACKGROUND_NAMES]
+    bare = np.isin(class_map, background if nodata is None else [*background, nodata])
     blended = Image.blend(image, colorize(class_map, palette), alpha)
+    blended.paste(image, mask=Image.fromarray(bare.astype(np.uint8) * 255))
     if not legend:
         return blended
-    return _with_legend(_enlarged(blended), [class_map], labels, palette)
+    swatches = palette.copy()
+    swatches[background] = PAPER
+    return _with_legend(_enlarged(blended), [class_map], labels, swatches, nodata=nodata)
 
 
 def draw_comparison(
@@ -269,13 +278,14 @@ def _with_legend(
     labels: Sequence[str],
     palette: np.ndarray,
     font: ImageFont.FreeTypeFont | None = None,
+    nodata: int | None = None,
 ) -> Image.Image:
-    """Adds a legend of the classes in the maps; the fractions are those of the first map."""
-    fractions = np.stack([class_fractions(class_map, len(palette)) for class_map in class_maps])
+    """Adds a legend of the classes in the maps; the fractions are those of the first map without its nodata."""
+    fractions = np.stack([class_fractions(class_map, len(palette), nodata) for class_map in class_maps])
     present = np.flatnonzero(fractions.any(axis=0))
     order = sorted(present.tolist(), key=lambda index: (-fractions[0, index], index))
     entries = [(tuple(palette[index].tolist()), _name(labels, index), _percent(fractions[0, index])) for index in order]
-    if fractions.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size:
+    if fractions.sum(axis=1).min() < 1 - 0.5 / class_maps[0].size and (class_maps[0] != nodata).any():
         entries.append((IGNORED_COLOR, "unlabelled", ""))
     return side_by_side([image, legend_panel(entries, font or font_for(image), image.height)], gap=0)
 

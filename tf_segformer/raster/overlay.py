@@ -8,6 +8,7 @@ from os import PathLike
 
 import numpy as np
 
+from tf_segformer.imaging.drawing import PAPER
 from tf_segformer.imaging.visualize import draw_overlay
 from tf_segformer.io import atomic_write
 from tf_segformer.raster.read import color_bands, open_raster
@@ -25,6 +26,8 @@ def raster_overlay(
     alpha: float = 0.5,
 ) -> None:
     """Draws the first three bands, or the first one in gray, from the 2nd to the 98th percentile where not 8-bit.
+
+    Pixels without a class are white, and the fractions in the legend are those of the others.
 
     Args:
         path: The raster.
@@ -45,7 +48,8 @@ def raster_overlay(
         table = predicted.colormap(1)
     palette = np.array([table[index][:3] for index in range(len(labels))], np.uint8)
     image = _as_8_bit(pixels, class_map != nodata)
-    painted = draw_overlay(image, class_map, list(labels.values()), palette=palette, alpha=alpha)
+    image[class_map == nodata] = PAPER
+    painted = draw_overlay(image, class_map, list(labels.values()), palette=palette, alpha=alpha, nodata=int(nodata))
     with atomic_write(overlay) as partial:
         painted.save(partial, "PNG")
 

@@ -13,6 +13,7 @@ import numpy as np
 from tf_segformer.data.examples import Example
 from tf_segformer.errors import DatasetError
 from tf_segformer.imaging.files import MAX_PIXELS
+from tf_segformer.imaging.labels import BACKGROUND_NAMES
 from tf_segformer.io import read_json, read_text
 
 UNDIVIDED = "undivided"
@@ -21,7 +22,6 @@ SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "valida
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".jp2", ".npy", ".npz")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".npy", ".npz")
-BACKGROUND_NAMES = ("background", "_background_", "__background__")
 MAX_ANNOTATION_BYTES = 4 << 30  # instances_train2017.json has 450 MB
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024  # bytes and characters that file systems take
