@@ -58,9 +58,9 @@ def main() -> None:
             one, several = (_measure(case, photographs, count, arguments.steps) for count in (1, arguments.processes))
             rows += [one, {**several, "times one process": several["images/s"] / one["images/s"]}]
     notes = (
-        f"Batches of {BATCH} images, {arguments.steps} steps, one core per process. Core s per image: processor time of "
-        "all processes, which other programs of the machine do not lengthen. Bytes: results of the collective operations "
-        f"in the step that XLA compiled. {report.machine([])}"
+        f"Batches of {BATCH} images, {arguments.steps} steps, one core per process. Core s per image: processor time "
+        "of all processes, which other programs hardly change. Bytes: results of the collective operations in the "
+        f"step that XLA compiled. {report.machine([])}"
     )
     report.publish("scaling", [report.Table("Training in several processes", rows, notes)])
 
