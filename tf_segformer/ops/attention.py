@@ -156,9 +156,9 @@ def _in_chunks(attend: Callable[[Any], Any], query: Any, rows: Any) -> Any:
 
 def _swap_heads(x: Any) -> Any:
     """(B, N, heads, d) to (B, heads, N, d) and back; nothing moves where there is one head."""
-    batch, first, second, width = ops.shape(x)
-    if 1 in x.shape[1:3]:
-        return ops.reshape(x, (batch, second, first, width))
+    for here, there in ((1, 2), (2, 1)):
+        if x.shape[here] == 1:
+            return ops.expand_dims(ops.squeeze(x, here), there)  # of a reshape, tf2onnx takes the wrong batch
     return ops.transpose(x, (0, 2, 1, 3))
 
 
