@@ -105,6 +105,16 @@ def test_a_loss_of_the_user_works_on_logits_with_channels_first(model, batch):
     assert value == pytest.approx(float(np.mean(np.square(model(batch["pixel_values"]).logits))), abs=1e-5)
 
 
+def test_compiled_again_without_a_loss_the_model_s_own_is_back(model, batch):
+    def loss(y_true, y_pred):
+        return tf.reduce_mean(tf.square(y_pred))
+
+    model.compile("sgd", loss=loss, metrics=[MeanLogit()], run_eagerly=True)
+    model.compile("sgd", run_eagerly=True)
+    found = model.evaluate(dataset_of(batch), verbose=0, return_dict=True)
+    assert found == {"loss": pytest.approx(float(model(**batch).loss[0]), abs=1e-5)}
+
+
 @pytest.mark.slow
 def test_a_loss_of_a_subclass_is_the_one_that_is_trained(batch):
     class Halved(TFSegformerForSemanticSegmentation):

@@ -211,6 +211,7 @@ class _TaskModel(PretrainedModel):
         given = {name: value for name, value in options.items() if value is not None}
         if args:
             given |= dict(zip(("metrics", "loss_weights", "weighted_metrics"), args, strict=False))
+        self.loss = self._compile_loss = self._compile_metrics = None  # Keras keeps those of an earlier call
         super().compile(optimizer, loss=None if own else loss, **given)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
