@@ -96,6 +96,7 @@ def test_from_pretrained_takes_the_arguments_of_transformers(model, images, tmp_
         tuned = TFSegformerForSemanticSegmentation.from_pretrained(
             tmp_path,
             from_pt=True,
+            force_download=False,
             num_labels=3,
             id2label=names,
             label2id={name: index for index, name in names.items()},
@@ -140,6 +141,10 @@ def test_saved_models_of_a_model_that_was_never_called_give_its_logits(way, mode
         model.save(str(folder))
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     np.testing.assert_allclose(serve(pixel_values=tf.constant(images))["logits"], logits, atol=2e-5)
+    if way != "export":  # which keeps no names
+        with pytest.warns(UserWarning, match="named LABEL_0"):
+            again = TFSegformerForSemanticSegmentation.from_pretrained(folder, num_attention_heads=(1, 2, 3, 4))
+        np.testing.assert_allclose(again(images).logits, logits, atol=2e-5)
 
 
 @pytest.mark.slow

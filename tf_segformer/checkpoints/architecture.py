@@ -193,7 +193,8 @@ def _batch_norm(name: str, size: int) -> _Shapes:
 
 def _encoder_fields(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """What the encoder's shapes say, stage by stage."""
-    stages = range(1 + max(int(match[1]) for name in shapes if (match := re.match(r"patch_embedding_(\d+)/", name))))
+    numbers = (int(match[1]) for name in shapes if (match := re.match(r"patch_embedding_(\d+)/", name)))
+    stages = range(1 + max(numbers, default=0))
     kernels = [shapes[f"patch_embedding_{stage}/projection/kernel"] for stage in stages]  # (p, p, C_in, C_out)
     depths = [
         len({match[1] for name in shapes if (match := re.match(rf"block_{stage}_(\d+)/", name))}) for stage in stages

@@ -255,7 +255,8 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "keras": Family(
         "Keras (tf_segformer)",
-        _KERAS,
+        # A SavedModel has the names of the variables themselves.
+        {**_KERAS, **{module.replace("/", "."): module for module in _KERAS.values()}},
         prefixes=("segformer_model.", ""),
         prefixed_under=("decode_head/", "classifier/"),
         layout="keras",

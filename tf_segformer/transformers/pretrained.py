@@ -28,7 +28,7 @@ from tf_segformer.ops.tracing import export_mode
 from tf_segformer.transformers.processing import SegformerConfig
 
 _CALL_OPTIONS = ("output_attentions", "output_hidden_states", "return_dict")
-_FORMAT_OPTIONS = ("from_pt", "from_tf", "use_safetensors")  # the format of a checkpoint is detected
+_IGNORED = ("from_pt", "from_tf", "use_safetensors", "force_download", "resume_download", "proxies")
 SIGNATURE = "serving_default"
 
 # The order in which Keras 2 has the weights of the port, whose `load_weights` goes by it.
@@ -108,7 +108,7 @@ class PretrainedModel(PretrainedMixin, keras.Model):
             **options: `num_labels`, `id2label`, `label2id` and other fields of the configuration,
                 `output_hidden_states`, `output_attentions` and `return_dict`, `ignore_mismatched_sizes`, `revision`,
                 `token`, `cache_dir` and `local_files_only`. `from_pt` and its like change nothing, since the format is
-                detected.
+                detected, nor do `force_download`, `resume_download` and `proxies`.
 
         Returns:
             The model with the checkpoint's weights.
@@ -123,7 +123,7 @@ class PretrainedModel(PretrainedMixin, keras.Model):
             >>> tuple(model(keras.ops.ones((1, 3, 64, 96))).logits.shape)
             (1, 11, 16, 24)
         """
-        for name in _FORMAT_OPTIONS:
+        for name in _IGNORED:
             options.pop(name, None)
         flags = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
         model = super().from_pretrained(name_or_path, config=config, **options)
