@@ -154,21 +154,21 @@ def write_yolo(root):
 
 
 def write_labelme(root):
-    names = {1: "ant", 2: "bee", 3: "cow"}
+    """As `write_label_file` of labelme 6.3.1, which cannot be imported without Qt."""
+    kinds = {1: "polygon", 2: "oriented_rectangle", 3: "rectangle"}
     for index in range(4):
         image, _ = squares()
         image[:8, 20:30] = 80 * index  # JPEG keeps it
         save(root / f"{index}.jpg", image)
         shapes = [
-            {"label": names[label], "points": [list(map(float, point)) for point in corners(box)], "group_id": None,
-             "shape_type": "polygon", "flags": {}}
-            for label, box in SQUARES[:2]
+            {"label": OBJECTS[label], "points": [list(map(float, point)) for point in corners(box)], "group_id": None,
+             "description": "", "shape_type": kinds[label], "flags": {}, "mask": None}
+            for label, box in SQUARES
         ]  # fmt: skip
-        left, top, right, bottom = SQUARES[2][1]
-        box = [[left, top], [right, bottom]]
-        shapes.append({"label": "cow", "points": box, "shape_type": "rectangle", "flags": {}})
-        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{index}.jpg", "imageData": None}
-        write_text(root / f"{index}.json", json.dumps({**content, "imageHeight": SIDE, "imageWidth": SIDE}))
+        shapes[2]["points"] = shapes[2]["points"][::2]
+        content = {"version": "6.3.1", "flags": {}, "shapes": shapes, "imagePath": f"{index}.jpg", "imageData": None}
+        text = json.dumps({**content, "imageHeight": SIDE, "imageWidth": SIDE}, ensure_ascii=False, indent=2)
+        write_text(root / f"{index}.json", text)
 
 
 def coco_content(first, encode):

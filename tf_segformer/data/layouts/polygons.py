@@ -186,7 +186,7 @@ def _labelme_shape(shape: Mapping[str, Any], max_pixels: int) -> Callable[..., N
     if not all(math.isfinite(number) for point in points for number in point):
         raise ValueError("a point that is not finite")
     kind = shape.get("shape_type") or "polygon"
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return partial(fill_polygon, points=points)
     if kind == "rectangle":
         (left, top), (right, bottom) = points
