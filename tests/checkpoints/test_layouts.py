@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoints.make_layouts import DEPTHS, FOLDER, HEADS, WIDTHS
+from tests.checkpoints.layout_packing import DEPTHS, FOLDER, HEADS, WIDTHS
 from tf_segformer import SegformerForImageClassification, SegformerForSemanticSegmentation, SegformerModel
 from tf_segformer.checkpoints.loading import load_pretrained
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.checkpoints.make_layouts import HEADS
+from tests.checkpoints.layout_packing import HEADS
 from tests.checkpoints.test_layouts import unpack
 from tf_segformer.checkpoints.formats.tensorflow import _read_places
 from tf_segformer.checkpoints.formats.tensorflow_table import TABLE_MAGIC, read_table
