@@ -29,21 +29,8 @@ from tf_segformer.errors import CheckpointError, ImageError
 from tf_segformer.hub import shard_names
 from tf_segformer.imaging.files import open_image
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.training import state
 
 SECRET = b"the content of another file of this machine......"
-
-
-@pytest.fixture
-def trace(tmp_path, monkeypatch):
-    """The file that hostile code would write; the test fails where it exists or anything else has appeared."""
-    path = tmp_path / "trace"
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    monkeypatch.chdir(inside)
-    yield path
-    assert not path.exists(), "code of the file was executed"
-    assert {each.name for each in tmp_path.iterdir()} <= {"inside", "secret"}, "a file was written out of its folder"
 
 
 def lambda_layer(trace: Path) -> dict:
@@ -289,54 +276,6 @@ def fits() -> bytes:
 def test_images_of_other_formats_reach_no_decoder(trace, content):
     with pytest.raises(ImageError, match="not an image in one of the formats"):
         open_image(content)
-
-
-def npz(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    path = Path("state.npz")
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in entries.items():
-            archive.writestr(f"{name}.npy", data)
-    return path
-
-
-def npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=True)
-    return stream.getvalue()
-
-
-def claim(shape: tuple[int, ...]) -> bytes:
-    """The header of an array that is not there."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return stream.getvalue()
-
-
-class NoModel:
-    """What `load_state` asks of a model, with one variable."""
-
-    class Variable:
-        path, shape, dtype = "layer/weight", (2, 3), "float32"
-
-    variables = (Variable(),)
-    optimizer = type("Optimizer", (), {"variables": ()})
-
-
-@pytest.mark.parametrize(
-    ("content", "compression", "message"),
-    [
-        ({"x": npy(np.array([{"a": 1}], object))}, zipfile.ZIP_STORED, "Python objects"),
-        ({"model/0000/weight": claim((10**6, 10**6))}, zipfile.ZIP_STORED, "claims another size"),
-        ({"x": npy(np.zeros(10**7, "uint8"))}, zipfile.ZIP_DEFLATED, "compressed"),
-        ({"model/0000/weight": npy(np.zeros(3, "float32"))}, zipfile.ZIP_STORED, "another model"),
-        ({"x": b"\x93NUMPY\x01\x00\xff\xff{"}, zipfile.ZIP_STORED, "not a readable"),
-    ],
-    ids=["pickled objects", "a claim of terabytes", "a bomb", "another shape", "half a header"],
-)
-def test_a_training_state_is_checked_before_it_is_read(trace, content, compression, message):
-    content = {**content, "__meta__": npy(np.array("{}"))}
-    with pytest.raises(CheckpointError, match=message):
-        state.load_state(npz(content, compression), NoModel())
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.keras"])

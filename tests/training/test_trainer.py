@@ -11,21 +11,17 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.other_backends import output_on
 from tests.training.runs import CROPS, DETERMINISTIC, PROCESSOR, RECIPE, losses_of_fit, make_model, run, splits
 from tests.training.scenes import NAMES, make_scene, write_dataset
 from tf_segformer import SegformerForSemanticSegmentation, SegformerImageProcessor, SegmentationPredictor
-from tf_segformer.errors import CheckpointError, DatasetError, SegformerError
-from tf_segformer.evaluation.evaluate import evaluate
+from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.evaluation.metrics import MeanIoU
-from tf_segformer.inference import windows
-from tf_segformer.training import trainer, validation
+from tf_segformer.training import trainer
 from tf_segformer.training.callbacks import StepCounter, ema_weights, stop_on_signal
 from tf_segformer.training.recipes import Phase
 from tf_segformer.training.run_log import RunLog
-from tf_segformer.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -214,39 +210,6 @@ def test_a_user_who_stops_the_training_is_obeyed(counter):
 def test_nan_loss_ends_the_run_with_its_reason(counter):
     with pytest.raises(SegformerError, match=r"loss became NaN before step 1: .*state\.npz"):
         counter().on_train_batch_end(0, {"loss": float("nan")})
-
-
-@pytest.mark.parametrize("most_pixels", [64 * 64, 1])
-def test_validation_names_labels_that_do_not_fit(tmp_path, monkeypatch, most_pixels):
-    monkeypatch.setattr(validation, "MOST_PIXELS", most_pixels)
-    scenes = write_dataset(tmp_path / "scenes", train=1, val=1)
-    Image.new("L", (64, 64), 9).save(scenes / "val/labels/000.png")
-    validate = Validation(make_model(), splits(scenes)[1], PROCESSOR)
-    with pytest.raises(DatasetError, match=r"000\.png"):
-        validate()
-    Image.new("L", (60, 64)).save(scenes / "val/labels/000.png")
-    with pytest.raises(DatasetError, match=r"000\.png: the label map is 60x64 pixels, its image 64x64"):
-        validate()
-
-
-def test_large_images_are_validated_through_windows(scenes, monkeypatch):
-    model, data = make_model(), splits(scenes)[1]
-    for name, value in (("MOST_PIXELS", 64 * 64 - 1), ("_WINDOW", 48), ("_STRIDE", 24)):
-        monkeypatch.setattr(validation, name, value)
-    monkeypatch.setattr(windows, "CHUNK_BYTES", 64 * 4 * 4 * 10)  # ten rows
-    metrics = Validation(model, data, PROCESSOR)()
-    predictor = SegmentationPredictor(model, PROCESSOR, "slide", window=48, stride=24, blend="cosine", progress=False)
-    expected = evaluate(predictor, data)
-    np.testing.assert_array_equal(metrics["confusion_matrix"], expected["confusion_matrix"])
-    losses = []
-    for example in data:
-        pixels, labels = np.asarray(example.read_image()), example.read_labels()
-        logits = predictor.window_logits((64, 64), lambda box: pixels[box[0] :, box[1] :][: box[2], : box[3]])  # noqa: B023
-        losses.append(float(model.loss(labels[None], logits.rows(0, 64)[None])))
-    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert metrics["examples"][0][0].shape == (32, 32, 3)  # every other row and column
-    monkeypatch.setattr(validation, "MOST_PIXELS", 64 * 64)
-    assert (Validation(model, data, PROCESSOR)()["confusion_matrix"] != expected["confusion_matrix"]).any()
 
 
 def test_loss_ignores_what_the_configuration_says(small_config):
