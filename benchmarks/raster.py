@@ -34,7 +34,7 @@ from benchmarks.harness.memory import peak_bytes
 
 _TILE, _BANDS, _CROP = 512, 4, 2000
 _PLACE = ("EPSG:32633", (0.2, 0.0, 400_000.0, 0.0, -0.2, 5_800_000.0))
-_AGAINST_WHOLE = [(512, 384), (512, 256), (1024, 768), (1024, 512), (1536, 464), (1920, 80)]  # window, stride
+_AGAINST_WHOLE = [(512, 384), (512, 256), (1024, 768), (1024, 512), (1536, 448), (1920, 64)]  # window, stride
 
 
 def main() -> None:
