@@ -20,7 +20,7 @@ from tf_segformer import (
     export_saved_model,
 )
 from tf_segformer.data import find_dataset
-from tf_segformer.errors import CheckpointError
+from tf_segformer.errors import CheckpointError, ImageError
 from tf_segformer.inference import engines
 from tf_segformer.inference.classifier import classify
 from tf_segformer.inference.engines import Engine, open_engine
@@ -113,6 +113,42 @@ def test_every_mode_gives_the_classes_of_keras(engine, expected_of, options):
         np.testing.assert_allclose(result.confidence, other.confidence, atol=1e-4)
         assert result.labels == LABELS
         assert result.palette.tolist() == CONFIG.extra["palette"]
+
+
+def test_many_images_at_once_give_the_results_of_one_after_the_other(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines.sessions, "cores", lambda: 2)
+    images = [image(40, 64), image(72, 48, seed=1), tmp_path / "missing.png", image(40, 64, seed=2), image(33, 70)]
+    predictor = SegmentationPredictor(engine, PROCESSOR, return_confidence=True)
+    at_once = predictor(images, on_error="skip")
+    one_by_one = predictor(iter(images), on_error="skip")
+    for result, other in zip(at_once, one_by_one, strict=True):
+        assert result.index == other.index
+        np.testing.assert_array_equal(result.class_map, other.class_map)
+        np.testing.assert_allclose(result.confidence, other.confidence, atol=1e-5)
+    assert [each.index for each in at_once.failures] == [2]
+    results = predictor(images)
+    assert [next(results).index, next(results).index] == [0, 1]
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        next(results)
+
+
+def test_only_lists_of_images_of_moderate_size_run_at_once(model, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(engines.sessions, "cores", lambda: 2)
+    export_openvino(model, tmp_path, PROCESSOR)
+    engine = open_engine(tmp_path)
+    assert engine.for_many.session.at_once == 2
+    large = SegformerImageProcessor(size={"height": 2048, "width": 1024})
+    cases = [
+        (SegmentationPredictor(engine), 2, True),
+        (SegmentationPredictor(engine), 1, False),
+        (SegmentationPredictor(engine), None, False),  # a generator may wait for results
+        (SegmentationPredictor(engine, batch_size=2), 2, False),
+        (SegmentationPredictor(engine, large), 2, False),
+        (SegmentationPredictor(engine, mode="whole"), 2, False),
+        (SegmentationPredictor(model, PROCESSOR), 2, False),
+    ]
+    assert [predictor._gains_by_threads(total) for predictor, total, _ in cases] == [expected for *_, expected in cases]
 
 
 def test_errors_are_the_same(engine, tmp_path):

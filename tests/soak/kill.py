@@ -151,7 +151,8 @@ def kill_predicting(folder: Path, kills: int, generator: random.Random) -> Count
         while True:
             for value in (1, 2):
                 result = SegmentationResult(0, str(photo), np.full((480, 640), value), labels)
-                OutputFolder(folder / "out", ("overlay", "mask", "json"), [photo]).write(result)
+                outputs = OutputFolder(folder / "out", ("overlay", "mask", "json"), [photo])
+                outputs.write(result, outputs.paths_for(result))
 
     while counts["kills"] < kills:
         in_a_child(write_by_turns, kill_after=generator.uniform(0.02, 0.5))

@@ -39,6 +39,7 @@ from tf_segformer.hub import HubOptions
 from tf_segformer.inference.engines import open_engine
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import Failure, SegmentationResult, WrittenResult
+from tf_segformer.inference.threads import MAX_AT_ONCE, cores, map_in_threads
 
 if TYPE_CHECKING:
     from tf_segformer.cli.remote import RemotePredictor
@@ -201,9 +202,15 @@ def _segment(
 ) -> tuple[int, int]:
     """Writes and reports every image; returns how many could be read and how many not."""
     results = predictor(images, on_error="skip")
+    named = ((result, folder.paths_for(result)) for result in results)
+    written_in_order = map_in_threads(
+        lambda each: (each[0], folder.write(*each)),
+        named,
+        min(cores(), MAX_AT_ONCE),
+        lambda each: each[0].class_map.size,
+    )
     done = reported = written = 0
-    for result in results:
-        paths = folder.write(result)
+    for result, paths in written_in_order:
         reported = _report_failures(results.failures, reported)
         _report(result, paths, alone=len(images) == 1, as_json=as_json)
         done += 1

@@ -79,6 +79,12 @@ class Engine:
         """The loaded network."""
         return self.start()
 
+    @functools.cached_property
+    def for_many(self) -> Engine | None:
+        """The same engine for many images, `session.at_once` of which run at the same time; None where none gains."""
+        start = self.session.for_many
+        return None if start is None else Engine(self.name, start, self.config, self.path)
+
     @property
     def task(self) -> str:
         """ "classification" where the configuration names such a model, else "segmentation"."""

@@ -19,6 +19,7 @@ from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.inference.engines import Engine, open_engine
 from tf_segformer.inference.images import ON_ERROR, InputImage, as_images, read_images
 from tf_segformer.inference.results import Failure, Results, SegmentationResult
+from tf_segformer.inference.threads import map_in_threads
 from tf_segformer.inference.windows import (
     BLENDS,
     TOTAL_STRIDE,
@@ -26,11 +27,14 @@ from tf_segformer.inference.windows import (
     LogitSource,
     ResizedLogits,
     SlidingWindowLogits,
+    check_windows,
     class_map_from_views,
 )
 
 MODES = ("resize", "whole", "slide", "multiscale")
 DEFAULT_SCALES = (0.75, 1.0, 1.25)  # the paper's for ADE20K
+
+_MAX_PIXELS_IN_THREADS = 2**20  # of what the network sees: each thread has activations of its own
 
 _Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # (top, left, height, width) of a window
@@ -118,7 +122,7 @@ class SegmentationPredictor:
         self.return_logits = return_logits
         self.progress = progress
         self.scales = _check_scales(scales, mode)
-        self.window, self.stride = _check_windows(window, stride, mode, processor)
+        self.window, self.stride = check_windows(window, stride, mode, processor.target_size)
         if blend is not None and (blend not in BLENDS or self.window is None):
             raise ValueError(f"blend={blend!r} must be one of {', '.join(BLENDS)}, and needs mode='slide' or a window")
         self.blend = blend or "mean"
@@ -136,7 +140,8 @@ class SegmentationPredictor:
 
         Returns:
             An iterator over one `SegmentationResult` for each readable image, in order. Images are read and
-            segmented as the results are asked for, so that errors arise then too.
+            segmented as the results are asked for, so that errors arise then too. Of a list, some more may be: an
+            engine that takes several at once is then given them (OpenVINO, in mode "resize").
 
         Raises:
             ValueError: For an unknown `on_error`; while iterating, for an array that is no image.
@@ -147,7 +152,8 @@ class SegmentationPredictor:
         images = as_images(images)
         total = len(images) if hasattr(images, "__len__") else None
         failures: list[Failure] = []
-        results = self._segment(read_images(images, self.engine.num_channels, self.processor, on_error, failures))
+        opened = read_images(images, self.engine.num_channels, self.processor, on_error, failures)
+        results = (self._segment_in_threads if self._gains_by_threads(total) else self._segment)(opened)
         if self.progress or (self.progress is None and total != 1 and sys.stderr.isatty()):
             results = _with_progress_bar(results, total, failures)
         return Results(results, failures)
@@ -166,6 +172,23 @@ class SegmentationPredictor:
         for (size, on_gpu), neighbours in itertools.groupby(images, key=how):
             while batch := list(itertools.islice(neighbours, self.batch_size)):
                 yield from self._segment_batch(batch, size, on_gpu is not None)
+
+    def _gains_by_threads(self, total: int | None) -> bool:
+        """Whether several images go through the network at once: of one size, not too large, and known to be many."""
+        if self.mode != "resize" or self._averages or not self.processor.do_resize or self.batch_size > 1:
+            return False
+        moderate = math.prod(self.processor.target_size) <= _MAX_PIXELS_IN_THREADS
+        return moderate and (total or 0) > 1 and self.engine.for_many is not None
+
+    def _segment_in_threads(self, images: Iterator[InputImage]) -> Iterator[SegmentationResult]:
+        """The results of images in order, several in work at once."""
+        other = copy.copy(self)
+        other.engine = self.engine.for_many or self.engine
+
+        def segment(image: InputImage) -> SegmentationResult:
+            return next(other._segment_batch([image], self.processor.target_size, on_gpu=False))
+
+        return map_in_threads(segment, images, other.engine.session.at_once, lambda image: math.prod(image.size))
 
     def _segment_batch(self, images: list[InputImage], size: _Size, on_gpu: bool) -> Iterator[SegmentationResult]:
         """The results of images that go through the model at once; on a GPU they have one size."""
@@ -352,31 +375,6 @@ def _check_scales(scales: Sequence[float] | None, mode: str) -> tuple[float, ...
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales={scales} must be numbers above 0")
     return scales
-
-
-def _check_windows(
-    window: int | _Size | None, stride: int | _Size | None, mode: str, processor: SegformerImageProcessor
-) -> tuple[_Size | None, _Size | None]:
-    """Window and stride as pairs, with their defaults; None where the mode sees the whole image."""
-    if window is not None and mode not in ("slide", "multiscale"):
-        raise ValueError(f"window={window} belongs to mode='slide' or 'multiscale', not to {mode!r}")
-    if stride is not None and mode != "slide" and window is None:
-        raise ValueError(f"stride={stride} needs mode='slide', or mode='multiscale' with a window")
-    if mode != "slide" and window is None:
-        return None, None
-    sides = _as_pair("window", processor.target_size if window is None else window)
-    steps = _as_pair("stride", tuple(max(1, side * 3 // 4) for side in sides) if stride is None else stride)
-    if steps[0] > sides[0] or steps[1] > sides[1]:
-        raise ValueError(f"stride={steps} is larger than window={sides}: pixels between the windows would be left out")
-    return sides, steps
-
-
-def _as_pair(name: str, value: Any) -> _Size:
-    """One number for both sides, or (vertical, horizontal)."""
-    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
-    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
-        raise ValueError(f"{name}={value!r} must be a whole number of pixels, or a pair of them")
-    return int(pair[0]), int(pair[1])
 
 
 def _round_up(length: float) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import os
+import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from tf_segformer.errors import CheckpointError
 from tf_segformer.inference.forward import forward_function
+from tf_segformer.inference.threads import MAX_AT_ONCE, cores
 from tf_segformer.io import read_json
 from tf_segformer.requirements import import_extra
 
@@ -34,11 +34,15 @@ class Session:
         run: From pixel values (B, H, W, C) float32 to logits (B, h, w, K), or (B, K) for a classifier.
         input_shape: (B, H, W, C); None where the network takes any size.
         device: "CPU" or "GPU".
+        for_many: Makes a session of the same network for many images, where that is faster: each is run on fewer cores.
+        at_once: How many threads may call `run` at the same time with a gain.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
     input_shape: _Shape
     device: str
+    for_many: Callable[[], Session] | None = None
+    at_once: int = 1
 
 
 def keras_session(model: Any) -> Session:
@@ -95,7 +99,7 @@ def onnxruntime_session(path: Path, channels: int, precision: str) -> Session:
     (given,) = session.get_inputs()
     shape = tuple(side if isinstance(side, int) else None for side in given.shape)
     device = "GPU" if session.get_providers()[0].startswith("CUDA") else "CPU"
-    return _any_layout(lambda x: session.run(None, {given.name: x})[0], shape, device, channels)
+    return _any_layout(Session(lambda x: session.run(None, {given.name: x})[0], shape, device), channels)
 
 
 def openvino_session(path: Path, channels: int, precision: str) -> Session:
@@ -105,26 +109,50 @@ def openvino_session(path: Path, channels: int, precision: str) -> Session:
     """
     openvino = import_extra("openvino", "openvino", f"{path}: running it in OpenVINO")
     core = openvino.Core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision_hint(core, path, precision)}
+    hint = _precision_hint(core, path, precision)
     network = core.read_model(path)
     sides = network.inputs[0].get_partial_shape()
     shape = tuple(None if side.is_dynamic else side.get_length() for side in sides)
 
-    @functools.cache
-    def compiled(fixed: tuple[int, ...] | None) -> Any:
-        special = network
-        if fixed is not None and fixed != shape:
-            special = network.clone()
-            special.reshape(fixed)
-        return core.compile_model(special, "CPU", settings)
+    def make(at_once: int) -> Session:
+        run = _openvino_run(core, network, shape, hint, at_once)
+        for_many = (lambda: make(min(cores(), MAX_AT_ONCE))) if at_once == 1 < cores() else None
+        return _any_layout(Session(run, shape, "CPU", for_many, at_once), channels)
 
-    first: list[tuple[int, ...]] = []
+    return make(1)
+
+
+def _openvino_run(
+    core: Any, network: Any, shape: _Shape, precision_hint: str, at_once: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from an input to the output, which some threads may call at the same time."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision_hint,
+        "PERFORMANCE_HINT": "LATENCY" if at_once == 1 else "THROUGHPUT",
+        "PERFORMANCE_HINT_NUM_REQUESTS": str(at_once),
+    }
+    lock, of_thread = threading.Lock(), threading.local()
+    compiled: dict[_Shape, Any] = {}
+
+    def network_for(given: tuple[int, ...]) -> tuple[_Shape, Any]:
+        with lock:
+            key = given if not compiled or given in compiled else shape
+            if key not in compiled:
+                special = network
+                if key != shape:
+                    special = network.clone()
+                    special.reshape(key)
+                compiled[key] = core.compile_model(special, "CPU", settings)
+            return key, compiled[key]
 
     def run(x: np.ndarray) -> np.ndarray:
-        first[:] = first or [x.shape]
-        return compiled(x.shape if x.shape == first[0] else None)(x)[0]
+        key, fitting = network_for(x.shape)
+        requests = of_thread.__dict__.setdefault("requests", {})  # a request serves one thread at a time
+        if key not in requests:
+            requests[key] = fitting.create_infer_request()
+        return requests[key].infer(x, share_inputs=True)[0]
 
-    return _any_layout(run, shape, "CPU", channels)
+    return run
 
 
 def _precision_hint(core: Any, path: Path, asked: str) -> str:
@@ -142,8 +170,7 @@ def _precision_hint(core: Any, path: Path, asked: str) -> str:
 def litert_session(path: Path, channels: int, precision: str) -> Session:
     """Runs a LiteRT file, quantizing and dequantizing where its input and output are whole numbers."""
     interpreter = import_extra("ai_edge_litert.interpreter", "litert", f"{path}: running it in LiteRT")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    network = interpreter.Interpreter(str(path), num_threads=threads)  # by default it takes one
+    network = interpreter.Interpreter(str(path), num_threads=cores())  # by default it takes one
     (given,), (wanted,) = network.get_input_details(), network.get_output_details()
     shape = tuple(None if side < 0 else int(side) for side in given["shape_signature"])
     allocated: list[tuple[int, ...]] = []
@@ -157,7 +184,7 @@ def litert_session(path: Path, channels: int, precision: str) -> Session:
         network.invoke()
         return _dequantized(network.get_tensor(wanted["index"]), wanted)
 
-    return _any_layout(run, shape, "CPU", channels)
+    return _any_layout(Session(run, shape, "CPU"), channels)
 
 
 def _quantized(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
@@ -178,15 +205,16 @@ def _dequantized(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     return (values.astype(np.float32) - zero_point) * np.float32(scale)
 
 
-def _any_layout(run: Callable[[np.ndarray], np.ndarray], shape: _Shape, device: str, channels: int) -> Session:
+def _any_layout(session: Session, channels: int) -> Session:
     """A session in channels last of a network that is in either layout."""
+    shape = session.input_shape
     if len(shape) != 4 or channels not in (shape[1], shape[3]):
         raise CheckpointError(f"the network takes {shape}, not images (B, H, W, {channels}) or (B, {channels}, H, W)")
     if shape[3] == channels:
-        return Session(run, shape, device)
+        return session
 
     def run_channels_first(x: np.ndarray) -> np.ndarray:
-        logits = run(np.ascontiguousarray(x.transpose(_TO_CHANNELS_FIRST)))
+        logits = session.run(np.ascontiguousarray(x.transpose(_TO_CHANNELS_FIRST)))
         return logits.transpose(_TO_CHANNELS_LAST) if logits.ndim == 4 else logits
 
-    return Session(run_channels_first, tuple(shape[axis] for axis in _TO_CHANNELS_LAST), device)
+    return replace(session, run=run_channels_first, input_shape=tuple(shape[axis] for axis in _TO_CHANNELS_LAST))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from tf_segformer.imaging.postprocess import bilinear_neighbours, softmax
 CHUNK_BYTES = 32 * 2**20  # float32 logits of one chunk of rows; a chunk and its few temporaries stay near 150 MB
 TOTAL_STRIDE = 32  # of the encoder: its tokens begin at multiples of it
 
+
 BLENDS: dict[str, Callable[[int], np.ndarray]] = {
     "mean": lambda side: np.ones(side, np.float32),
     "cosine": lambda side: np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2,
 }
 """Weights along a window's side: "mean" counts overlapping windows alike, "cosine" falls (as Hann's) to its border."""
 
+_Size = tuple[int, int]
 _Span = tuple[int, int]
 """First pixel and the one after the last of a window along one side."""
 
@@ -155,6 +157,48 @@ class SlidingWindowLogits:
         self._computed[rows] = [
             ResizedLogits(ArrayLogits(logits), box[2:]) for box, logits in zip(boxes, self._predict(boxes), strict=True)
         ]
+
+
+def check_windows(
+    window: int | _Size | None, stride: int | _Size | None, mode: str, default: _Size
+) -> tuple[_Size | None, _Size | None]:
+    """Window and stride as pairs, with their defaults; None where the mode sees the whole image.
+
+    Args:
+        window: Side or (height, width); None is the default.
+        stride: Step or (vertical, horizontal); None is 3/4 of the window.
+        mode: A mode of `SegmentationPredictor`.
+        default: The window where none is given.
+
+    Returns:
+        Window and stride.
+
+    Raises:
+        ValueError: An option of another mode, no number of pixels, or a stride larger than its window.
+
+    Example:
+        >>> check_windows(None, None, "slide", (512, 512))
+        ((512, 512), (384, 384))
+    """
+    if window is not None and mode not in ("slide", "multiscale"):
+        raise ValueError(f"window={window} belongs to mode='slide' or 'multiscale', not to {mode!r}")
+    if stride is not None and mode != "slide" and window is None:
+        raise ValueError(f"stride={stride} needs mode='slide', or mode='multiscale' with a window")
+    if mode != "slide" and window is None:
+        return None, None
+    sides = _as_pair("window", default if window is None else window)
+    steps = _as_pair("stride", tuple(max(1, side * 3 // 4) for side in sides) if stride is None else stride)
+    if steps[0] > sides[0] or steps[1] > sides[1]:
+        raise ValueError(f"stride={steps} is larger than window={sides}: pixels between the windows would be left out")
+    return sides, steps
+
+
+def _as_pair(name: str, value: Any) -> _Size:
+    """One number for both sides, or (vertical, horizontal)."""
+    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
+        raise ValueError(f"{name}={value!r} must be a whole number of pixels, or a pair of them")
+    return int(pair[0]), int(pair[1])
 
 
 def window_spans(length: int, window: int, stride: int, multiple: int = 1) -> list[_Span]:
