@@ -1,4 +1,4 @@
-"""From JPEG files to class maps: predictor, served SavedModel, command line, Hugging Face; the parts of one image.
+"""From JPEG files to class maps: predictor, served SavedModel, Hugging Face; the parts of one image.
 
     python -m benchmarks.end_to_end                               # B0 at 512x512, 150 classes, 16 images
     python -m benchmarks.end_to_end --size 256 --runs 2 --peers ours parts
@@ -11,8 +11,6 @@ makes the class map of each image in turn: as far as the predictor is faster tha
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,18 +92,6 @@ def _served(case: Case) -> Engine:
     )
 
 
-def _command(case: Case) -> Engine:
-    """`tf-segformer predict FOLDER`, start-up and writing of the class maps included."""
-    ours.processor_of(case).save_pretrained(case.weights)
-    options = ["--model", case.weights, "--save", "mask", "--output", case.export("segmented")]
-    command = [sys.executable, "-m", "tf_segformer", "predict", case.export("images"), *options]
-
-    def run() -> None:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-    return Engine(run=run, output=lambda: np.empty(0))
-
-
 _FILES = (ours.WEIGHTS, ours.JPEG_FOLDER)
 PEERS = {
     "ours": Peer("this project, SegmentationPredictor", ours.IMPORTS, _predictor, _FILES),
@@ -113,9 +99,6 @@ PEERS = {
     "served": Peer(
         "this project's SavedModel, image by image", ("tensorflow",), _served, (ours.SAVED_MODEL, ours.JPEG_FOLDER)
     ),
-    "command": Peer(
-        "tf-segformer predict, start-up included", ("tensorflow",), _command, _FILES, tolerance=None
-    ),  # it writes class maps, no logits
     "torch": Peer("HF PyTorch, eager", _IMPORTS, transformers.end_to_end(False), _FILES),
     "torch-compile": Peer("HF PyTorch, torch.compile", _IMPORTS, transformers.end_to_end(True), _FILES),
 }
