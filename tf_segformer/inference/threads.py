@@ -39,7 +39,7 @@ def map_in_threads(
         function: Called in threads.
         items: Taken in the caller's thread, one after the other, when a result is asked for.
         threads: Number of threads.
-        pixels_of: The size of an item; an item waits until those before leave it room in 64 million pixels.
+        pixels_of: The size of an item; it waits until it and those before that are not done have 64 million at most.
 
     Yields:
         The results.
