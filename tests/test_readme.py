@@ -68,6 +68,15 @@ def test_block_runs_as_written(block, workspace):
     assert finished.returncode == 0, f"{code}\n{finished.stdout}\n{finished.stderr[-3000:]}"
 
 
+def test_the_figures_of_the_exported_forms_are_those_of_the_results():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    pattern = r"^\| one image \| float32 .*\n\|---.*\n((?:\| B.*\n)+)"
+    (measured,), (stated,) = (re.findall(pattern, text, re.MULTILINE) for text in (results, README))
+    assert measured == stated
+    for percent in re.findall(r"62\.\d+ %", README):
+        assert f" {percent} |" in results
+
+
 def test_the_install_commands_name_extras_and_images_that_exist():
     options = configparser.ConfigParser()
     options.read(ROOT / "setup.cfg")
