@@ -27,8 +27,8 @@ import numpy as np
 
 from benchmarks.harness import report
 from benchmarks.harness.bench import Bench, Disagreement, bench_of, parser_of, timing_columns
-from benchmarks.harness.case import Case, Peer
-from benchmarks.harness.worker import GivenUp, Skipped
+from benchmarks.harness.case import Case, Peer, Skipped
+from benchmarks.harness.worker import GivenUp
 from benchmarks.peers import on_gpu
 from benchmarks.peers.ours import WEIGHTS
 from tf_segformer.benchmarking.turns import time_in_turns

@@ -19,8 +19,8 @@ import statistics
 
 from benchmarks.harness import report
 from benchmarks.harness.bench import Alone, Bench, measure_alone, parser_of, publish_cases
-from benchmarks.harness.case import Case
-from benchmarks.harness.worker import GivenUp, Skipped
+from benchmarks.harness.case import Case, Skipped
+from benchmarks.harness.worker import GivenUp
 from benchmarks.inference import COMPARED, PEERS
 
 _GROWTH = [(side, side, 1) for side in (256, 512, 1024, 1536, 2048)] + [(512, 512, batch) for batch in (2, 4, 8)]

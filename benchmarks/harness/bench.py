@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.case import TOLERANCE, Case, Peer
-from benchmarks.harness.worker import GivenUp, Limits, Skipped, Worker, make_file
+from benchmarks.harness.case import TOLERANCE, Case, Peer, Skipped
+from benchmarks.harness.worker import GivenUp, Limits, Worker, make_file
 
 REFERENCES = ("torch", "onnxruntime", "openvino")  # the first that runs here gives the logits to compare with
 # TensorFlow and transformers import these where they are installed, 0.2 GB and seconds of it, and no engine needs them.

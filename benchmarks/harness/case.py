@@ -14,6 +14,10 @@ from benchmarks.harness.memory import peak_bytes
 TOLERANCE = 1e-3  # of the largest output; keras-hub's approximate GELU makes 1e-4, the others differ by rounding alone
 
 
+class Skipped(Exception):
+    """A peer that cannot run here, and why."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One network at one size; every engine of a table gets the same."""

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.case import Case, Engine, File, Peer
+from benchmarks.harness.case import Case, Engine, File, Peer, Skipped
 from benchmarks.harness.memory import peak_bytes, resident_bytes
 
 _ROOT = Path(__file__).parents[2]
@@ -36,10 +36,6 @@ _BACKENDS = ("tensorflow", "jax", "torch")  # of Keras: the first that is instal
 _OUT_OF_MEMORY = ("CUDA out of memory", "RESOURCE_EXHAUSTED")  # as torch and XLA say it
 # Distributions whose versions a table names, by the module that a peer imports.
 _DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "keras_hub": "keras-hub", "PIL": "pillow"}
-
-
-class Skipped(Exception):
-    """A peer that cannot run here, and why."""
 
 
 class GivenUp(Exception):
@@ -186,6 +182,9 @@ def main() -> None:
         engine, facts = _load(module.PEERS[order["peer"]], case)
     except ModuleNotFoundError as error:
         answer({"skipped": f"{error.name} is not installed"})
+        return
+    except Skipped as reason:
+        answer({"skipped": str(reason)})
         return
     answer(facts)
     for line in sys.stdin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.harness.case import Case, Engine
+from benchmarks.harness.case import Case, Engine, Skipped
 from benchmarks.peers.ours import channels_first, channels_last
 
 IMPORTS = ("openvino",)
@@ -18,6 +18,8 @@ def inference(name: str, precision: str = "f32") -> Callable[[Case], Engine]:
         import openvino
 
         core = openvino.Core()
+        if precision.upper() not in {*core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), "F32"}:
+            raise Skipped(f"this processor does not compute in {precision}")
         model = core.read_model(case.export(name))
         shape = (case.height, case.width, 3) if make is channels_last else (3, case.height, case.width)
         model.reshape((case.batch, *shape))

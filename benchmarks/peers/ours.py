@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def make_int8(case: Case) -> None:
 
     from tf_segformer import export_openvino
 
-    processor = processor_of(case)
+    processor = processor_of(replace(case, height=min(case.height, 512), width=min(case.width, 512)))  # of any size
     images = [Image.open(io.BytesIO(jpeg_bytes(640, 480, seed=seed))) for seed in range(8)]
     pixel_values = [processor(image, return_tensors="np")["pixel_values"] for image in images]
     export_openvino(load_model(case), case.export("int8"), processor, precision="int8", calibration=pixel_values)

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.harness import report
 from benchmarks.harness.bench import Bench, Disagreement, check_agreement, measure_alone, ratio, timing_columns
-from benchmarks.harness.case import Case, Engine, File, Peer
-from benchmarks.harness.worker import GivenUp, Limits, Skipped
+from benchmarks.harness.case import Case, Engine, File, Peer, Skipped
+from benchmarks.harness.worker import GivenUp, Limits
 from tf_segformer.benchmarking.turns import time_in_turns
 
 CASE = Case("unused", height=64, width=96, classes=5, batch=2)
@@ -28,6 +28,10 @@ def _wrong(case: Case) -> Engine:
 
 def _failing(case: Case) -> Engine:
     raise ValueError(f"no engine for {case.variant}")
+
+
+def _unfit(case: Case) -> Engine:
+    raise Skipped("this processor does not compute in bf16")
 
 
 def _too_large(case: Case) -> Engine:
@@ -61,6 +65,7 @@ PEERS = {
     "wrong": Peer("a wrong one", ("numpy",), _wrong),
     "missing": Peer("a missing one", ("nowhere_to_be_found",), _stand_in),
     "failing": Peer("a failing one", (), _failing),
+    "unfit": Peer("an unfit one", (), _unfit),
     "too large": Peer("one too large", (), _too_large),
     "on a device": Peer("one with memory of its own", (), _on_a_device),
     "slow": Peer("a slow one", (), _slow),
@@ -87,13 +92,14 @@ def test_a_worker_answers_with_seconds_peak_and_output(bench):
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(bench):
-    with bench.start_agreeing(["missing", "stand-in", "square"], CASE) as team:
+    with bench.start_agreeing(["missing", "stand-in", "square", "unfit"], CASE) as team:
         assert list(team.workers) == ["stand-in"]
         worker = team.workers["stand-in"]
     assert worker._process.poll() is not None, "the process outlives its table"
     assert team.skipped == {
         "a missing one": "nowhere_to_be_found is not installed",
         "a square one": "it takes square images only",
+        "an unfit one": "this processor does not compute in bf16",
     }
 
 
