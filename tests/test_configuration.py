@@ -62,6 +62,15 @@ def test_a_folder_gives_back_what_was_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_token_merging_is_one_fraction_or_one_per_stage_and_written_where_it_is_on():
+    config = SegformerConfig.from_dict({"token_merging": [0.5, 0.5, 0.6, 0]})
+    assert config.stage_token_merging == config.token_merging == (0.5, 0.5, 0.6, 0)
+    assert SegformerConfig(token_merging=0.65).stage_token_merging == (0.65,) * 4
+    assert SegformerConfig.from_dict(config.to_dict()) == config
+    assert json.loads(json.dumps(config.to_dict()))["token_merging"] == [0.5, 0.5, 0.6, 0]
+    assert "token_merging" not in config.replace(token_merging=0.0).to_dict()
+
+
 def test_variants_are_found_by_any_usual_spelling():
     assert SegformerConfig.from_variant("MiT_B5").depths == (3, 6, 40, 3)
     with pytest.raises(ValueError, match="'b6' is unknown: choose one of b0, b1, b2, b3, b4, b5"):
@@ -100,6 +109,15 @@ def test_new_labels_replace_the_old_names_and_the_same_count_keeps_them():
         ({"id2label": {0: "a", 2: "b"}}, "id2label=.*without a gap"),
         ({"id2label": ["a", "b"]}, "id2label=.*must map indices to names"),
         ({"semantic_loss_ignore_index": "none"}, "semantic_loss_ignore_index='none'"),
+        ({"token_merging": 0.8}, "token_merging=0.8: must be from 0 to 0.75, or num_encoder_blocks=4 such numbers"),
+        ({"token_merging": "0.5"}, "token_merging='0.5': must be from 0 to 0.75"),
+        ({"token_merging": None}, "token_merging=None: must be from 0 to 0.75"),
+        ({"token_merging": float("nan")}, "token_merging=nan: must be from 0 to 0.75"),
+        (
+            {"token_merging": (0.5, 0.5)},
+            r"token_merging=\(0.5, 0.5\): .*=4 such numbers, one per stage",
+        ),
+        ({"token_merging": [0, 0, 0, -0.1]}, r"token_merging=\(0, 0, 0, -0.1\): must be"),
     ],
 )
 def test_an_inconsistent_field_is_named_with_its_value(fields, message):

@@ -35,15 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "b5": {"hidden_sizes": (64, 128, 320, 512), "depths": (3, 6, 40, 3), "decoder_hidden_size": 768},
 }
 
-_STAGE_FIELDS = (
-    "depths",
-    "sr_ratios",
-    "hidden_sizes",
-    "patch_sizes",
-    "strides",
-    "num_attention_heads",
-    "mlp_ratios",
-)
+_STAGE_FIELDS = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios")
 _PROBABILITY_FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -86,6 +78,8 @@ class SegformerConfig:
         stage_norm_eps: Epsilon of the stages' layer norms where it is not that of the blocks: keras-hub runs 1e-5.
         decode_head_type: "segformer" (paper and Hugging Face) or "mmseg" (mmsegmentation 1.x: a normalized, activated
             projection a stage).
+        token_merging: Fraction of the queries of every attention that are merged with a similar neighbor, from 0 for
+            none to 0.75, or one fraction per stage. Saves time on large images; the outputs change a little.
         extra: Fields of a config.json that this class does not know; written back by `to_dict`.
 
     Raises:
@@ -125,6 +119,7 @@ class SegformerConfig:
     block_norm_eps: float = 1e-5
     stage_norm_eps: float | None = None
     decode_head_type: str = "segformer"
+    token_merging: float | tuple[float, ...] = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,6 +128,8 @@ class SegformerConfig:
             if isinstance(value, str) or not hasattr(value, "__iter__"):
                 raise _reject(name, value, "must be a list with one number a stage")
             setattr(self, name, tuple(value))
+        if isinstance(self.token_merging, list):
+            self.token_merging = tuple(self.token_merging)
         self._check_numbers()
         self._check_stages()
         self._resolve_labels()
@@ -166,6 +163,11 @@ class SegformerConfig:
                     raise _reject(name, value, "must be numbers above 0")
             elif not all(_is_count(entry) for entry in value):
                 raise _reject(name, value, f"must be whole numbers from 1 to {MAX_COUNT}")
+        fractions = self.stage_token_merging
+        valid = all(_is_number(fraction) and 0 <= fraction <= 0.75 for fraction in fractions)  # one of 2x2 tokens stays
+        if len(fractions) != self.num_encoder_blocks or not valid:
+            one_per_stage = f"or num_encoder_blocks={self.num_encoder_blocks} such numbers, one per stage"
+            raise _reject("token_merging", self.token_merging, f"must be from 0 to 0.75, {one_per_stage}")
         for size, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
             if size % heads:
                 raise _reject("hidden_sizes", self.hidden_sizes, f"has {size}, not divisible by its {heads} heads")
@@ -187,6 +189,12 @@ class SegformerConfig:
         width = self.decoder_hidden_size
         if width * (width + sum(self.hidden_sizes)) * self.num_encoder_blocks > MAX_PARAMETERS:
             raise _reject("decoder_hidden_size", width, f"makes more than {MAX_PARAMETERS} parameters")
+
+    @property
+    def stage_token_merging(self) -> tuple[float, ...]:
+        """The fraction of `token_merging` in each stage."""
+        one = self.token_merging
+        return one if isinstance(one, tuple) else (one,) * self.num_encoder_blocks
 
     def _resolve_labels(self) -> None:
         """Makes num_labels, id2label and label2id agree, or says which of them does not."""
@@ -375,9 +383,7 @@ def read_config_fields(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-_OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "stage_norm_eps", "decode_head_type")
-
-
+_OWN_FIELDS = ("embedding_norm_eps", "block_norm_eps", "stage_norm_eps", "decode_head_type", "token_merging")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

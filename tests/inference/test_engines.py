@@ -151,6 +151,19 @@ def test_only_lists_of_images_of_moderate_size_run_at_once(model, tmp_path, monk
     assert [predictor._gains_by_threads(total) for predictor, total, _ in cases] == [expected for *_, expected in cases]
 
 
+@pytest.mark.parametrize("form", [pytest.param(name, marks=pytest.mark.slow) for name in FORMS if name != "keras"])
+def test_token_merging_is_that_of_keras(form, model, tmp_path):
+    module, export, name = FORMS[form]
+    pytest.importorskip(module)
+    merging = SegformerForSemanticSegmentation(CONFIG.replace(token_merging=0.65))
+    merging.set_weights(model.get_weights())
+    export(merging, tmp_path, PROCESSOR)
+    engine = open_engine(tmp_path, name)
+    for shape in ((1, 32, 48), (2, 33, 70)):
+        x = pixel_values(*shape)
+        np.testing.assert_allclose(engine(x), merging(x), atol=ATOL, rtol=0)
+
+
 def test_errors_are_the_same(engine, tmp_path):
     predictor = SegmentationPredictor(engine, PROCESSOR)
     (tmp_path / "broken.png").write_bytes(b"no image")

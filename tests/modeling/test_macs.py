@@ -36,6 +36,14 @@ def test_classification_adds_one_linear_map():
     assert classification_macs(config) == encoder_macs(config, (224, 224)) + 256 * 1000
 
 
+def test_merged_tokens_save_their_query_and_output_projections_and_products():
+    config = SegformerConfig.from_variant("b0", depths=(1, 1, 1, 1))
+    merging = config.replace(token_merging=(0.5, 0, 0, 0))
+    tokens, keys, channels = 128 * 128, 16 * 16, 32  # stage 1 of 512x512
+    saved = tokens // 2 * (2 * channels**2 + 2 * keys * channels)
+    assert encoder_macs(merging) == encoder_macs(config) - saved
+
+
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (3, 5)])
 def test_stage_sizes_are_those_of_the_model(size):
     from tf_segformer.modeling.models import SegformerModel

@@ -11,6 +11,7 @@ from tf_segformer.modeling.base import ConfiguredLayer, FeatureShape
 from tf_segformer.modeling.normalization import LayerNormalization
 from tf_segformer.ops.attention import attend, attention, attention_probabilities
 from tf_segformer.ops.initialization import SkippableNormal
+from tf_segformer.ops.token_merging import match_tokens, merge, unmerge
 
 
 @keras.saving.register_keras_serializable(package="tf_segformer")
@@ -25,11 +26,13 @@ class EfficientSelfAttention(ConfiguredLayer):
         dropout: Rate of dropout on the attention probabilities, in [0, 1).
         epsilon: Epsilon of the layer norm after the reduction.
         initializer_range: Standard deviation of the initial kernels.
+        token_merging: Fraction of the queries that are merged with a similar neighbor, from 0 to 0.75.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
 
-    Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1, "Efficient Self-Attention", equation 2.
+    Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203, section 3.1, "Efficient Self-Attention", equation 2;
+    token merging by Kienzle et al. 2024, https://arxiv.org/abs/2405.14467.
 
     Example:
         >>> attention = EfficientSelfAttention(64, num_heads=2, sequence_reduction=4)
@@ -45,6 +48,7 @@ class EfficientSelfAttention(ConfiguredLayer):
         dropout: float = 0.0,
         epsilon: float = 1e-5,
         initializer_range: float = 0.02,
+        token_merging: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,8 +61,10 @@ class EfficientSelfAttention(ConfiguredLayer):
             "dropout": dropout,
             "epsilon": epsilon,
             "initializer_range": initializer_range,
+            "token_merging": token_merging,
         }
         self.hidden_size, self.num_heads, self.ratio = hidden_size, num_heads, sequence_reduction
+        self.token_merging = token_merging
         policy = self.dtype_policy
         self.query, self.key, self.value, self.output_dense = (
             keras.layers.Dense(
@@ -100,11 +106,18 @@ class EfficientSelfAttention(ConfiguredLayer):
             return_attention: Whether the probabilities are wanted.
 
         Returns:
-            (B*H*W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W').
+            (B*H*W, C), with `return_attention` also the probabilities (B, heads, H*W, H'*W'); merged tokens have those
+            of the query that they share.
         """
+        queries, query_shape, groups = tokens, feature_shape, None
+        if self.token_merging:
+            x = ops.reshape(tokens, feature_shape.with_channels(self.hidden_size))
+            groups, count = match_tokens(x, self.token_merging)
+            queries = merge(tokens, groups, feature_shape.batch * count)
+            query_shape = FeatureShape(feature_shape.batch, count, 1)
         reduced, reduced_shape = self._reduce(tokens, feature_shape, training)  # (B*H'*W', C)
         split = self.num_heads, self.hidden_size // self.num_heads
-        query = ops.reshape(self.query(tokens), feature_shape.with_heads(*split))  # (B, H*W, heads, C/heads)
+        query = ops.reshape(self.query(queries), query_shape.with_heads(*split))  # (B, H*W, heads, C/heads)
         key = ops.reshape(self.key(reduced), reduced_shape.with_heads(*split))  # (B, H'*W', heads, C/heads)
         value = ops.reshape(self.value(reduced), reduced_shape.with_heads(*split))
         probabilities = None
@@ -114,6 +127,9 @@ class EfficientSelfAttention(ConfiguredLayer):
         else:
             context = attention(query, key, value, training=training)
         outputs = self.output_dense(ops.reshape(context, (-1, self.hidden_size)))
+        if groups is not None:
+            outputs = unmerge(outputs, groups)
+            probabilities = None if probabilities is None else _of_members(probabilities, groups)
         return (outputs, probabilities) if return_attention else outputs
 
     def _reduce(self, tokens: Any, feature_shape: FeatureShape, training: bool) -> tuple[Any, FeatureShape]:
@@ -132,3 +148,11 @@ class EfficientSelfAttention(ConfiguredLayer):
         x = self.sequence_reduction(x)  # (B, H', W', C)
         reduced = self.layer_norm(ops.reshape(x, (-1, self.hidden_size)), training=training)
         return reduced, FeatureShape(batch, *ops.shape(x)[1:3])
+
+
+def _of_members(probabilities: Any, groups: Any) -> Any:
+    """Probabilities of merged queries (B, heads, groups, M), copied to the tokens of each (B, heads, H*W, M)."""
+    batch, heads, _, num_keys = ops.shape(probabilities)
+    rows = ops.reshape(ops.transpose(probabilities, (0, 2, 1, 3)), (-1, heads, num_keys))
+    copies = ops.reshape(unmerge(rows, groups), (batch, -1, heads, num_keys))
+    return ops.transpose(copies, (0, 2, 1, 3))

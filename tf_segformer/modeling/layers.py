@@ -224,6 +224,7 @@ class TransformerBlock(ConfiguredLayer):
         hidden_size: Channels.
         num_heads: Attention heads.
         sequence_reduction: Reduction ratio of keys and values.
+        token_merging: Fraction of the queries that are merged with a similar neighbor, from 0 to 0.75.
         mlp_ratio: Width of the feed-forward network over `hidden_size`.
         activation: Activation of the feed-forward network.
         dropout: Dropout after attention and in the feed-forward network, in [0, 1).
@@ -259,6 +260,7 @@ class TransformerBlock(ConfiguredLayer):
         block_norm_epsilon: float = 1e-5,
         initializer_range: float = 0.02,
         rematerialize: bool = False,
+        token_merging: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -281,6 +283,7 @@ class TransformerBlock(ConfiguredLayer):
             "block_norm_epsilon": block_norm_epsilon,
             "initializer_range": initializer_range,
             "rematerialize": rematerialize,
+            "token_merging": token_merging,
         }
         self.hidden_size, self.num_heads = hidden_size, num_heads
         self.rematerialize = rematerialize
@@ -296,6 +299,7 @@ class TransformerBlock(ConfiguredLayer):
             dropout=attention_dropout,
             epsilon=embedding_norm_epsilon,
             initializer_range=initializer_range,
+            token_merging=token_merging,
             dtype=policy,
             name="attention",
         )

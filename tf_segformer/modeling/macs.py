@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from tf_segformer.configuration import SegformerConfig
+from tf_segformer.ops.token_merging import count_merged
 
 
 def encoder_macs(config: SegformerConfig, size: tuple[int, int] = (512, 512)) -> int:
@@ -89,8 +90,9 @@ def _block_macs(config: SegformerConfig, stage: int, map_size: tuple[int, int]) 
     tokens, hidden, ratio = prod(map_size), config.hidden_sizes[stage], config.sr_ratios[stage]
     reduced = prod(max(side // ratio, 1) for side in map_size)  # the convolution floors, but keeps one key
     reduction = reduced * ratio**2 * hidden**2 if ratio > 1 else 0
-    projections = 2 * tokens * hidden**2 + 2 * reduced * hidden**2  # query and output; key and value
-    products = 2 * tokens * reduced * hidden  # scores, and their sum of values
+    queries = tokens - count_merged(*map_size, config.stage_token_merging[stage])
+    projections = 2 * queries * hidden**2 + 2 * reduced * hidden**2  # query and output; key and value
+    products = 2 * queries * reduced * hidden  # scores, and their sum of values
     inner = int(hidden * config.mlp_ratios[stage])
     feed_forward = 2 * tokens * hidden * inner + 9 * tokens * inner
     return reduction + projections + products + feed_forward

@@ -143,9 +143,8 @@ class SegformerModel(PretrainedModel):
             it: less memory, more time.
 
     Takes `pixel_values` (B, H, W, num_channels), float32, of any height and width, and gives the last stage's map
-    (B, H/32, W/32, C), rounded up. With either option the output is a dictionary: `last_hidden_state`,
-    `hidden_states` (a list with one (B, H_i, W_i, C_i) per stage), `attentions` (a list with one
-    (B, heads, H_i*W_i, reduced) per block).
+    (B, H/32, W/32, C), rounded up. With either option the output is a dictionary: `last_hidden_state`, `hidden_states`
+    (a list: (B, H_i, W_i, C_i) per stage), `attentions` (a list: (B, heads, H_i*W_i, reduced) per block).
 
     Source: Xie et al. 2021, section 3.1.
 
@@ -186,6 +185,7 @@ class SegformerModel(PretrainedModel):
                     config.hidden_sizes[stage],
                     config.num_attention_heads[stage],
                     config.sr_ratios[stage],
+                    token_merging=config.stage_token_merging[stage],
                     mlp_ratio=config.mlp_ratios[stage],
                     activation=config.hidden_act,
                     dropout=config.hidden_dropout_prob,

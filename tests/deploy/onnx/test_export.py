@@ -77,6 +77,19 @@ def test_onnx_of_any_architecture_equals_keras(small_config, onnxruntime, tmp_pa
     assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_onnx_merges_the_tokens_that_keras_merges(small_config, onnxruntime, tmp_path, opset):
+    fractions = (0.75, 0.5, 0.0, 0.65)
+    model = SegformerForSemanticSegmentation(small_config.replace(initializer_range=0.3, token_merging=fractions))
+    path = export_onnx(model, tmp_path / "open", opset=opset)
+    for shape in ((2, 65, 97), (1, 100, 47), (2, 9, 20)):
+        pixel_values = random_pixel_values(*shape)
+        assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
+    path = export_onnx(model, tmp_path / "fixed", opset=opset, size=(65, 97))
+    pixel_values = random_pixel_values(1, 65, 97)
+    assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
+
+
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_onnx_of_a_fixed_size_has_no_shape_to_compute(segformers, onnxruntime, task, tmp_path):
     onnx = pytest.importorskip("onnx")

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+FOLDED: dict[str, Callable[..., np.ndarray]] = {
+    "Add": np.add,
+    "And": np.logical_and,
+    "Div": np.floor_divide,
+    "Equal": np.equal,
+    "Less": np.less,
+    "Max": np.maximum,
+    "Mul": np.multiply,
+    "Not": np.logical_not,
+    "Range": lambda end: np.arange(end[0]),
+    "Sub": np.subtract,
+}
+"""Operators on numbers that are not negative, and the same in NumPy."""
 
 
 class OnnxGraph:
@@ -64,6 +79,32 @@ class OnnxGraph:
         if not any(isinstance(piece, str) for piece in pieces):
             return np.concatenate(pieces)
         return self("Concat", *pieces, axis=0)
+
+    def fold(self, operator: str, *inputs: Any) -> Any:
+        """A node on whole numbers and truth values; where no input is the name of a tensor, its result right away.
+
+        Args:
+            operator: One of `FOLDED`; `Range` takes the end alone, with shape (1,).
+            *inputs: Names of tensors or NumPy arrays.
+
+        Returns:
+            Name of the result, or an array.
+        """
+        if not any(isinstance(each, str) for each in inputs):
+            return FOLDED[operator](*inputs)
+        if operator == "Range":
+            inputs = np.int64(0), self("Squeeze", *inputs), np.int64(1)
+        return self(operator, *inputs)
+
+    def smallest(self, x: str, count: Any) -> str:
+        """Where the `count` (1,) smallest numbers lie along the last axis of a tensor, in any order."""
+        number = len(self.nodes)
+        values, indices = f"TopK_{number}_values", f"TopK_{number}"
+        count = count if isinstance(count, str) else self.constant(count)
+        self.nodes.append(
+            helper.make_node("TopK", [x, count], [values, indices], name=indices, axis=-1, largest=0, sorted=0)
+        )
+        return indices
 
     def slice(self, x: str, start: int, end: Any, axes: tuple[int, ...] = (0,)) -> str:
         """The part of a tensor from `start` to `end`, an int or the name of a tensor, along some axes."""

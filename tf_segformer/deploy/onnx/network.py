@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from tf_segformer.deploy.onnx.graph import OnnxGraph, as_array
+from tf_segformer.deploy.onnx.token_merging import Cells, cells_of, merge, unmerge
 from tf_segformer.modeling.decode_head import MmsegDecodeHead, SegformerDecodeHead, scale_and_shift
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
 
@@ -104,32 +105,35 @@ def _encoder(graph: OnnxGraph, encoder: Any, x: str, image_size: tuple[int, int]
             known = (known + 2 * padding - embedding.patch_size) // embedding.stride + 1
         size = graph.slice(graph("Shape", x), 2, 4) if known is None else known
         tokens = _layer_norm(graph, _tokens(graph, x, embedding.hidden_size), embedding.layer_norm)
+        fraction = encoder.config.stage_token_merging[stage]
+        cells = cells_of(graph, size, fraction) if fraction else None
         for block in range(depth):
-            tokens = _block(graph, tokens, size, encoder.get_layer(f"block_{stage}_{block}"))
+            tokens = _block(graph, tokens, size, cells, encoder.get_layer(f"block_{stage}_{block}"))
         tokens = _layer_norm(graph, tokens, encoder.get_layer(f"stage_norm_{stage}"))
         x = _map(graph, tokens, size, embedding.hidden_size)
         maps.append(FeatureMap(x, size))
     return maps
 
 
-def _block(graph: OnnxGraph, tokens: str, size: Any, block: Any) -> str:
+def _block(graph: OnnxGraph, tokens: str, size: Any, cells: Cells | None, block: Any) -> str:
     """One transformer block on tokens (B, H*W, C)."""
     normalized = _layer_norm(graph, tokens, block.layer_norm_1)
-    tokens = graph("Add", tokens, _attention(graph, normalized, size, block.attention))
+    tokens = graph("Add", tokens, _attention(graph, normalized, size, cells, block.attention))
     normalized = _layer_norm(graph, tokens, block.layer_norm_2)
     return graph("Add", tokens, _feed_forward(graph, normalized, size, block.mlp))
 
 
-def _attention(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
+def _attention(graph: OnnxGraph, tokens: str, size: Any, cells: Cells | None, layer: Any) -> str:
     """Efficient self-attention (B, H*W, C) -> (B, H*W, C)."""
     width = layer.hidden_size // layer.num_heads
     reduced = _reduce(graph, tokens, size, layer)
+    queries, groups = (tokens, None) if cells is None else merge(graph, tokens, cells)
 
     def heads(x: str, projection: Any, order: tuple[int, ...], scale: float = 1.0) -> str:
         x = graph.reshape(_dense(graph, x, projection, scale), 0, -1, layer.num_heads, width)
         return graph("Transpose", x, perm=order)
 
-    query = heads(tokens, layer.query, (0, 2, 1, 3))  # (B, heads, H*W, d)
+    query = heads(queries, layer.query, (0, 2, 1, 3))  # (B, heads, H*W, d)
     key = heads(reduced, layer.key, (0, 2, 3, 1), scale=width**-0.5)  # (B, heads, d, H'*W')
     value, output = layer.value, layer.output_dense
     if layer.num_heads == 1:  # one projection of the few keys: probabilities sum to one, so the bias passes, too
@@ -138,7 +142,8 @@ def _attention(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
     probabilities = graph("Softmax", graph("MatMul", query, key), axis=-1)
     context = graph("Transpose", graph("MatMul", probabilities, value), perm=(0, 2, 1, 3))
     context = graph.reshape(context, 0, -1, layer.hidden_size)
-    return context if output is None else _dense(graph, context, output)
+    outputs = context if output is None else _dense(graph, context, output)
+    return outputs if groups is None else unmerge(graph, outputs, groups)
 
 
 def _reduce(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
