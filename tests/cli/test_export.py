@@ -72,6 +72,24 @@ def test_onnx(run, checkpoint, tmp_path, options, channels_axis):
     assert pixel_values.type.tensor_type.shape.dim[channels_axis].dim_value == 3
 
 
+def test_token_merging_is_of_the_checkpoint_and_travels_with_what_is_exported(run, checkpoint, image, tmp_path):
+    onnx = pytest.importorskip("onnx", reason='needs the extra "onnx"')
+    exported = tmp_path / "exported"
+    assert run("export", checkpoint(), exported, "--format", "onnx", "--token-merging", "0.5").code == 0
+    assert json.loads((exported / "config.json").read_text())["token_merging"] == 0.5
+    assert "TopK" in {node.op_type for node in onnx.load(exported / "model.onnx").graph.node}
+    photo = image(tmp_path / "photo.png")
+    outcome = run("predict", photo, "-m", exported, "--token-merging", "0.5")
+    assert outcome.code == 2 and "--token-merging is for checkpoints; export again with it" in outcome.err
+    outcome = run("predict", photo, "-m", checkpoint(), "--token-merging", "0.8")
+    assert outcome.code == 2 and "0.8 is not in the range 0<=x<=0.75" in outcome.err
+    fractions = []
+    for fraction in ("0", "0.75"):
+        arguments = ("--save", "json", "-o", tmp_path / fraction, "--json", "--token-merging", fraction)
+        fractions.append(json.loads(run("predict", photo, "-m", checkpoint(), *arguments).out)["class_fractions"])
+    assert fractions[0] != fractions[1]
+
+
 @pytest.mark.parametrize(("task", "format_name"), [("segmentation", "openvino"), ("classification", "onnx")])
 def test_what_was_exported_predicts_alone(run, checkpoint, image, tmp_path, task, format_name):
     pytest.importorskip("onnx" if format_name == "onnx" else "openvino")

@@ -105,6 +105,12 @@ class OpenCheckpoint:
             raise CheckpointError(f"{len(class_names)} names for a model of {self.config.num_labels} classes")
         return dataclasses.replace(self, config=self.config.replace(id2label=dict(enumerate(class_names))))
 
+    def with_token_merging(self, fraction: float | None) -> OpenCheckpoint:
+        """The same checkpoint with another `token_merging`; None leaves it as it is."""
+        return (
+            self if fraction is None else dataclasses.replace(self, config=self.config.replace(token_merging=fraction))
+        )
+
     def check_complete(self) -> None:
         """Checks, without building the model, that every tensor of it is there and no other.
 

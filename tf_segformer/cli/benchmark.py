@@ -13,7 +13,7 @@ import click
 from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
-from tf_segformer.cli.options import hub_options, read_numbers
+from tf_segformer.cli.options import hub_options, read_numbers, token_merging_option
 from tf_segformer.errors import CheckpointError, DatasetError
 from tf_segformer.hub import HubOptions
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     help="Folder for benchmark.json and benchmark.png.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@token_merging_option
 @hub_options
 def benchmark(
     model: str,
@@ -52,6 +53,7 @@ def benchmark(
     runs: int,
     output: Path,
     as_json: bool,
+    token_merging: float | None,
     hub: HubOptions,
 ) -> None:
     """Measures MODEL in every form that `export` writes, on this machine.
@@ -71,7 +73,7 @@ def benchmark(
         chosen = list(FORMS) if forms is None else forms_named(name.strip() for name in forms.split(","))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--forms") from error
-    loaded, checkpoint = load_model(model, hub)
+    loaded, checkpoint = load_model(model, hub, token_merging=token_merging)
     if checkpoint.task != "segmentation":
         raise CheckpointError(f"{model}: this is a model for {checkpoint.task}, it has no decode head")
     processor = load_processor(checkpoint)

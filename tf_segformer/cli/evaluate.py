@@ -11,7 +11,13 @@ import click
 
 from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.loading import import_keras, load_predictable
-from tf_segformer.cli.options import engine_option, hub_options, make_predictor, prediction_options
+from tf_segformer.cli.options import (
+    engine_option,
+    hub_options,
+    make_predictor,
+    prediction_options,
+    token_merging_option,
+)
 from tf_segformer.data.datasets import SPLITS
 from tf_segformer.data.splits import find_dataset_of_model
 from tf_segformer.errors import DatasetError
@@ -42,6 +48,7 @@ from tf_segformer.hub import HubOptions
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @engine_option
+@token_merging_option
 @prediction_options
 @hub_options
 def evaluate(
@@ -54,6 +61,7 @@ def evaluate(
     comparisons: int,
     as_json: bool,
     engine: str | None,
+    token_merging: float | None,
     precision: str,
     hub: HubOptions,
     **options: Any,
@@ -66,7 +74,7 @@ def evaluate(
 
     Example: tf-segformer evaluate camvid-b0 CamVid --mode whole
     """
-    loaded = load_predictable(model, hub, precision, engine, "segmentation")
+    loaded = load_predictable(model, hub, precision, engine, token_merging, "segmentation")
     predictor = make_predictor(loaded.model, loaded.processor, **options)
     try:
         data = find_dataset_of_model(loaded.class_names, dataset, split=split, **data_options)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 import tf_segformer
 from tf_segformer.cli.inputs import expand_inputs
 from tf_segformer.cli.loading import load_model, load_processor
-from tf_segformer.cli.options import hub_options, precision_option, read_numbers
+from tf_segformer.cli.options import hub_options, precision_option, read_numbers, token_merging_option
 from tf_segformer.data.splits import find_dataset_of_model
 from tf_segformer.deploy.formats import DATA_FORMATS, MAX_SERVED_PIXELS, ONNX_OPSETS, PRECISIONS
 from tf_segformer.errors import CheckpointError, SegformerError
@@ -89,6 +89,7 @@ _FORMATS_OF_OPTION = {
     "--runtime", type=click.Path(exists=True, path_type=Path), default=None,
     help="web: .tgz or folder of the npm package onnxruntime-web.  [default: downloaded once from npm's registry]",
 )  # fmt: skip
+@token_merging_option
 @hub_options
 def export(
     model: str,
@@ -105,6 +106,7 @@ def export(
     integer_io: bool,
     data_format: str,
     runtime: Path | None,
+    token_merging: float | None,
     hub: HubOptions,
 ) -> None:
     """Writes MODEL into FOLDER for a server or a device.
@@ -119,7 +121,7 @@ def export(
     if precision not in PRECISIONS[format_name]:
         raise click.UsageError(f"--precision of {format_name} is one of {', '.join(PRECISIONS[format_name])}")
     _check_options(format_name, precision, calibration, size, integer_io)
-    loaded, checkpoint = load_model(model, hub)
+    loaded, checkpoint = load_model(model, hub, token_merging=token_merging)
     processor = load_processor(checkpoint)
     if checkpoint.task == "encoder":
         raise CheckpointError(f"{checkpoint.path}: an encoder alone cannot be exported, it has no classes")

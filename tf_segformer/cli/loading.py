@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    name: str, hub: HubOptions = DEFAULT_HUB, precision: str = "float32"
+    name: str, hub: HubOptions = DEFAULT_HUB, precision: str = "float32", token_merging: float | None = None
 ) -> tuple[PretrainedModel, OpenCheckpoint]:
     """Loads a checkpoint into the model of its task; a bad one is reported before the seconds that Keras takes.
 
@@ -30,6 +30,7 @@ def load_model(
         name: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
         hub: How to reach the Hub.
         precision: One of `options.PRECISIONS`; the weights stay float32.
+        token_merging: That of the configuration instead of the checkpoint's.
 
     Returns:
         The model and the checkpoint.
@@ -39,7 +40,7 @@ def load_model(
     """
     from tf_segformer.checkpoints.loading import open_checkpoint
 
-    opened = open_checkpoint(name, hub)
+    opened = open_checkpoint(name, hub).with_token_merging(token_merging)
     import_keras()
     from tf_segformer import loading
 
@@ -93,7 +94,9 @@ class Predictable(NamedTuple):
         return tuple(names_of_classes(getattr(self.model.config, "id2label", {})).values())
 
 
-def load_predictable(name: str, hub: HubOptions, precision: str, engine: str | None, *tasks: str) -> Predictable:
+def load_predictable(
+    name: str, hub: HubOptions, precision: str, engine: str | None, token_merging: float | None, *tasks: str
+) -> Predictable:
     """Loads a checkpoint, or opens what `export` wrote.
 
     Args:
@@ -101,6 +104,7 @@ def load_predictable(name: str, hub: HubOptions, precision: str, engine: str | N
         hub: How to reach the Hub.
         precision: One of `options.PRECISIONS`.
         engine: Which engine runs the model, or "auto"; None is Keras for a checkpoint, "auto" for an exported model.
+        token_merging: As for `load_model`; an exported model has its own.
         *tasks: What the model may be for: "segmentation", "classification".
 
     Returns:
@@ -110,7 +114,10 @@ def load_predictable(name: str, hub: HubOptions, precision: str, engine: str | N
         CheckpointError: As for `load_model`, and for a model of another task.
         ImportError: No engine is installed that runs the exported model.
     """
-    opened = _open_exported(name, precision, engine) or _open_checkpoint(name, hub, precision, engine)
+    exported = _open_exported(name, precision, engine)
+    if exported and token_merging is not None:
+        raise click.UsageError(f"--token-merging is for checkpoints; export again with it what {name} was made of")
+    opened = exported or _open_checkpoint(name, hub, precision, engine, token_merging)
     if opened.task not in tasks:
         raise CheckpointError(f"{name}: this is a model for {opened.task}, it has no decode head")
     return opened
@@ -131,19 +138,21 @@ def _open_exported(name: str, precision: str, engine_name: str | None) -> Predic
     return Predictable(engine, _load_processor(find_file(files[0].parent, [CONFIG_NAME]), name), engine.task)
 
 
-def _open_checkpoint(name: str, hub: HubOptions, precision: str, engine_name: str | None) -> Predictable:
+def _open_checkpoint(
+    name: str, hub: HubOptions, precision: str, engine_name: str | None, token_merging: float | None
+) -> Predictable:
     """The Keras model of a checkpoint, or the engine of what it is exported to."""
     from tf_segformer.inference.engines import AUTO, fastest_engine
 
     chosen = fastest_engine() if engine_name == AUTO else engine_name
     if chosen in (None, "tensorflow"):
-        model, checkpoint = load_model(name, hub, precision)
+        model, checkpoint = load_model(name, hub, precision, token_merging)
         _check_backend(chosen)
         return Predictable(model, load_processor(checkpoint), checkpoint.task)
     from tf_segformer.checkpoints.loading import open_checkpoint
     from tf_segformer.cli.engine_cache import cached_export
 
-    checkpoint = open_checkpoint(name, hub)
+    checkpoint = open_checkpoint(name, hub).with_token_merging(token_merging)
     if checkpoint.task == "encoder":  # which the caller rejects
         return Predictable(None, load_processor(checkpoint), checkpoint.task)
     if precision != "float32" and chosen != "openvino":

@@ -116,6 +116,12 @@ model_option = click.option(
     help="Folder, file, embedded name or Hub id; or what export wrote.",
 )  # fmt: skip
 
+token_merging_option = click.option(
+    "--token-merging", type=click.FloatRange(0, 0.75), metavar="FRACTION", default=None,
+    help="Of a checkpoint: fraction of attention's queries that are merged with a similar neighbor, such as 0.65; "
+    "saves time on large images.  [default: as config.json says]",
+)  # fmt: skip
+
 engine_option = click.option(
     "--engine", type=click.Choice((AUTO, *ENGINES)), default=None,
     help="What runs the model. Of a checkpoint, what an engine reads is written once into the cache folder. auto takes "

@@ -23,6 +23,7 @@ from tf_segformer.cli.options import (
     model_option,
     prediction_options,
     read_numbers,
+    token_merging_option,
 )
 from tf_segformer.cli.outputs import KINDS, OutputFolder
 from tf_segformer.cli.scenes import (
@@ -78,6 +79,7 @@ def _read_kinds(context: click.Context, parameter: click.Parameter, value: str) 
 @click.option("--server", metavar="URL", help="Ask TF Serving at http://HOST:8501 or grpc://HOST:8500 instead.")
 @click.option("--server-model", default="segformer", show_default=True, help="Name of the model on the server.")
 @engine_option
+@token_merging_option
 @prediction_options
 @click.pass_context
 @hub_options
@@ -95,6 +97,7 @@ def predict(
     server: str | None,
     server_model: str,
     engine: str | None,
+    token_merging: float | None,
     precision: str,
     hub: HubOptions,
     **options: Any,
@@ -128,7 +131,8 @@ def predict(
         remote = make_remote_predictor(context, server, server_model, save)
         done, failed = _segment(remote, images, OutputFolder(output, save, images, alpha), as_json)
     elif images:
-        segmenter, processor, task = load_predictable(model, hub, precision, engine, "segmentation", "classification")
+        tasks = "segmentation", "classification"
+        segmenter, processor, task = load_predictable(model, hub, precision, engine, token_merging, *tasks)
         if task == "classification":
             if given := of_raster.given():
                 raise click.UsageError(f"{given[0]} is for segmentation, and {model} classifies images")
