@@ -3,6 +3,7 @@
     python -m benchmarks.inference --variants b0 b2 --sizes 512 1024 --classes 150 19
     python -m benchmarks.inference --peers ours ours-mixed-bfloat16 ours-bfloat16     # on a CPU with avx512_bf16
     python -m benchmarks.inference --peers ours openvino --runs 50
+    python -m benchmarks.inference --variants b5 --sizes 1024x2048 --peers ours ours-merging-0.5 ours-merging-0.65
 
 Every engine runs in a process of its own; all are asked in turns. Before that their logits are compared. "/ peer" is
 the time of the first engine over the peer's, the median of the rounds' ratios; "x floor" is the time over that of the
@@ -55,6 +56,16 @@ PEERS |= {
     "ours-bfloat16": Peer(
         "this project, bfloat16", ours.IMPORTS, ours.predictor_graph("bfloat16"), _WEIGHTS, _BFLOAT16
     ),
+    **{
+        f"ours-merging-{fraction}": Peer(
+            f"this project, token_merging={fraction}",
+            ours.IMPORTS,
+            ours.predictor_graph(token_merging=fraction),
+            _WEIGHTS,
+            tolerance=None,  # other numbers, as asked for: RESULTS.md has their mIoU on CamVid
+        )
+        for fraction in (0.5, 0.65)
+    },
     "openvino-ours-bfloat16": Peer(
         "OpenVINO, this project's ONNX, bfloat16",
         openvino.IMPORTS,
@@ -79,7 +90,7 @@ PEERS |= {
 def main() -> None:
     arguments = _parse_arguments()
     settings = [
-        (variant, size, size, classes, arguments.batch)
+        (variant, *size, classes, arguments.batch)
         for variant in arguments.variants
         for size in arguments.sizes
         for classes in arguments.classes
@@ -119,10 +130,16 @@ def _macs(case: Case) -> int:
     return case.batch * segmentation_macs(config, (case.height, case.width))
 
 
+def _sides(text: str) -> tuple[int, ...]:
+    """Height and width of the image: of a square one its side."""
+    sides = tuple(map(int, text.split("x")))
+    return sides * (3 - len(sides))
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, COMPARED, runs=20)
     parser.add_argument("--variants", nargs="+", default=["b0", "b2"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="sides of the square image")
+    parser.add_argument("--sizes", nargs="+", type=_sides, default=[(512, 512), (1024, 1024)], metavar="SIDE|HxW")
     parser.add_argument("--classes", nargs="+", type=int, default=[150, 19])
     parser.add_argument("--batch", type=int, default=1)
     return parser.parse_args()

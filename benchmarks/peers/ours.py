@@ -95,12 +95,12 @@ SAVED_MODEL = File(lambda case: case.export("saved-model"), make_saved_model, (W
 JPEG_FOLDER = File(lambda case: case.export("images"), make_images)
 
 
-def load_model(case: Case, dtype: str | None = None) -> Any:
-    """The segmentation model of the case's weights."""
+def load_model(case: Case, dtype: str | None = None, **fields: Any) -> Any:
+    """The segmentation model of the case's weights, with some fields of its configuration changed."""
     from tf_segformer import SegformerForSemanticSegmentation
 
     set_tensorflow_threads(case.threads)
-    return SegformerForSemanticSegmentation.from_pretrained(case.weights, dtype=dtype)
+    return SegformerForSemanticSegmentation.from_pretrained(case.weights, dtype=dtype, **fields)
 
 
 def processor_of(case: Case) -> Any:
@@ -130,13 +130,13 @@ def channels_first(case: Case, run: Callable[[np.ndarray], Any]) -> Engine:
     return Engine(run=lambda: run(pixel_values), output=lambda: run(pixel_values).transpose(0, 2, 3, 1))
 
 
-def predictor_graph(dtype: str | None = None) -> Callable[[Case], Engine]:
-    """What SegmentationPredictor runs: one graph for images of any size."""
+def predictor_graph(dtype: str | None = None, **fields: Any) -> Callable[[Case], Engine]:
+    """What SegmentationPredictor runs: one graph for images of any size; `fields` of the configuration are changed."""
 
     def load(case: Case) -> Engine:
         from tf_segformer.inference.forward import forward_function
 
-        return channels_last(case, forward_function(load_model(case, dtype)))
+        return channels_last(case, forward_function(load_model(case, dtype, **fields)))
 
     return load
 
