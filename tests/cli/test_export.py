@@ -94,7 +94,9 @@ def test_token_merging_is_of_the_checkpoint_and_travels_with_what_is_exported(ru
 def test_what_was_exported_predicts_alone(run, checkpoint, image, tmp_path, task, format_name):
     pytest.importorskip("onnx" if format_name == "onnx" else "openvino")
     pytest.importorskip("onnxruntime" if format_name == "onnx" else "openvino")
-    assert run("export", checkpoint(task), tmp_path / "exported", "--format", format_name).code == 0
+    outcome = run("export", checkpoint(task), tmp_path / "exported", "--format", format_name)
+    stored = sum(path.stat().st_size for path in (tmp_path / "exported").glob("model.*"))
+    assert outcome.code == 0 and f"({stored / 1e6:.1f} MB)" in outcome.out
     photo = image(tmp_path / "photo.png")
     outputs = []
     for model in (tmp_path / "exported", checkpoint(task)):

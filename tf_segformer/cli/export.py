@@ -222,6 +222,6 @@ class _Calibration:
 
 
 def _megabytes(path: Path) -> float:
-    """Size of a file or of all files in a folder."""
-    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-    return sum(each.stat().st_size for each in files) / 1e6
+    """Size of all files in a folder, or of a file and those of its name: OpenVINO's weights are next to model.xml."""
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.stem}.*")
+    return sum(each.stat().st_size for each in files if each.is_file()) / 1e6
