@@ -151,6 +151,11 @@ def test_a_worker_whose_checkpoint_is_another_one_stops(model):
         run.ModelSource(str(model)).predictor("0" * 64, 1)
 
 
+def test_an_engine_for_exported_models_does_not_run_a_checkpoint(model):
+    with pytest.raises(ValueError, match="engine='onnxruntime' runs what export wrote"):
+        run.ModelSource(str(model), engine="onnxruntime").open()
+
+
 def test_masks_as_files_are_named_in_the_table(photos, predict, tmp_path):
     out = tmp_path / "out"
     predict(photos, out, format="png", images_per_shard=4)

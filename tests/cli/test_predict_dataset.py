@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import keras
 import pytest
 
+from tf_segformer.batch import run as batch
 from tf_segformer.cli import predict_dataset as command
 
-pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture
@@ -25,7 +27,8 @@ def model_is_loaded_once(monkeypatch):
     monkeypatch.setattr(ModelSource, "predictor", predictor)
 
 
-def test_rows_are_written_and_counted(run, checkpoint, image, tmp_path, model_is_loaded_once):
+def test_rows_are_written_and_counted(run, checkpoint, image, tmp_path, model_is_loaded_once, monkeypatch):
+    monkeypatch.setattr(command, "_SECONDS_BETWEEN_LINES", 3600)  # a busy machine would print one
     photos, out = tmp_path / "photos", tmp_path / "out"
     for number in range(3):
         image(photos / f"{number}.png", number)
@@ -45,11 +48,35 @@ def test_rows_are_written_and_counted(run, checkpoint, image, tmp_path, model_is
     assert alone.code == 2 and "1 of them failed" in alone.out
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_gives_the_rows_of_keras_from_what_the_processor_prepares(
+    run, checkpoint, image, tmp_path, monkeypatch, engine
+):
+    pytest.importorskip(engine)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(3):
+        image(tmp_path / "photos" / f"{number}.png", number)
+    rows, opened = [], []
+    load = batch.ModelSource.predictor
+    monkeypatch.setattr(batch.ModelSource, "predictor", lambda *given: opened.append(load(*given)) or opened[-1])
+    for name, options in {"keras": (), "engine": ("--engine", engine)}.items():
+        arguments = ("predict-dataset", tmp_path / "photos", tmp_path / name, "--model", checkpoint(), "--workers", 0)
+        assert run(*arguments, *options).code == 0
+        rows.append(parquet.read_table(tmp_path / name / "part-000000.parquet").to_pylist())
+    assert [predictor.engine.name for predictor in opened] == [keras.backend.backend(), engine]
+    assert opened[0].processor.to_dict() == opened[1].processor.to_dict()
+    for expected, row in zip(*rows, strict=True):
+        assert row["id"] == expected["id"]
+        assert dict(row["class_fractions"]) == pytest.approx(dict(expected["class_fractions"]), abs=1e-3)
+
+
 def test_wrong_calls_are_one_line(run, checkpoint, image, tmp_path):
     assert "give INPUT and the folder OUTPUT" in run("predict-dataset", tmp_path).err
     missing = run("predict-dataset", tmp_path / "nothing", tmp_path / "out", "--workers", 0)
     assert missing.code == 2 and missing.err.startswith("tf-segformer: ") and "no such file" in missing.err
     image(tmp_path / "a.png")
+    unknown = run("predict-dataset", tmp_path, tmp_path / "out", "--engine", "litert", "--precision", "bfloat16")
+    assert unknown.code == 2 and "not for --engine litert" in unknown.err
     task = run("predict-dataset", tmp_path, tmp_path / "out", "--model", checkpoint("classification"), "--workers", 0)
     assert task.code == 2 and "needs one for segmentation" in task.err
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from tf_segformer.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from tf_segformer.errors import CheckpointError
-from tf_segformer.hub import DEFAULT_HUB, WEIGHT_FILES, HubOptions, find_file
+from tf_segformer.hub import DEFAULT_HUB, HubOptions, find_file
 from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
-from tf_segformer.inference.engines import AUTO, Engine, exported_files, open_engine
+from tf_segformer.inference.engines import AUTO, Engine, is_exported, open_engine
 from tf_segformer.inference.predictor import SegmentationPredictor
+
+_KERAS = "keras"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class ModelSource:
         hub: How to reach the Hub.
         precision: "float32", "float16" or "bfloat16"; the weights stay float32.
         options: Of `SegmentationPredictor`: mode, window, stride, blend, scales, flip.
-        engine: Which engine runs an exported model; "auto" takes the fastest that is installed.
+        engine: Which engine runs an exported model; "auto" takes the fastest that is installed. A checkpoint is run by
+            Keras.
 
     Example:
         >>> len(ModelSource("camvid-b0").open().fingerprint())
@@ -92,13 +95,14 @@ class ModelSource:
         Raises:
             CheckpointError: It cannot be found or read, or is not for segmentation.
             ImportError: No engine is installed that runs the exported model.
-            ValueError: The engine does not compute in that precision.
+            ValueError: The engine does not compute in that precision, or does not run a checkpoint.
         """
-        files = exported_files(Path(self.name_or_path).expanduser())
-        if files and not (Path(self.name_or_path).is_dir() and find_file(self.name_or_path, WEIGHT_FILES)):
+        if is_exported(Path(self.name_or_path).expanduser()):
             engine = open_engine(self.name_or_path, self.engine, self.precision)
             opened, task = _of_engine(engine), engine.task
         else:
+            if self.engine not in (AUTO, _KERAS):
+                raise ValueError(f"engine={self.engine!r} runs what export wrote, and {self.name_or_path} is none")
             checkpoint = open_checkpoint(self.name_or_path, self.hub)
             opened, task = _of_checkpoint(checkpoint, self.precision), checkpoint.task
         if task != "segmentation":
@@ -144,7 +148,7 @@ def _of_checkpoint(checkpoint: OpenCheckpoint, precision: str) -> OpenModel:
         return load_model(checkpoint, dtype=None if precision == "float32" else f"mixed_{precision}")
 
     processor = _processor(checkpoint.find_file(CONFIG_NAME))
-    return OpenModel(checkpoint.path, checkpoint.config, processor, "keras", update, load)
+    return OpenModel(checkpoint.path, checkpoint.config, processor, _KERAS, update, load)
 
 
 def _of_engine(engine: Engine) -> OpenModel:

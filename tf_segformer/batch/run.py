@@ -17,6 +17,7 @@ from tf_segformer.batch.readers import Columns
 from tf_segformer.batch.segment import OK, Batching, Row, segment_shard
 from tf_segformer.hub import HubOptions
 from tf_segformer.imaging.files import MAX_PIXELS
+from tf_segformer.inference.engines import AUTO
 
 FORMATS = ("parquet", "png")
 
@@ -157,6 +158,7 @@ def predict_dataset(
     batch_pixels: int = 1 << 22,
     max_pixels: int = MAX_PIXELS,
     precision: str = "float32",
+    engine: str = AUTO,
     image_column: str | None = None,
     id_column: str | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -187,6 +189,8 @@ def predict_dataset(
         batch_pixels: Most pixels that the model sees in a batch of several images.
         max_pixels: Largest height times width of an image; larger ones are "broken".
         precision: "float32", "float16" or "bfloat16" of the computation.
+        engine: Which engine runs what `export` wrote, one of `inference.engines.ENGINES`; "auto" takes the fastest that
+            is installed. A checkpoint is run by Keras.
         image_column: Column (of a TFRecord: feature) of the image bytes or paths; found by the usual names.
         id_column: Column of the ids; found by the usual names, or else file and number of the row.
         progress: Called as images are finished.
@@ -218,7 +222,7 @@ def predict_dataset(
     )
     where = "png" if format == "png" else "parquet" if masks else None
     hub = HubOptions.pop_from(options)
-    source = ModelSource(_absolute(model), hub, precision, options)
+    source = ModelSource(_absolute(model), hub, precision, options, engine)
     opened = source.open()
     opened.warn_of_defaults()
     job = Job(replace(source, engine=opened.engine), opened.fingerprint(), output, where, batching)

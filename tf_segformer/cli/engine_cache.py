@@ -17,6 +17,7 @@ from tf_segformer.io import atomic_write
 
 if TYPE_CHECKING:
     from tf_segformer.checkpoints.loading import OpenCheckpoint
+    from tf_segformer.imaging.processor import SegformerImageProcessor
 
 _FORMATS = {"openvino": "openvino", "onnxruntime": "onnx", "litert": "litert"}  # engine -> format
 
@@ -26,15 +27,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tf_segformer" / "engines"
 
 
-def cached_export(checkpoint: OpenCheckpoint, engine: str) -> Path:
+def cached_export(checkpoint: OpenCheckpoint, engine: str, processor: SegformerImageProcessor) -> Path:
     """The folder of a checkpoint in the form of an engine; written where it is missing.
 
     Args:
         checkpoint: The checkpoint.
         engine: One of `_FORMATS`.
+        processor: Prepares its images; saved in the folder.
 
     Returns:
-        The folder, whose name is a hash of the weights, the configuration and this package's version.
+        The folder, whose name is a hash of the weights, the configuration, the processor and this package's version.
 
     Raises:
         ImportError: The engine is not installed.
@@ -43,14 +45,14 @@ def cached_export(checkpoint: OpenCheckpoint, engine: str) -> Path:
     if not is_installed(engine):
         raise ImportError(f"--engine {engine}: it is not installed: {how_to_install(engine)}")
     format_name = _FORMATS[engine]
-    folder = cache_folder() / f"{_hash(checkpoint)}-{format_name}"
+    folder = cache_folder() / f"{_hash(checkpoint, processor)}-{format_name}"
     if not exported_files(folder):
         import_keras()
         model = tf_segformer.load_model(checkpoint)
         options = {"size": None} if format_name == "litert" else {}
         try:
             with atomic_write(folder) as partial:
-                getattr(tf_segformer, f"export_{format_name}")(model, partial, **options)
+                getattr(tf_segformer, f"export_{format_name}")(model, partial, processor, **options)
         except OSError:
             if not exported_files(folder):  # else another process was faster
                 raise
@@ -58,9 +60,10 @@ def cached_export(checkpoint: OpenCheckpoint, engine: str) -> Path:
     return folder
 
 
-def _hash(checkpoint: OpenCheckpoint) -> str:
+def _hash(checkpoint: OpenCheckpoint, processor: SegformerImageProcessor) -> str:
     """Stands for all that decides what is exported."""
-    digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
+    settings = [checkpoint.config.to_dict(), processor.to_dict()]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(tf_segformer.__version__.encode())
     for name, tensor in sorted(checkpoint.mapped.tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())

@@ -125,40 +125,84 @@ def load_predictable(
 
 def _open_exported(name: str, precision: str, engine_name: str | None) -> Predictable | None:
     """The engine of an exported model; None where there is none, or a checkpoint next to it."""
-    from tf_segformer.hub import WEIGHT_FILES, find_file
+    from tf_segformer.hub import find_file
     from tf_segformer.imaging.processor import CONFIG_NAME
-    from tf_segformer.inference.engines import exported_files
+    from tf_segformer.inference.engines import exported_files, is_exported
 
-    files = exported_files(name)
-    if not files or (Path(name).is_dir() and find_file(name, WEIGHT_FILES)):
+    if not is_exported(name):
         return None
     engine = _open_engine(name, engine_name, precision)
     if engine.name == "tensorflow":
         import_keras()  # without the notes of native code
-    return Predictable(engine, _load_processor(find_file(files[0].parent, [CONFIG_NAME]), name), engine.task)
+    processor = _load_processor(find_file(exported_files(name)[0].parent, [CONFIG_NAME]), name)
+    return Predictable(engine, processor, engine.task)
 
 
 def _open_checkpoint(
     name: str, hub: HubOptions, precision: str, engine_name: str | None, token_merging: float | None
 ) -> Predictable:
     """The Keras model of a checkpoint, or the engine of what it is exported to."""
-    from tf_segformer.inference.engines import AUTO, fastest_engine
-
-    chosen = fastest_engine() if engine_name == AUTO else engine_name
-    if chosen in (None, "tensorflow"):
+    chosen = _engine_of_checkpoint(engine_name)
+    if chosen is None:
         model, checkpoint = load_model(name, hub, precision, token_merging)
-        _check_backend(chosen)
+        _check_backend(engine_name)
         return Predictable(model, load_processor(checkpoint), checkpoint.task)
     from tf_segformer.checkpoints.loading import open_checkpoint
-    from tf_segformer.cli.engine_cache import cached_export
 
     checkpoint = open_checkpoint(name, hub).with_token_merging(token_merging)
+    processor = load_processor(checkpoint)
     if checkpoint.task == "encoder":  # which the caller rejects
-        return Predictable(None, load_processor(checkpoint), checkpoint.task)
-    if precision != "float32" and chosen != "openvino":
-        raise click.UsageError(f"--precision {precision} is for tensorflow and openvino, not for --engine {chosen}")
-    engine = _open_engine(cached_export(checkpoint, chosen), chosen, precision)
-    return Predictable(engine, load_processor(checkpoint), checkpoint.task)
+        return Predictable(None, processor, checkpoint.task)
+    engine = _open_engine(_exported_once(checkpoint, processor, chosen, precision), chosen, precision)
+    return Predictable(engine, processor, checkpoint.task)
+
+
+def exported_for_engine(name: str, hub: HubOptions, precision: str, engine: str | None) -> tuple[str, str]:
+    """The model that an engine runs, and the engine, for workers that open it again.
+
+    Args:
+        name: As for `load_predictable`.
+        hub: How to reach the Hub.
+        precision: One of `options.PRECISIONS`.
+        engine: As for `load_predictable`.
+
+    Returns:
+        The name, or the folder of what the checkpoint was exported to; the engine, or "auto".
+
+    Raises:
+        CheckpointError: As for `load_model`.
+        ImportError: The engine is not installed.
+    """
+    from tf_segformer.checkpoints.loading import open_checkpoint
+    from tf_segformer.inference.engines import AUTO, is_exported
+
+    if is_exported(name):
+        return name, engine or AUTO
+    chosen = _engine_of_checkpoint(engine)
+    if engine == "tensorflow":
+        import_keras()
+        _check_backend(engine)
+    checkpoint = None if chosen is None else open_checkpoint(name, hub)
+    if chosen is None or checkpoint is None or checkpoint.task != "segmentation":  # which the caller rejects
+        return name, AUTO
+    return str(_exported_once(checkpoint, load_processor(checkpoint), chosen, precision)), chosen
+
+
+def _engine_of_checkpoint(name: str | None) -> str | None:
+    """The engine that a checkpoint is exported for; None where Keras runs it."""
+    from tf_segformer.inference.engines import AUTO, fastest_engine
+
+    chosen = fastest_engine() if name == AUTO else name
+    return None if chosen == "tensorflow" else chosen
+
+
+def _exported_once(checkpoint: OpenCheckpoint, processor: SegformerImageProcessor, engine: str, precision: str) -> Path:
+    """The folder of a checkpoint in the form of an engine."""
+    from tf_segformer.cli.engine_cache import cached_export
+
+    if precision != "float32" and engine != "openvino":
+        raise click.UsageError(f"--precision {precision} is for tensorflow and openvino, not for --engine {engine}")
+    return cached_export(checkpoint, engine, processor)
 
 
 def _open_engine(path: str | Path, name: str | None, precision: str) -> Engine:

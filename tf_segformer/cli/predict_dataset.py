@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tf_segformer.cli.options import PARTLY_FAILED, UNUSABLE, hub_options, model_option, prediction_options
+from tf_segformer.cli.loading import exported_for_engine
+from tf_segformer.cli.options import (
+    PARTLY_FAILED,
+    UNUSABLE,
+    engine_option,
+    hub_options,
+    model_option,
+    prediction_options,
+)
 from tf_segformer.hub import HubOptions
 
 if TYPE_CHECKING:
@@ -45,10 +53,14 @@ _BATCH_SIZE = 16
 @click.option("--image-column", metavar="NAME", help="Parquet column or TFRecord feature; default the usual names.")
 @click.option("--id-column", metavar="NAME", help="Likewise, of what identifies the image.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@engine_option
 @prediction_options
 @hub_options
 def predict_dataset(
     inputs: tuple[str, ...],
+    model: str,
+    engine: str | None,
+    precision: str,
     save_as: str,
     max_pixels: int | None,
     as_json: bool,
@@ -76,10 +88,11 @@ def predict_dataset(
     *sources, output = inputs
     given = {name: value for name, value in options.items() if value is not None}
     try:
+        model, engine = exported_for_engine(model, hub, precision, engine)
         with _reporting() as report:
             done = run(
-                sources, output, format=save_as, max_pixels=max_pixels or MAX_PIXELS, progress=report,
-                **vars(hub), **given,
+                sources, output, model, engine=engine, precision=precision, format=save_as,
+                max_pixels=max_pixels or MAX_PIXELS, progress=report, **vars(hub), **given,
             )  # fmt: skip
     except ValueError as error:
         if type(error) is ValueError:

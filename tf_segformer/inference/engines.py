@@ -16,6 +16,7 @@ import numpy as np
 
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
 from tf_segformer.errors import CheckpointError
+from tf_segformer.hub import WEIGHT_FILES, find_file
 from tf_segformer.inference import sessions
 
 AUTO = "auto"
@@ -203,6 +204,19 @@ def exported_files(path: str | PathLike) -> list[Path]:
     newest = max(versions, key=lambda each: int(each.parent.name), default=path / "saved_model.pb")
     files = [newest, *(path / name for name in _READERS)]
     return list(dict.fromkeys(each for each in files if each.is_file()))
+
+
+def is_exported(path: str | PathLike) -> bool:
+    """Whether a path holds an exported model, and no checkpoint, which would come first.
+
+    Args:
+        path: As for `exported_files`.
+
+    Example:
+        >>> is_exported("no-such-folder")
+        False
+    """
+    return bool(exported_files(path)) and not (Path(path).is_dir() and find_file(path, WEIGHT_FILES))
 
 
 def is_installed(engine: str) -> bool:
