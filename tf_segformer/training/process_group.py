@@ -15,7 +15,7 @@ from tf_segformer.errors import SegformerError
 from tf_segformer.training.distributed import count_processes
 
 HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as dead
-SHUTDOWN_TIMEOUT = 15  # seconds in which all processes leave; they wait for each other at the end of a run
+SHUTDOWN_TIMEOUT = 45  # seconds in which all leave; they wait for each other, and a busy machine takes more than 15
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # JAX reads all
 
 
