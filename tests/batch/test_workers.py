@@ -14,10 +14,11 @@ from tf_segformer.batch.run import predict_dataset
 from tf_segformer.errors import CheckpointError, DatasetError
 
 
-def resources(*machines, cpus=None, gpus=None):
+def resources(*machines, **asked):
     nodes = [{"Alive": True, "Resources": {"CPU": cores, "GPU": count}} for cores, count in machines]
     nodes.append({"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}})
-    return ray_actors._resources(SimpleNamespace(nodes=lambda: nodes), cpus, gpus)
+    asked = {"cpus": None, "gpus": None, **asked}
+    return ray_actors._resources(SimpleNamespace(nodes=lambda: nodes), **asked)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ def resources(*machines, cpus=None, gpus=None):
         ([(6.0, 8.0)], {}, (1, 1, 6)),
         ([(16.0, 0)], {"cpus": 1}, (1, 0, 16)),
         ([(0.0, 0), (8.0, 0)], {}, (4, 0, 2)),
+        ([(2.0, 0)], {"workers": 2}, (1, 0, 2)),
+        ([(16.0, 0)], {"workers": 2}, (4, 0, 4)),
     ],
 )
 def test_workers_fill_the_machines(machines, asked, expected):

@@ -68,7 +68,7 @@ def run_on_ray(
     from tf_segformer.batch.run import Step
 
     with _running(ray):
-        cpus, gpus, most = _resources(ray, cpus, gpus)
+        cpus, gpus, most = _resources(ray, cpus, gpus, workers)
         workers = min(workers or most, len(shards))
         rows = [{"shard": pickle.dumps(shard)} for shard in shards]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -104,8 +104,10 @@ def _running(ray: Any) -> Iterator[None]:
             ray.shutdown()
 
 
-def _resources(ray: Any, cpus: float | None, gpus: float | None) -> tuple[float, float, int]:
-    """Cores and GPUs of each actor, and how many actors there may be."""
+def _resources(
+    ray: Any, cpus: float | None, gpus: float | None, workers: int | None = None
+) -> tuple[float, float, int]:
+    """Cores and GPUs of each actor, and how many actors there may be; so few cores that all of `workers` fit."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpus is None:
         gpus = 1 if any(each.get("GPU", 0) >= 1 for each in machines) else 0
@@ -114,7 +116,7 @@ def _resources(ray: Any, cpus: float | None, gpus: float | None) -> tuple[float,
         raise DatasetError(f"no machine of the Ray cluster has a core and {gpus:g} GPUs: lower --gpus-per-worker")
     if cpus is None:
         cpus = min(_CORES_PER_WORKER, *(each["CPU"] // max(1, each["GPU"] // gpus if gpus else 1) for each in machines))
-        cpus = max(cpus, 1)
+        cpus = max(min(cpus, sum(each["CPU"] for each in machines) // (workers or 1)), 1)
     fitting = (
         min(each["CPU"] // cpus if cpus else np.inf, each["GPU"] // gpus if gpus else np.inf) for each in machines
     )

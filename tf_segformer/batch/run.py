@@ -183,7 +183,8 @@ def predict_dataset(
             (or per four cores) where Ray is installed and there is more than one shard, else 0. Ray starts on this
             machine, unless `ray.init` was called or RAY_ADDRESS names a cluster.
         gpus_per_worker: GPUs, or a fraction of one, for each actor; by default 1 where the cluster has any.
-        cpus_per_worker: Cores for each actor; by default four, or as many as the smallest machine has.
+        cpus_per_worker: Cores for each actor; by default four, or as many as the smallest machine has or `workers`
+            leave for each.
         images_per_shard: What is lost when a worker is killed, and how often progress is reported with Ray.
         batch_size: Most images in a batch.
         batch_pixels: Most pixels that the model sees in a batch of several images.
