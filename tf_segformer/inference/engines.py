@@ -216,7 +216,8 @@ def is_exported(path: str | PathLike) -> bool:
         >>> is_exported("no-such-folder")
         False
     """
-    return bool(exported_files(path)) and not (Path(path).is_dir() and find_file(path, WEIGHT_FILES))
+    path = Path(path)
+    return bool(exported_files(path)) and not (path.is_dir() and find_file(path, WEIGHT_FILES))
 
 
 def is_installed(engine: str) -> bool:
