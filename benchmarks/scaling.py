@@ -105,6 +105,7 @@ def _measure(case: str, photographs: Path, count: int, steps: int) -> report.Row
         exchanged = exchanged_bytes("\n".join(path.read_text() for path in _optimized(Path(dump))))
     measured = [json.loads(output.splitlines()[-1]) for output in outputs]
     seconds, _, parameters = measured[0]
+    print(f"{case}, {count} processes: {BATCH / seconds:.2f} images/s", file=sys.stderr, flush=True)
     return {
         "case": case,
         "processes": count,

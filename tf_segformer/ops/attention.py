@@ -15,6 +15,8 @@ from tf_segformer.ops.sequential import sequential_map
 # 512x512 needs. Fewer are slower.
 MAX_ELEMENTS = 2**22
 
+_CHUNKS_AT_ONCE = 2  # share those elements: one chunk alone leaves a core idle now and then
+
 
 def attention(query: Any, key: Any, value: Any, *, training: bool = False) -> Any:
     """softmax(Q K^T / sqrt(d)) V for each head.
@@ -50,14 +52,15 @@ def attention(query: Any, key: Any, value: Any, *, training: bool = False) -> An
     known = isinstance(num_queries, int) and isinstance(num_keys, int)
     elements_of_a_query = query.shape[1] * num_keys
     rows = MAX_ELEMENTS // elements_of_a_query
-    rows = max(rows, 1) if known else ops.maximum(rows, 1)
+    largest = max if known else ops.maximum
+    rows, chunk_rows = largest(rows, 1), largest(rows // _CHUNKS_AT_ONCE, 1)
     if not known and not tracing.runs_tensorflow_kernels():  # XLA compiles no loop in a branch with a gradient
         return _swap_heads(attend(query, key, value, training))
     choose = _choose_now if known else ops.cond
     context = choose(
         num_queries <= rows,
         lambda: attend(query, key, value, training),
-        lambda: _in_chunks(lambda chunk: attend(chunk, key, value, training), query, rows),
+        lambda: _in_chunks(lambda chunk: attend(chunk, key, value, training), query, chunk_rows),
     )
     return _swap_heads(context)
 
@@ -149,7 +152,7 @@ def _in_chunks(attend: Callable[[Any], Any], query: Any, rows: Any) -> Any:
     query = ops.pad(query, ((0, 0), (0, 0), (0, chunks * rows - num_queries), (0, 0)))
     query = ops.reshape(query, (batch, heads, chunks, rows, width))
     query = ops.transpose(query, (2, 0, 1, 3, 4))  # (chunks, B, heads, rows, d)
-    (context,) = sequential_map(lambda chunk: (attend(chunk),), [query], [query.dtype])
+    (context,) = sequential_map(lambda chunk: (attend(chunk),), [query], [query.dtype], _CHUNKS_AT_ONCE)
     context = ops.reshape(ops.transpose(context, (1, 2, 0, 3, 4)), (batch, heads, chunks * rows, width))
     return context[:, :, :num_queries]
 
