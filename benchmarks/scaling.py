@@ -35,7 +35,7 @@ TINY = {
 }
 BATCH = 8
 CASES = {  # the fields of the model, the crop, the side of the photographs, whether one batch is used again and again
-    "compute-bound": ({}, 128, 256, True),
+    "compute-bound": ({}, 256, 512, True),
     "input-bound": (TINY, 32, 2048, False),
 }
 _BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "u8": 1}
@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps that count; the first two do not")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -53,7 +54,7 @@ def main() -> None:
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in arguments.cases:
             photographs = _write_photographs(Path(folder) / case, CASES[case][2])
             one, several = (_measure(case, photographs, count, arguments.steps) for count in (1, arguments.processes))
             rows += [one, {**several, "times one process": several["images/s"] / one["images/s"]}]
