@@ -139,6 +139,49 @@ def test_statistics_of_the_whole_are_those_of_its_valid_pixels(tmp_path, predict
     assert np.abs(found[:, 30:] - with_the_filled.confidence[:, 30:]).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    "own", [{}, {"normalization": "per_image"}, {"value_range": [(0, 900)]}], ids=lambda own: str(*own)
+)
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_a_model_of_one_band_sees_one_band(tmp_path, own, mode):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = np.random.default_rng(0).integers(0, 800 if "value_range" in own else 256, (40, 48), dtype=np.uint16)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
+    shape = {"height": 40, "width": 48, "count": 1, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", **shape, **place) as scene:
+        scene.write(pixels, 1)
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(3, 4, strides=4)])
+    processor = SegformerImageProcessor(image_mean=[0.4], image_std=[0.2], **own)
+    options = {"window": 32, "blend": "cosine"} if mode == "slide" else {}
+    predictor = SegmentationPredictor(model, processor, mode, **options)
+    segment_raster(predictor, tmp_path / "scene.tif", tmp_path / "classes.tif")
+    (expected,) = predictor([pixels[..., None]])
+    with rasterio.open(tmp_path / "classes.tif") as classes:
+        np.testing.assert_array_equal(classes.read(1), expected.class_map)
+
+
+def test_a_color_table_gives_its_colors_to_a_model_of_rgb_alone(tmp_path, predictor):
+    rasterio = pytest.importorskip("rasterio")
+    table = {0: (200, 30, 90, 255), 1: (10, 60, 250, 255), 2: (0, 0, 0, 255)}
+    indices = np.random.default_rng(0).integers(0, 3, (40, 48), dtype=np.uint8)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
+    options = {"driver": "GTiff", "height": 40, "width": 48, "count": 1, "dtype": "uint8", **place}
+    with rasterio.open(tmp_path / "scene.tif", "w", **options) as scene:
+        scene.write(indices, 1)
+        scene.write_colormap(1, table)
+    colors = np.array([table[index][:3] for index in range(3)], np.uint8)[indices]
+    of_each_image = SegformerImageProcessor(normalization="per_image")  # by the mean of the colors, not of the indices
+    sees_each = predictor.replace(processor=of_each_image)
+    segment_raster(sees_each, tmp_path / "scene.tif", tmp_path / "classes.tif")
+    (expected,) = sees_each([colors])
+    with rasterio.open(tmp_path / "classes.tif") as classes:
+        np.testing.assert_array_equal(classes.read(1), expected.class_map)
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(3, 4, strides=4)])
+    gray = SegmentationPredictor(model, SegformerImageProcessor(image_mean=[0.4], image_std=[0.2]), "whole")
+    with pytest.raises(ImageError, match="band 1 has a color table, but the model takes 1 bands"):
+        segment_raster(gray, tmp_path / "scene.tif", tmp_path / "gray.tif")
+
+
 def test_other_modes_and_flips_are_rejected(tmp_path, predictor):
     for options in ({"mode": "resize"}, {"mode": "multiscale"}, {"mode": "whole", "flip": True}):
         other = SegmentationPredictor(predictor.model, SegformerImageProcessor(), **options)

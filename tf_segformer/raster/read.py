@@ -135,10 +135,10 @@ def choose_bands(dataset: Any, bands: Sequence[int] | None, channels: int) -> li
         channels: C of the model.
 
     Returns:
-        As many bands as the model has channels; or a single one, which is repeated or looked up in its color table.
+        As many bands as the model has channels; a single one three times for a model of RGB.
 
     Raises:
-        ImageError: Bands that the raster lacks, or another number of them.
+        ImageError: Bands that the raster lacks, another number of them, or a color table for a model of other bands.
     """
     chosen = color_bands(dataset) if bands is None else list(bands)
     missing = [band for band in chosen if not 1 <= band <= dataset.count]
@@ -149,16 +149,24 @@ def choose_bands(dataset: Any, bands: Sequence[int] | None, channels: int) -> li
             f"{dataset.name}: the model takes {channels} bands, not {len(chosen)}: name the ones it was trained on, "
             f"such as --bands {','.join(map(str, range(1, channels + 1)))} (bands=...)."
         )
-    return chosen
+    if channels != 3 and _has_color_table(dataset, chosen[0]):
+        raise ImageError(
+            f"{dataset.name}: band {chosen[0]} has a color table, but the model takes {channels} bands, not RGB: name "
+            "a band of values (--bands), or save the values without their colors."
+        )
+    return chosen * (channels // len(chosen))
 
 
-def read_window(dataset: Any, bands: Sequence[int], box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def read_window(
+    dataset: Any, bands: Sequence[int], box: tuple[int, int, int, int], shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads one window.
 
     Args:
         dataset: rasterio dataset.
-        bands: Numbers from 1; a single one is repeated three times or looked up in its color table.
+        bands: Numbers from 1; the same one three times is looked up in its color table, if it has one.
         box: (top, left, height, width).
+        shape: Height and width of the result, of every n-th row and column; None takes all.
 
     Returns:
         Pixels (height, width, C) in the raster's own type; and (height, width) bool, False at pixels that are nodata,
@@ -167,27 +175,25 @@ def read_window(dataset: Any, bands: Sequence[int], box: tuple[int, int, int, in
     Raises:
         ImageError: The file is damaged there, or a mosaic's part is missing.
     """
-    from rasterio.enums import ColorInterp
     from rasterio.errors import RasterioIOError
     from rasterio.windows import Window
 
     top, left, height, width = box
-    window = Window(left, top, width, height)
+    window, shape = Window(left, top, width, height), shape or (height, width)
     try:
-        pixels = np.moveaxis(dataset.read(list(bands), window=window), 0, -1)  # (height, width, C)
-        valid = dataset.dataset_mask(window=window) > 0
+        stored = dataset.read(list(bands), window=window, out_shape=(len(bands), *shape))
+        pixels = np.moveaxis(stored, 0, -1)  # (height, width, C)
+        valid = dataset.dataset_mask(window=window, out_shape=shape) > 0
     except RasterioIOError as error:
         raise ImageError(f"{dataset.name}: cannot be read at rows {top} to {top + height} ({error}).") from error
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=-1)
-    if len(bands) > 1:
+    if list(bands) != [bands[0]] * 3 or not _has_color_table(dataset, bands[0]):
         return pixels, valid
-    if dataset.colorinterp[bands[0] - 1] == ColorInterp.palette:
-        table = np.zeros((256, 3), np.uint8)
-        for value, color in dataset.colormap(bands[0]).items():
-            table[value % 256] = color[:3]
-        return table[pixels[..., 0]], valid
-    return np.repeat(pixels, 3, axis=-1), valid
+    table = np.zeros((256, 3), np.uint8)
+    for value, color in dataset.colormap(bands[0]).items():
+        table[value % 256] = color[:3]
+    return table[pixels[..., 0]], valid
 
 
 def fill_invalid(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -208,6 +214,13 @@ def fill_invalid(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         return pixels
     mean = pixels[valid].mean(axis=0, dtype=np.float64).astype(pixels.dtype)  # (C,)
     return np.where(valid[..., None], pixels, mean)
+
+
+def _has_color_table(dataset: Any, band: int) -> bool:
+    """Whether the values of a band are indices of colors."""
+    from rasterio.enums import ColorInterp
+
+    return dataset.colorinterp[band - 1] == ColorInterp.palette
 
 
 def _has_place(path: Path) -> bool:

@@ -144,7 +144,7 @@ def _rows_of_windows(
         pixels, valid = _read_checked(predictor.processor, source, bands, box)
         return fill_invalid(pixels, valid) if valid.any() else None
 
-    processor = _with_statistics(predictor.processor, source, bands, predictor.engine.num_channels)
+    processor = _with_statistics(predictor.processor, source, bands)
     logits = predictor.window_logits(source.shape, read, processor)
 
     def rows() -> _Rows:
@@ -162,7 +162,7 @@ def _rows_of_the_whole(
     pixels, valid = _read_checked(predictor.processor, source, bands, (0, 0, *source.shape))
     processor = predictor.processor
     if not valid.all():  # the statistics of an image would count what is filled in
-        processor = _with_statistics(processor, source, bands, predictor.engine.num_channels)
+        processor = _with_statistics(processor, source, bands)
     predictor = predictor.replace(processor=processor, return_confidence=with_confidence, progress=False)
     (result,) = predictor([fill_invalid(pixels, valid) if valid.any() else np.zeros_like(pixels)])
     return result.labels, iter([(0, source.height, result.class_map, result.confidence)])
@@ -181,9 +181,7 @@ def _read_checked(
     return pixels, valid
 
 
-def _with_statistics(
-    processor: SegformerImageProcessor, source: Any, bands: Sequence[int], channels: int
-) -> SegformerImageProcessor:
+def _with_statistics(processor: SegformerImageProcessor, source: Any, bands: Sequence[int]) -> SegformerImageProcessor:
     """The processor for all windows: percentiles, mean and deviation, where it takes each image's own, of the raster.
 
     Large rasters are seen reduced: every n-th row and column.
@@ -192,13 +190,8 @@ def _with_statistics(
         return processor
     step = max(1.0, math.sqrt(source.width * source.height / _MOST_PIXELS))
     shape = (max(1, round(source.height / step)), max(1, round(source.width / step)))
-    pixels = np.moveaxis(source.read(list(bands), out_shape=(len(bands), *shape)), 0, -1)  # (h, w, C)
-    valid = source.dataset_mask(out_shape=shape) > 0
-    if pixels.dtype.kind == "f":
-        valid &= np.isfinite(pixels).all(axis=-1)
-    if not valid.any():
-        return processor
-    return processor.with_statistics_of(np.repeat(pixels[valid][None], channels // len(bands), axis=-1))
+    pixels, valid = read_window(source, bands, (0, 0, *source.shape), shape)
+    return processor.with_statistics_of(pixels[valid][None]) if valid.any() else processor
 
 
 def _valid_rows(source: Any, bands: Sequence[int], first: int, last: int) -> np.ndarray:
