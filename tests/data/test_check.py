@@ -66,6 +66,8 @@ def test_the_same_images_in_training_and_validation_are_an_error(folder):
         path.write_bytes((folder / "train/images" / path.name).read_bytes())
     with pytest.raises(DatasetError, match="training and validation are the same images, 2 files"):
         check_dataset(folder, class_names=NAMES)
+    report = check_dataset(folder, class_names=NAMES, raise_on_problems=False)
+    assert "leave its folder out, so that --val-fraction" in str(report)
     (folder / "val/images/001.png").write_bytes((folder / "train/labels/001.png").read_bytes())
     report = check_dataset(folder, class_names=NAMES)
     assert any("1 image of the validation are among those of the training" in warning for warning in report.warnings)
@@ -126,6 +128,18 @@ def test_labels_from_one_stop_the_training_and_the_validation(folder):
     for pipeline in (batches, validation_dataset(dataset, processor=processor)):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"no class \(0 to 3\).*Do they count from 1\?.*4"):
             list(pipeline)
+
+
+def test_labels_from_one_without_names_are_suspected_and_named_by_a_map(folder):
+    """They were trained as one more class, which no pixel has."""
+    relabel(folder, lambda labels: labels + 1)
+    report = check_dataset(folder)
+    (warning,) = report.splits["train"].warnings
+    assert warning.startswith("class 0 (class 0) is never labelled, but 4 is: do these labels count from 1?")
+    assert "(--map)" in warning
+    mapped = check_dataset(folder, class_of_value={name: value for value, name in enumerate(NAMES, 1)})
+    assert mapped.splits["train"].class_names == tuple(NAMES)
+    assert not mapped.splits["train"].warnings
 
 
 def test_a_folder_is_described_as_plain_values(folder):

@@ -57,7 +57,8 @@ class OpenModel:
         if self.processor is None:
             height, width = SegformerImageProcessor().target_size
             warnings.warn(
-                f"{self.path}: has no {CONFIG_NAME}: images are resized to {width}x{height}, ImageNet's mean",
+                f"{self.path}: has no {CONFIG_NAME}: images are resized to {width}x{height} and normalized with "
+                "ImageNet's mean and std. If the weights were trained with others, put the file next to them.",
                 stacklevel=3,
             )
 

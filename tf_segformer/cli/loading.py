@@ -67,7 +67,8 @@ def _load_processor(file: Path | None, name: str | Path) -> SegformerImageProces
     processor = SegformerImageProcessor()
     height, width = processor.target_size
     click.echo(
-        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height}, ImageNet's mean",
+        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height} and normalized with "
+        "ImageNet's mean and std. If the weights were trained with others, put the file next to them.",
         err=True,
     )
     return processor

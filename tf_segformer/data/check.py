@@ -24,6 +24,10 @@ _RARE = 0.01  # of the pixels
 _LARGEST_WEIGHT = 10.0
 _MASK = "label 255 is the only value besides 0"
 _SAME = "training and validation are the same images"
+_DIVIDE = (
+    "scores of images that were learned say nothing: keep other images for validation, or leave its folder out, so "
+    "that --val-fraction (val_fraction) divides those of the training"
+)
 
 
 @overload
@@ -104,7 +108,7 @@ def check_splits(
             f"{counted(len(shared), 'image')} of the validation are among those of the training ({shared[0]}): "
             "remove them from one, because the scores of images that were learned say nothing"
         )
-    problems = (Problem(_SAME, len(shared), tuple(shared[:EXAMPLES])),) if is_same else ()
+    problems = (Problem(_SAME, len(shared), tuple(shared[:EXAMPLES]), _DIVIDE),) if is_same else ()
     report = FolderReport(dict(zip(SPLITS, (train, val), strict=True)), problems, tuple(warnings))
     if raise_on_problems and not report.can_train:
         broken = [_message(each) for each in report.splits.values() if each.problems]
@@ -121,7 +125,7 @@ def _check_split(dataset: LabelledDataset, threads: int) -> tuple[DatasetReport,
     class_pixels = sum((each.class_pixels for each in findings), np.zeros(dataset.num_labels, np.int64))
     ignored = sum(each.ignored_pixels for each in findings)
     problems = _grouped(itertools.chain.from_iterable(each.problems for each in findings))
-    problems += _mask_of_an_object(dataset, findings, class_pixels, ignored)
+    problems += _mask_of_an_object(dataset, names, findings, class_pixels, ignored)
     ranges = [each.value_range for each in findings if each.value_range is not None]
     report = DatasetReport(
         dataset.name,
@@ -160,12 +164,11 @@ def _grouped(problems: Iterable[tuple[str, str]]) -> list[Problem]:
 
 
 def _mask_of_an_object(
-    dataset: LabelledDataset, findings: list[Finding], class_pixels: np.ndarray, ignored: int
+    dataset: LabelledDataset, names: list[str], findings: list[Finding], class_pixels: np.ndarray, ignored: int
 ) -> list[Problem]:
     """Masks of 0 and 255, in which 255 is the object and not "ignore"."""
-    is_plain = dataset.name.startswith("folder/") and getattr(dataset, "class_of_value", IDENTITY) is IDENTITY
     only_zero = class_pixels[0] > 0 and not class_pixels[1:].any() and dataset.num_labels > 1
-    if not (is_plain and only_zero and ignored and not any(each.values_beyond for each in findings)):
+    if not (_is_plain(dataset) and only_zero and ignored and not any(each.values_beyond for each in findings)):
         return []
     name = dataset.class_names[1]
     remedy = (
@@ -173,7 +176,12 @@ def _mask_of_an_object(
         f"kind='binary' (--kind binary), or class_of_value={{'{dataset.class_names[0]}': 0, '{name}': {IGNORE_INDEX}}} "
         "(--map)"
     )
-    return [Problem(_MASK, len(findings), (remedy,))]
+    return [Problem(_MASK, len(findings), tuple(names[:EXAMPLES]), remedy)]
+
+
+def _is_plain(dataset: LabelledDataset) -> bool:
+    """Whether the values of the label files are taken as class indices."""
+    return dataset.name.startswith("folder/") and getattr(dataset, "class_of_value", IDENTITY) is IDENTITY
 
 
 def _rare_classes(report: DatasetReport) -> Iterator[str]:
@@ -218,16 +226,28 @@ def _warnings(
             yield f"{len(doubtful):,} {doubt}, such as {doubtful[0]}: {remedy}"
     values_beyond = set().union(*(each.values_beyond for each in findings))
     all_counted = all(each.labels_were_read for each in findings)
-    if all_counted and class_pixels[0] == 0 and values_beyond == {dataset.num_labels}:
+    last = _counted_from_one(dataset, class_pixels, values_beyond)
+    if all_counted and last is not None:
         yield (
-            f"class 0 ({dataset.class_names[0]}) is never labelled, but {dataset.num_labels} is: do these labels count "
-            f"from 1? Classes count from 0: save the labels less one, with {IGNORE_INDEX} for pixels of no class"
+            f"class 0 ({dataset.class_names[0]}) is never labelled, but {last} is: do these labels count from 1? "
+            "Classes count from 0: name the value of each class, class_of_value={'NAME': 1, ...} (--map), or save the "
+            f"labels less one, with {IGNORE_INDEX} for pixels of no class"
         )
     elif all_counted:
         absent = [name for name, count in zip(dataset.class_names, class_pixels, strict=True) if not count]
         if absent:
             undefined = "; their IoU is undefined and left out of mIoU: move images that show them to the validation"
             yield f"never labelled: {', '.join(absent)}" + undefined * dataset.name.endswith("/val")
+
+
+def _counted_from_one(dataset: LabelledDataset, class_pixels: np.ndarray, values_beyond: set[int]) -> int | None:
+    """The last value of labels that may count from 1, None where nothing says so."""
+    if class_pixels[0] == 0 and values_beyond == {dataset.num_labels}:
+        return dataset.num_labels
+    is_unnamed = _is_plain(dataset) and dataset.class_names[0] == "class 0"
+    is_of_training = not dataset.name.endswith("/val")
+    all_others = class_pixels[0] == 0 and class_pixels[1:].all() and not values_beyond and dataset.num_labels > 1
+    return dataset.num_labels - 1 if is_unnamed and is_of_training and all_others else None
 
 
 def _message(report: DatasetReport) -> str:

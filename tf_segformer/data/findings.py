@@ -24,7 +24,7 @@ ALPHA = "images with a band after the first three (or the first), which is taken
 EXIF = "images with an EXIF orientation, which is not applied"
 REMEDIES = {
     DARK: "scale the values to 0..255 and save them as 8 bits",
-    ALPHA: "save the bands that count as an RGB image",
+    ALPHA: "save the bands that count as an RGB image, or all of them as .npy",
     EXIF: "if the labels are those of the turned images, save the images upright (PIL.ImageOps.exif_transpose)",
 }
 """What is allowed, but often a mistake, and what to do about it."""

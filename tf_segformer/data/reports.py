@@ -18,6 +18,7 @@ class Problem:
         kind: What they have in common.
         count: Number of files.
         examples: The messages of the first three.
+        remedy: What to do about it, where the messages do not say so.
 
     Example:
         >>> print(Problem("no such file", 5, ("a.png: no such file", "b.png: no such file", "c.png: no such file")))
@@ -31,11 +32,13 @@ class Problem:
     kind: str
     count: int
     examples: tuple[str, ...]
+    remedy: str = ""
 
     def __str__(self) -> str:
         more = [f"and {self.count - len(self.examples)} more"] if self.count > len(self.examples) else []
         heading = f"{self.kind}, {counted(self.count, 'file')}:"
-        return "\n    ".join([heading, *self.examples, *more])
+        remedy = [self.remedy] if self.remedy else []
+        return "\n    ".join([heading, *remedy, *self.examples, *more])
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,8 @@ def _described(report: DatasetReport) -> Iterator[str]:
     )
     size = smallest if smallest == largest else f"{smallest} to {largest}"
     low, high = report.value_range
-    yield (
-        f"{size} pixels, {' or '.join(map(str, report.channels))} channels of {' or '.join(report.dtypes)}, "
-        f"values from {low:g} to {high:g}"
-    )
+    channels = f"{' or '.join(map(str, report.channels))} channel{'' if report.channels == (1,) else 's'}"
+    yield (f"{size} pixels, {channels} of {' or '.join(report.dtypes)}, values from {low:g} to {high:g}")
 
 
 def _one_or_all(values: list[Any]) -> Any:
