@@ -339,3 +339,12 @@ def test_an_embedded_model_is_found_by_its_name(tmp_path, monkeypatch, small_con
     assert same_weights(SegformerForSemanticSegmentation.from_pretrained("tiny-b0"), model)
     with pytest.raises(CheckpointError, match="tiny-b0"):
         SegformerForSemanticSegmentation.from_pretrained("tiny-b9")
+
+
+def test_the_only_h5_file_of_a_folder_is_its_weights_and_several_are_named(tmp_path):
+    for name in ("config.json", "save_weights.h5"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert hub.resolve_weights(tmp_path) == tmp_path / "save_weights.h5"
+    (tmp_path / "best.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"pass the path of one of its files: best\.pth, save_weights\.h5"):
+        hub.resolve_weights(tmp_path)

@@ -37,3 +37,19 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def short_message(error: Exception) -> str:
+    """What an error of the Hub's client says, without the advice of several lines that follows it.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Its first line, or the name of its class.
+
+    Example:
+        >>> short_message(ValueError("no\\nbecause"))
+        'no'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

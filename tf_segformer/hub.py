@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tf_segformer.errors import CheckpointError
+from tf_segformer.errors import CheckpointError, short_message
 from tf_segformer.io import committed_file, is_plain_name, read_json, read_text
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -32,6 +32,8 @@ WEIGHT_FILES = (
     "model.weights.h5",  # of keras-hub's presets, which keep the classifier in the next one
     ADAPTER_NAME,
 )
+
+_WEIGHT_SUFFIXES = (".safetensors", ".h5", ".hdf5", ".keras", ".bin", ".pth", ".pt", ".ckpt")
 
 # Who takes no connection for so long is out of reach; who takes one may be slow. huggingface_hub itself would try for
 # 23 s and more.
@@ -172,11 +174,25 @@ def resolve_weights(name_or_path: str | Path, hub: HubOptions = DEFAULT_HUB) -> 
         return committed_file(name_or_path)
     path = find_file(name_or_path, WEIGHT_FILES, hub)
     if path is None:
-        raise CheckpointError(f"{name_or_path}: no supported weight file in it, looked for {', '.join(WEIGHT_FILES)}")
+        path = _weights_of_another_name(name_or_path)
     if path.name.endswith(".index.json") and _local_folder(name_or_path) is None:
         for shard in shard_names(path):
             resolve_file(name_or_path, shard, hub)
     return path
+
+
+def _weights_of_another_name(name_or_path: str | Path) -> Path:
+    """The h5 file of a folder that holds no other weights, such as Keras 2's `save_weights("x.h5")` left it.
+
+    Raises:
+        CheckpointError: For a folder with other files, which it names, or with none.
+    """
+    folder = _local_folder(name_or_path)
+    others = [] if folder is None else sorted(each for each in folder.iterdir() if each.suffix in _WEIGHT_SUFFIXES)
+    if len(others) == 1 and others[0].suffix in (".h5", ".hdf5"):
+        return others[0]
+    hint = f"; pass the path of one of its files: {', '.join(each.name for each in others[:8])}" if others else ""
+    raise CheckpointError(f"{name_or_path}: no supported weight file in it, looked for {', '.join(WEIGHT_FILES)}{hint}")
 
 
 def shard_names(index: Path) -> list[str]:
@@ -381,19 +397,3 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
     # The second is the base of its HTTP library's errors, requests or httpx, of which not all are OSErrors.
     return HfHubHTTPError, HfHubHTTPError.__mro__[1], HFValidationError, OSError
-
-
-def short_message(error: Exception) -> str:
-    """What an error of the Hub's client says, without the advice of several lines that follows it.
-
-    Args:
-        error: The error.
-
-    Returns:
-        Its first line, or the name of its class.
-
-    Example:
-        >>> short_message(ValueError("no\\nbecause"))
-        'no'
-    """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -154,6 +154,16 @@ def test_parts_are_frozen_and_the_summary_has_a_line_for_each(model, capsys):
     assert "decode_head" in capsys.readouterr().out
 
 
+def test_parameters_are_counted_all_or_those_that_are_trained(model):
+    partly = TFSegformerForSemanticSegmentation(model.config)
+    getattr(partly, partly.base_model_prefix).trainable = False
+    assert partly.num_parameters() == model.num_parameters() == model.count_params()
+    trained = sum(each.size for each in map(np.asarray, partly.decode_head.trainable_weights))
+    assert partly.num_parameters(only_trainable=True) == trained < model.num_parameters(only_trainable=True)
+    assert model.num_parameters(only_trainable=True) == model.num_parameters() - 2 * 12  # the statistics of a norm
+    assert (model.config_class, model.main_input_name) == (SegformerConfig, "pixel_values")
+
+
 def test_the_encoder_alone_gives_its_last_map(batch):
     model = TFSegformerModel(SegformerConfig(**cases.fields("segmentation")))
     outputs = model(batch["pixel_values"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -114,6 +115,34 @@ def test_from_pretrained_takes_the_arguments_of_transformers(model, images, tmp_
         TFSegformerForImageClassification.from_pretrained(tmp_path, num_labels=4)
 
 
+def test_loading_info_names_what_is_not_as_in_the_checkpoint(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    _, info = TFSegformerForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
+    with pytest.warns(UserWarning, match="newly initialized"):
+        _, info = TFSegformerForSemanticSegmentation.from_pretrained(
+            tmp_path, num_labels=3, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    assert [(name, found[-1], shape[-1]) for name, found, shape in info["mismatched_keys"]] == [
+        ("decode_head.classifier.weight", 5, 3),
+        ("decode_head.classifier.bias", 5, 3),
+    ]
+    assert not info["missing_keys"] + info["unexpected_keys"]
+    with pytest.warns(UserWarning, match="has no classifier"):
+        _, info = TFSegformerForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == ["classifier.weight", "classifier.bias"]
+    assert {name.split(".")[0] for name in info["unexpected_keys"]} == {"decode_head"}
+
+
+def test_keras_2_weights_load_by_their_folder(keras_2_file, model, images, logits, tmp_path):
+    shutil.copy(keras_2_file("segmentation"), tmp_path / "best.h5")
+    model.config.save_pretrained(tmp_path)
+    again = TFSegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    np.testing.assert_allclose(again(images).logits, logits, atol=2e-5)
+    native = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    np.testing.assert_allclose(np.moveaxis(native(np.moveaxis(images, 1, -1)).numpy(), -1, 1), logits, atol=2e-5)
+
+
 def test_the_processor_is_saved_and_loaded(tmp_path):
     SegformerImageProcessor(size=96, do_reduce_labels=True, note="mine").save_pretrained(tmp_path)
     again = SegformerImageProcessor.from_pretrained(tmp_path)
@@ -141,7 +170,10 @@ def test_saved_models_of_a_model_that_was_never_called_give_its_logits(way, mode
         model.save(str(folder))
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     np.testing.assert_allclose(serve(pixel_values=tf.constant(images))["logits"], logits, atol=2e-5)
-    if way != "export":  # which keeps no names
+    if way == "export":
+        with pytest.raises(CheckpointError, match="export keeps no names of its weights"):
+            TFSegformerForSemanticSegmentation.from_pretrained(folder)
+    else:
         with pytest.warns(UserWarning, match="named LABEL_0"):
             again = TFSegformerForSemanticSegmentation.from_pretrained(folder, num_attention_heads=(1, 2, 3, 4))
         np.testing.assert_allclose(again(images).logits, logits, atol=2e-5)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tf_segformer.configuration import SegformerConfig
-from tf_segformer.errors import CheckpointError
-from tf_segformer.hub import hub_errors, hub_failure, short_message
+from tf_segformer.errors import CheckpointError, short_message
+from tf_segformer.hub import hub_errors, hub_failure
 
 if TYPE_CHECKING:
     import keras

@@ -227,6 +227,21 @@ def load_pretrained(
     return model
 
 
+def load_any_weights(model: keras.Model, path: str | Path, *, ignore_mismatched_sizes: bool = False) -> None:
+    """Fills a model with the weights of any checkpoint, which is read as one of the model's configuration.
+
+    Args:
+        model: One of the SegFormer models.
+        path: What `open_checkpoint` takes.
+        ignore_mismatched_sizes: As of `load_weights_into`.
+
+    Raises:
+        CheckpointError: For a file that cannot be read, or does not fit; the model is then unchanged.
+    """
+    opened = open_checkpoint(path, config=model.config)
+    load_weights_into(model, opened.mapped, ignore_mismatched_sizes=ignore_mismatched_sizes)
+
+
 def load_weights_into(model: keras.Model, mapped: MappedCheckpoint, *, ignore_mismatched_sizes: bool = False) -> None:
     """Fills a model with the weights of a checkpoint, all of them or none.
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     import keras
 
 _FUSE_BIAS, _FUSE_MEAN = "decode_head/linear_fuse/bias", "decode_head/batch_norm/moving_mean"
+_EXPORT_HINT = (
+    "\nA SavedModel of Keras' export keeps no names of its weights: tf.saved_model.load runs it; save_pretrained or "
+    'save("model.keras") of the model that it was made of writes weights that load.'
+)
 _VARIABLE = re.compile(r"(?:.*?/)??((?:patch_embedding_|block_|stage_norm_|decode_head/|classifier/).*)")
 
 
@@ -93,7 +97,8 @@ def map_names(checkpoint: Checkpoint, depths: Sequence[int] | None = None) -> Ma
         stage_names = number_blocks_by_stage(short, depths)
         family = detect_family(stage_names.values())
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+        hint = _EXPORT_HINT if checkpoint.path.name == "variables.index" else ""
+        raise CheckpointError(f"{checkpoint.path}: {error}{hint}") from error
     layout = FAMILIES[family].layout
     tensors: dict[str, LazyTensor] = {}
     sources: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import re
 import warnings
@@ -17,10 +18,11 @@ from keras import ops
 
 from tf_segformer.checkpoints.formats.hdf5.reader import read_datasets
 from tf_segformer.checkpoints.formats.hdf5.source import Source
-from tf_segformer.checkpoints.loading import load_weights_into, open_checkpoint
-from tf_segformer.checkpoints.mapping import model_variables
+from tf_segformer.checkpoints.loading import load_any_weights, open_checkpoint
+from tf_segformer.checkpoints.mapping import MappedCheckpoint, model_variables
 from tf_segformer.checkpoints.names import source_names
 from tf_segformer.configuration import SegformerConfig as NativeConfig
+from tf_segformer.hub import HubOptions
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.inputs import check_pixel_values
 from tf_segformer.modeling.pretrained import PretrainedMixin
@@ -57,6 +59,10 @@ def registered(cls: type) -> type:
 
 class PretrainedModel(PretrainedMixin, keras.Model):
     """What the models share: how they are called, loaded and saved."""
+
+    config_class = SegformerConfig
+    base_model_prefix = "segformer"
+    main_input_name = "pixel_values"
 
     def __init__(
         self, config: NativeConfig, *, name: str | None = None, dtype: Any = None, trainable: bool = True
@@ -96,22 +102,42 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         """One image of zeros."""
         return {"pixel_values": ops.zeros((1, self.config.num_channels, 64, 64))}
 
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """The number of parameters, those of frozen layers and the statistics of batch norms among them.
+
+        Args:
+            only_trainable: Whether to count what training changes alone.
+
+        Returns:
+            Their number.
+        """
+        return sum(math.prod(each.shape) for each in (self.trainable_weights if only_trainable else self.weights))
+
     # === Checkpoints ===
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, config: NativeConfig | None = None, **options: Any) -> Any:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: NativeConfig | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
+    ) -> Any:
         """Builds the model of a checkpoint and fills in its weights.
 
         Args:
             name_or_path: A folder, a checkpoint file, the name of an embedded model or a Hub id "owner/name".
             config: The configuration, where it shall not be read.
+            output_loading_info: Whether to give a dictionary as well: the weights that are missing, unexpected and
+                mismatched, as lists of names.
             **options: `num_labels`, `id2label`, `label2id` and other fields of the configuration,
                 `output_hidden_states`, `output_attentions` and `return_dict`, `ignore_mismatched_sizes`, `revision`,
                 `token`, `cache_dir` and `local_files_only`. `from_pt` and its like change nothing, since the format is
                 detected, nor do `force_download`, `resume_download` and `proxies`.
 
         Returns:
-            The model with the checkpoint's weights.
+            The model with the checkpoint's weights; with `output_loading_info`, the model and that dictionary.
 
         Raises:
             CheckpointError: Listing every tensor that is missing, unexpected or misshapen, or saying why the
@@ -126,9 +152,11 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         for name in _IGNORED:
             options.pop(name, None)
         flags = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
-        model = super().from_pretrained(name_or_path, config=config, **options)
+        heads = options.get("num_attention_heads")
+        opened = open_checkpoint(name_or_path, HubOptions.pop_from(options), config=config, num_attention_heads=heads)
+        model = super().from_pretrained(opened, **options)  # type: ignore[arg-type]
         model.config.extra.update(flags)
-        return model
+        return (model, _loading_info(model, opened.mapped)) if output_loading_info else model
 
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = True, **options: Any) -> None:
         """Fills the model with the weights of a file.
@@ -146,7 +174,7 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         if _is_keras_weights(filepath):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
         else:
-            _load_any_weights(self, filepath, ignore_mismatched_sizes=skip_mismatch)
+            load_any_weights(self, filepath, ignore_mismatched_sizes=skip_mismatch)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **options: Any) -> None:
         """Writes the weights.
@@ -235,14 +263,22 @@ def _is_keras_weights(path: str | os.PathLike) -> bool:
     return any("encoder/layers/" in name for name in names)  # the port's encoder has no `layers`
 
 
-def _load_any_weights(model: keras.Model, path: Any, *, ignore_mismatched_sizes: bool) -> None:
-    """Fills a model with the weights of any checkpoint.
-
-    Raises:
-        CheckpointError: For a file that cannot be read, or does not fit; the model is then unchanged.
-    """
-    opened = open_checkpoint(path, config=model.config)
-    load_weights_into(model, opened.mapped, ignore_mismatched_sizes=ignore_mismatched_sizes)
+def _loading_info(model: keras.Model, mapped: MappedCheckpoint) -> dict[str, list[Any]]:
+    """What `output_loading_info` gives, under the names of transformers; nothing else is not as in the checkpoint."""
+    found = mapped.shapes
+    names: dict[str, str] = {}
+    for name, variables in source_names("huggingface", model_variables(model)).items():
+        names |= dict.fromkeys(variables, name)
+    shapes = {name: tuple(variable.shape) for name, variable in model_variables(model).items()}
+    unexpected = [source for name, source in mapped.sources.items() if name not in shapes]
+    return {
+        "missing_keys": [names[name] for name in shapes if name not in found],
+        "unexpected_keys": [*unexpected, *mapped.unknown, *mapped.left_out],
+        "mismatched_keys": [
+            (names[name], found[name], shape) for name, shape in shapes.items() if found.get(name, shape) != shape
+        ],
+        "error_msgs": [],
+    }
 
 
 def _is_keras_2_name(path: str | os.PathLike) -> bool:
