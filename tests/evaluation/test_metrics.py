@@ -101,6 +101,20 @@ def test_label_out_of_range_is_rejected_by_name():
         confusion_matrix(np.array([0]), np.array([7]), CLASSES)
 
 
+@pytest.mark.parametrize("channels", [1, 2, CLASSES])
+def test_logits_with_channels_first_count_the_same(channels):
+    random = np.random.default_rng(channels)
+    labels, logits = random.integers(0, channels, (2, 9, 8)), random.standard_normal((2, 3, 2, channels))
+    counts = []
+    for data_format, y_pred in (("channels_last", logits), ("channels_first", np.moveaxis(logits, -1, 1))):
+        metric = MeanIoU(channels, data_format=data_format)
+        metric.update_state(labels, y_pred)
+        counts.append(metric.confusion_matrix())
+    np.testing.assert_array_equal(*counts)
+    with pytest.raises(ValueError, match="data_format='first' must be one of channels_last, channels_first"):
+        MeanIoU(channels, data_format="first")
+
+
 def test_logits_of_another_number_of_classes_and_sample_weights_are_rejected():
     metric = MeanIoU(CLASSES)
     with pytest.raises(ValueError, match=r"expected \(batch, height, width, 7\) logits"):
@@ -200,8 +214,11 @@ def test_metric_of_fit_equals_the_metric_of_predictions(policy, jit):
 
 
 def test_metric_survives_serialization_and_reset():
-    metric = keras.metrics.deserialize(keras.metrics.serialize(MeanIoU(CLASSES, ignore_index=11, name="iou")))
+    metric = keras.metrics.deserialize(
+        keras.metrics.serialize(MeanIoU(CLASSES, ignore_index=11, name="iou", data_format="channels_first"))
+    )
     assert (metric.num_classes, metric.ignore_index, metric.name) == (CLASSES, 11, "iou")
+    assert metric.data_format == "channels_first"
     metric.update_state(np.zeros((1, 2, 2), "int32"), np.zeros((1, 2, 2), "int32"))
     metric.reset_state()
     assert metric.confusion_matrix().sum() == 0

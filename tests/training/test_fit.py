@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.modeling.test_models import TWO_STAGES
 from tf_segformer import SegformerForSemanticSegmentation, losses, metrics, optimization
+from tf_segformer.transformers import TFSegformerForSemanticSegmentation
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "train.md"
 
 STILL = TWO_STAGES.replace(drop_path_rate=0.0, classifier_dropout_prob=0.0, initializer_range=0.2)
 
@@ -41,9 +48,20 @@ def test_weights_of_pixels_reach_the_loss(images):
     assert with_arrays != pytest.approx(loss(pixel_values, labels), rel=1e-4)
 
 
-def test_class_weight_is_rejected_with_the_remedy(images):
-    with pytest.raises(ValueError, match=r"SegmentationLoss\(class_weights="):
-        compiled().fit(*images, class_weight={0: 1.0, 1: 5.0})
+@pytest.mark.parametrize("class_of_model", [SegformerForSemanticSegmentation, TFSegformerForSemanticSegmentation])
+def test_class_weight_is_rejected_with_the_remedy_by_name_and_by_position(class_of_model):
+    model, weights = class_of_model(STILL), {0: 1.0, 1: 5.0}
+    x, y = np.zeros((1, 12, 16, 3), "float32"), np.zeros((1, 12, 16), "int32")
+    for train in (
+        lambda: model.fit(x, y, class_weight=weights),
+        lambda: model.fit(x, y, 2, 1, 0, None, 0.0, None, True, weights),
+        lambda: model.train_on_batch(x, y, class_weight=weights),
+        lambda: model.train_on_batch(x, y, None, weights),
+    ):
+        with pytest.raises(
+            ValueError, match=r"SegmentationLoss\(class_weights=.*or those of the pixels as sample_weight"
+        ):
+            train()
 
 
 def test_labels_of_unknown_shape_give_the_same(images):
@@ -63,6 +81,29 @@ def test_labels_of_unknown_shape_give_the_same(images):
         model = compiled(metrics=[metrics.MeanIoU(3)])
         logs.append(model.fit(dataset, shuffle=False, verbose=0).history)
     assert logs[0] == logs[1]
+
+
+def test_the_guide_s_generator_trains_on_rows_of_pillow_images():
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "image": Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).convert(mode),
+            "annotation": Image.fromarray(random.integers(0, 3, (height, width), np.uint8)),
+        }
+        for height, width, mode in ((40, 50, "RGB"), (300, 260, "L"))
+    ]
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (program,) = [block for block in blocks if "from_generator" in block]
+    model = compiled("sgd", metrics=[metrics.MeanIoU(3)])
+    names = {"rows": rows, "model": model}
+    exec(compile(program, GUIDE.name, "exec"), names)
+    pixel_values, labels = next(iter(names["batches"]))
+    assert (pixel_values.shape, labels.shape) == ((2, 256, 256, 3), (2, 256, 256))
+    expected = metrics.MeanIoU(3)
+    expected.update_state(labels, model.predict(pixel_values, verbose=0))
+    found = model.evaluate(names["batches"], verbose=0, return_dict=True)
+    assert found["mean_iou"] == pytest.approx(float(expected.result()), abs=1e-6)
+    assert 0 < found["mean_iou"] < 1
 
 
 def test_a_label_out_of_range_ends_fit_with_its_value(images):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.transformers import cases
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
+from tf_segformer import metrics  # noqa: E402
 from tf_segformer.transformers import (  # noqa: E402
     SegformerConfig,
+    SegformerImageProcessor,
     TFSegformerForImageClassification,
     TFSegformerForSemanticSegmentation,
 )
@@ -66,6 +69,35 @@ def test_arrays_are_taken_and_predict_gives_the_loss_where_it_is_given_labels(mo
     assert np.isfinite(model.train_on_batch(batch))
     outputs = model.predict(dataset_of(batch), verbose=0)
     assert {name: value.shape for name, value in outputs.items()} == {"loss": (1,), "logits": (2, 3, 12, 8)}
+
+
+def test_rows_of_pillow_images_train_by_the_processor_and_a_generator():
+    random = np.random.default_rng(0)
+    rows = [
+        (random.integers(0, 256, (*size, 3), np.uint8), random.integers(0, 5, size, np.uint8))
+        for size in ((40, 50), (64, 33))
+    ]
+    images, annotations = (list(map(Image.fromarray, arrays)) for arrays in zip(*rows, strict=True))
+    processor = SegformerImageProcessor(size=32)
+
+    def examples():
+        batch = processor(images, annotations)
+        for pixel_values, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
+            yield {"pixel_values": pixel_values, "labels": labels}
+
+    signature = {"pixel_values": tf.TensorSpec((3, 32, 32), tf.float32), "labels": tf.TensorSpec((32, 32), tf.int64)}
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(2)).batch(2)
+    model = TFSegformerForSemanticSegmentation(SegformerConfig(**cases.fields("segmentation")))
+    model.compile(keras.optimizers.SGD(0.01), metrics=[metrics.MeanIoU(5, data_format="channels_first")])
+    model.fit(dataset, verbose=0, shuffle=False)
+    found = model.evaluate(dataset, verbose=0, return_dict=True)
+    (batch,) = dataset
+    expected = metrics.MeanIoU(5)
+    class_maps = processor.post_process_semantic_segmentation(model(batch["pixel_values"]), [(32, 32)] * 2)
+    expected.update_state(batch["labels"], np.stack(class_maps))
+    assert found["mean_iou"] == pytest.approx(float(expected.result()), abs=1e-4)
+    assert found["loss"] == pytest.approx(float(model(**batch).loss[0]), abs=1e-5)
 
 
 def test_ignored_labels_do_not_count(model, batch):

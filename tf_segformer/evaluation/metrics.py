@@ -11,6 +11,7 @@ from keras import ops
 from tf_segformer.ops.labels import squeeze_labels, with_background
 from tf_segformer.ops.resize import resize_bilinear
 
+_AXES = {"channels_last": (0, 1, 2, 3), "channels_first": (0, 2, 3, 1)}  # to channels last
 _RADIX = 65_536  # a count is high * _RADIX + low; both digits stay exact integers in float32
 
 
@@ -94,6 +95,8 @@ class MeanIoU(keras.metrics.Metric):
         num_classes: Number of classes K. Of a model with one logit, whose sigmoid decides between label 1 and label 0,
             1 and 2 mean the same.
         ignore_index: Label of pixels that are not counted. Labels outside [0, K) are not counted either.
+        data_format: Where logits have their channels: "channels_last", or "channels_first" as the models of
+            `tf_segformer.transformers`.
         name: Name of the metric in logs.
         dtype: Data type of the result; the counts are exact whatever it is.
 
@@ -108,13 +111,22 @@ class MeanIoU(keras.metrics.Metric):
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, name: str = "mean_iou", dtype: Any = None, **kwargs: Any
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        name: str = "mean_iou",
+        dtype: Any = None,
+        data_format: str = "channels_last",
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, **kwargs)
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1")
+        if data_format not in _AXES:
+            raise ValueError(f"data_format={data_format!r} must be one of {', '.join(_AXES)}")
         self.num_classes = max(num_classes, 2)
         self.ignore_index = ignore_index
+        self.data_format = data_format
         shape = (self.num_classes, self.num_classes)
         self._low_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="low_digit")
         self._high_digit = self.add_variable(shape=shape, initializer="zeros", dtype="float32", name="high_digit")
@@ -124,8 +136,8 @@ class MeanIoU(keras.metrics.Metric):
 
         Args:
             y_true: (B, H, W) or (B, H, W, 1) integer labels.
-            y_pred: (B, h, w, K) logits of any size, or one logit where K is 2, resized to H x W (bilinear, half-pixel
-                centres) before the argmax; or a (B, H, W) class map.
+            y_pred: (B, h, w, K) logits of any size, (B, K, h, w) with "channels_first", or one logit where K is 2,
+                resized to H x W (bilinear, half-pixel centres) before the argmax; or a (B, H, W) class map.
             sample_weight: Not supported: mark pixels that do not count with `ignore_index`.
         """
         if sample_weight is not None:
@@ -159,17 +171,21 @@ class MeanIoU(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {**super().get_config(), "num_classes": self.num_classes, "ignore_index": self.ignore_index}
+        arguments = {name: getattr(self, name) for name in ("num_classes", "ignore_index", "data_format")}
+        return {**super().get_config(), **arguments}
 
     def _predicted_classes(self, y_pred: Any, size: tuple[Any, Any]) -> Any:
         """Class maps as they are; of logits, the argmax at the labels' size."""
         if len(y_pred.shape) == 3:
             return ops.cast(y_pred, "int32")
-        y_pred = with_background(y_pred)
-        if len(y_pred.shape) != 4 or y_pred.shape[-1] != self.num_classes:
+        given = tuple(y_pred.shape)
+        if len(given) == 4:
+            y_pred = with_background(ops.transpose(y_pred, _AXES[self.data_format]))
+        if len(given) != 4 or y_pred.shape[-1] != self.num_classes:
             raise ValueError(
-                f"y_pred has shape {tuple(y_pred.shape)}: expected (batch, height, width, {self.num_classes}) logits or"
-                " (batch, height, width) classes"
+                f"y_pred has shape {given}: expected (batch, height, width, {self.num_classes}) logits, "
+                f'(batch, {self.num_classes}, height, width) with data_format="channels_first", or '
+                "(batch, height, width) classes"
             )
         # One image at a time: a batch of full-size logits of 150 classes would take gigabytes.
         return ops.map(lambda logits: ops.argmax(resize_bilinear(logits[None], *size)[0], axis=-1), y_pred)

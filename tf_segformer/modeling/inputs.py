@@ -1,7 +1,9 @@
-"""Rejects what a model cannot take for images, in words that say what to do instead."""
+"""Rejects what a model cannot take for images and weights of classes, in words that say what to do instead."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -67,4 +69,29 @@ def check_pixel_values(pixel_values: Any, num_channels: int, channels_first: boo
         raise ValueError(
             f"pixel_values are {dtype}: the model takes normalized floats, which SegformerImageProcessor makes from "
             "images of 0 to 255"
+        )
+
+
+class PixelLabelsMixin:
+    """`fit` and `train_on_batch` of a model with one label per pixel, to which weights of classes come by the loss."""
+
+    def fit(self, *args: Any, **options: Any) -> Any:
+        """Trains the model as every Keras model; with `class_weight`, raises ValueError."""
+        _check_class_weight(super().fit, args, options)  # type: ignore[misc]
+        return super().fit(*args, **options)  # type: ignore[misc]
+
+    def train_on_batch(self, *args: Any, **options: Any) -> Any:
+        """Runs one step as every Keras model; with `class_weight`, raises ValueError."""
+        _check_class_weight(super().train_on_batch, args, options)  # type: ignore[misc]
+        return super().train_on_batch(*args, **options)  # type: ignore[misc]
+
+
+def _check_class_weight(method: Callable[..., Any], args: Any, options: dict[str, Any]) -> None:
+    """Rejects `class_weight` among the arguments of a method, given by position or by name."""
+    class_weight = inspect.signature(method).bind(*args, **options).arguments.get("class_weight")
+    if class_weight is not None:
+        raise ValueError(
+            f"class_weight={class_weight!r:.80}: Keras takes one class per image, not one per pixel; give the "
+            "weights to the loss, SegmentationLoss(class_weights=[...]), one number per class, or those of the pixels "
+            "as sample_weight (B, H, W)"
         )

@@ -13,7 +13,7 @@ import keras
 
 from tf_segformer.configuration import SegformerConfig
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
-from tf_segformer.modeling.inputs import check_config, check_pixel_values
+from tf_segformer.modeling.inputs import PixelLabelsMixin, check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
 from tf_segformer.modeling.normalization import LayerNormalization
 from tf_segformer.modeling.pretrained import PretrainedMixin
@@ -349,7 +349,7 @@ def classification_head(config: SegformerConfig) -> keras.layers.Dense:
 
 
 @keras.saving.register_keras_serializable(package="tf_segformer")
-class SegformerForSemanticSegmentation(_TaskModel):
+class SegformerForSemanticSegmentation(PixelLabelsMixin, _TaskModel):
     """The encoder with the all-MLP decode head.
 
     Args:
@@ -380,19 +380,6 @@ class SegformerForSemanticSegmentation(_TaskModel):
             name="decode_head",
         )
         return decode_head(features["hidden_states"])
-
-    def fit(self, *args: Any, class_weight: None = None, **options: Any) -> Any:
-        """Trains the model as every Keras model; weights of classes are the loss's.
-
-        Raises:
-            ValueError: With `class_weight`, which Keras reads as one class per image.
-        """
-        if class_weight is not None:
-            raise ValueError(
-                f"class_weight={class_weight!r:.80}: Keras takes one class per image, not one per pixel; give the "
-                "weights to the loss: SegmentationLoss(class_weights=[...]), one number per class"
-            )
-        return super().fit(*args, **options)
 
     @property
     def decode_head(self) -> Any:

@@ -11,6 +11,7 @@ from keras import ops
 
 from tf_segformer.configuration import SegformerConfig as NativeConfig
 from tf_segformer.modeling import decode_head, models
+from tf_segformer.modeling.inputs import PixelLabelsMixin
 from tf_segformer.training.losses import SegmentationLoss
 from tf_segformer.transformers.pretrained import PretrainedModel, registered
 from tf_segformer.transformers.processing import EncoderOutput, ModelOutput, SegformerConfig, TaskOutput
@@ -312,7 +313,7 @@ class TFSegformerForImageClassification(_TaskModel):
 
 
 @registered
-class TFSegformerForSemanticSegmentation(_TaskModel):
+class TFSegformerForSemanticSegmentation(PixelLabelsMixin, _TaskModel):
     """The encoder with the all-MLP decode head.
 
     The arguments are those of `TFSegformerModel`. A call takes `pixel_values` (B, C, H, W) and `labels` (B, H, W), and
