@@ -64,10 +64,11 @@ def dataset(model, tmp_path_factory):
     [
         (export_openvino, {}, ["openvino"]),
         pytest.param(export_openvino, {"size": (32, 48)}, ["openvino"], marks=pytest.mark.slow),
-        (export_onnx, {"opset": 13}, ["onnxruntime", "openvino"]),
+        (export_onnx, {}, ["onnxruntime", "openvino"]),
+        pytest.param(export_onnx, {"opset": 13}, ["onnxruntime", "openvino"], marks=pytest.mark.slow),
         pytest.param(export_onnx, {"data_format": "channels_first"}, ["onnxruntime"], marks=pytest.mark.slow),
     ],
-    ids=["openvino", "openvino-32x48", "onnx-13", "onnx-channels-first"],
+    ids=["openvino", "openvino-32x48", "onnx", "onnx-13", "onnx-channels-first"],
 )
 def test_int8_keeps_the_classes(model, tmp_path, export, options, engines):
     path = export(model, tmp_path, PROCESSOR, precision="int8", calibration=calibration(), **options)
@@ -76,7 +77,9 @@ def test_int8_keeps_the_classes(model, tmp_path, export, options, engines):
         for x in calibration(3):
             logits, expected = engine(x), np.asarray(model(x))
             assert np.abs(logits - expected).max() > 0.001  # it is quantized
-            assert (logits.argmax(-1) == expected.argmax(-1)).mean() > 0.9
+            # Without VNNI OpenVINO's sums of two 8-bit products saturate: 0.89 of the classes, elsewhere 0.99
+            least = 0.85 if engine.name == "openvino" else 0.9
+            assert (logits.argmax(-1) == expected.argmax(-1)).mean() > least
     assert json.loads((tmp_path / "export.json").read_text())["precision"] == "int8"
 
 

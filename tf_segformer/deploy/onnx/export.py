@@ -115,7 +115,8 @@ def _quantized(
 
     def prepare(prepared: Any) -> Callable[[np.ndarray], np.ndarray]:
         onnxruntime = import_extra("onnxruntime", "onnx", "int8")
-        session = onnxruntime.InferenceSession(prepared.SerializeToString(), providers=["CPUExecutionProvider"])
+        content = _with_unsigned_input(prepared).SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
         def run(x: np.ndarray) -> np.ndarray:
             logits = session.run(["logits"], {"pixel_values": x})[0]
@@ -124,4 +125,24 @@ def _quantized(
         return run
 
     examples = ((given(x), labels) for x, labels in labelled_examples(data, processor, size))
-    return quantize_network(network, map(given, calibration), prepare, examples)
+    return _with_unsigned_input(quantize_network(network, map(given, calibration), prepare, examples))
+
+
+def _with_unsigned_input(network: Any) -> Any:
+    """The same network with its input as 0 to 255: OpenVINO (2026.4) convolves one of -128 to 127 wrongly on AVX2."""
+    onnx = import_extra("onnx", "onnx", "int8")
+    unsigned = onnx.ModelProto()
+    unsigned.CopyFrom(network)
+    constants = {each.name: each for each in unsigned.graph.initializer}
+    types = {each.name: each.type.tensor_type for each in unsigned.graph.value_info}
+    for node in unsigned.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] != "pixel_values":
+            continue
+        zero_point = constants[node.input[2]]
+        values = onnx.numpy_helper.to_array(zero_point)
+        if values.dtype == np.int8:
+            shifted = (values.astype(np.int16) + 128).astype(np.uint8)
+            zero_point.CopyFrom(onnx.numpy_helper.from_array(shifted, zero_point.name))
+            if node.output[0] in types:
+                types[node.output[0]].elem_type = onnx.TensorProto.UINT8
+    return unsigned
