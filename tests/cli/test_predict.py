@@ -41,6 +41,15 @@ def test_one_photograph_gives_a_mask_an_overlay_and_a_table(run, checkpoint, ima
         assert f"{100 * share:.1f} %" in next(line for line in outcome.out.splitlines() if name in line)
 
 
+def test_a_processor_that_was_guessed_is_named_with_its_remedy(run, checkpoint, image, tmp_path):
+    shutil.copytree(checkpoint(), tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").unlink()
+    outcome = run("predict", image(tmp_path / "photo.png"), "-m", tmp_path / "model", "-o", tmp_path / "out")
+    assert outcome.code == 0
+    assert "has no preprocessor_config.json: images are resized to 512x512 and normalized with ImageNet" in outcome.err
+    assert "put the file next to them" in outcome.err
+
+
 def test_save_and_json_say_what_is_written_and_printed(run, checkpoint, image, tmp_path):
     photo = image(tmp_path / "photo.png")
     outcome = run("predict", photo, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "json,logits", "--json")
