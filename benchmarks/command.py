@@ -85,7 +85,7 @@ def measure(model: str, photos: Path, folder: Path, arguments: argparse.Namespac
 
 def run_command(options: list[str]) -> tuple[float, float]:
     """Runs `predict`; seconds of the whole, and seconds per image between the first report and the last."""
-    began, times = time.perf_counter(), []
+    began = time.perf_counter()
     command = [sys.executable, "-m", "tf_segformer", "predict", *options, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout

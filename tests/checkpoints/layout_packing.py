@@ -30,9 +30,9 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
         len(shape) == 1 and name.endswith("weight")
     )
     fan_in = max(np.prod(shape) // max(shape[-1], shape[0]), 4) if len(shape) > 1 else 12
-    drawn = RANDOM.standard_normal(shape)
-    drawn = 1 + 0.3 * np.abs(drawn) if positive else drawn * (2 / fan_in) ** 0.5
-    return (np.round(drawn * 32) / 32).astype("float32")
+    weights = RANDOM.standard_normal(shape)
+    weights = 1 + 0.3 * np.abs(weights) if positive else weights * (2 / fan_in) ** 0.5
+    return (np.round(weights * 32) / 32).astype("float32")
 
 
 def pack(name: str, files: Path, output: np.ndarray, image: np.ndarray | None = None) -> None:

@@ -199,7 +199,7 @@ def test_cosine_blend_is_the_weighted_mean_of_the_windows():
             place = np.s_[top:bottom, left:right]
             total[place] += along * resized(_window_logits((top, left, 32, 24)), (32, 24))
             weight[place] += along
-    np.testing.assert_allclose(_blended("cosine"), total / weight, atol=1e-5)
+    np.testing.assert_allclose(_blended("cosine"), total / weight, atol=1e-5)  # sums in another order
     np.testing.assert_array_equal(_blended("cosine", step=50), _blended("cosine"))
 
 
@@ -218,7 +218,7 @@ def test_larger_last_windows_have_weights_of_their_own():
         return [_window_logits(box) for box in asked]
 
     source = SlidingWindowLogits(size, window, (24, 40), predict, "cosine", multiple=32)
-    np.testing.assert_allclose(_read(source, 9), total / weight, atol=1e-5)
+    np.testing.assert_allclose(_read(source, 9), total / weight, atol=1e-5)  # sums in another order
     assert boxes == [(0, 0, 75, 64), (0, 32, 75, 78)]
 
 

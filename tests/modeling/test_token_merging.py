@@ -41,6 +41,7 @@ def test_equal_neighbors_are_attended_exactly():
     small = np.random.default_rng(0).standard_normal((2, 3, 5, 8)).astype("float32")
     tokens = np.repeat(np.repeat(small, 2, axis=1), 2, axis=2).reshape(-1, 8)
     shape = FeatureShape(2, 6, 10)
+    # The mean of equal tokens rounds
     np.testing.assert_allclose(merging(tokens, feature_shape=shape), plain(tokens, feature_shape=shape), atol=1e-6)
 
 
@@ -49,7 +50,7 @@ def test_merged_tokens_get_the_same_and_the_attention_of_their_query():
     _, merging = attention_pair()
     outputs, probabilities = merging(tokens, feature_shape=FeatureShape(2, 6, 10), return_attention=True)
     assert probabilities.shape == (2, 2, 60, 15)
-    np.testing.assert_allclose(np.sum(probabilities, -1), 1, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.sum(probabilities, -1), 1, rtol=0, atol=1e-5)  # float32 sums
     cells = np.reshape(outputs, (2, 3, 2, 5, 2, 8))
     np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :, :1, :, :1], cells.shape))
     of_cells = np.reshape(probabilities, (2, 2, 3, 2, 5, 2, 15))

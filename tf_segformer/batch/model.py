@@ -13,6 +13,7 @@ from typing import Any
 from tf_segformer.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from tf_segformer.errors import CheckpointError
 from tf_segformer.hub import DEFAULT_HUB, HubOptions, find_file
+from tf_segformer.imaging.fields import defaults_note
 from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.inference.engines import AUTO, Engine, is_exported, open_engine
 from tf_segformer.inference.predictor import SegmentationPredictor
@@ -55,12 +56,8 @@ class OpenModel:
     def warn_of_defaults(self) -> None:
         """Warns where images are preprocessed by values that no file gives."""
         if self.processor is None:
-            height, width = SegformerImageProcessor().target_size
-            warnings.warn(
-                f"{self.path}: has no {CONFIG_NAME}: images are resized to {width}x{height} and normalized with "
-                "ImageNet's mean and std. If the weights were trained with others, put the file next to them.",
-                stacklevel=3,
-            )
+            note = defaults_note(SegformerImageProcessor().target_size)
+            warnings.warn(f"{self.path}: has no {CONFIG_NAME}: {note}", stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -60,17 +60,13 @@ def load_processor(checkpoint: OpenCheckpoint) -> SegformerImageProcessor:
 
 def _load_processor(file: Path | None, name: str | Path) -> SegformerImageProcessor:
     """The processor of a file, or the default one."""
+    from tf_segformer.imaging.fields import defaults_note
     from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 
     if file is not None:
         return SegformerImageProcessor.from_pretrained(file)
     processor = SegformerImageProcessor()
-    height, width = processor.target_size
-    click.echo(
-        f"tf-segformer: {name} has no {CONFIG_NAME}: images are resized to {width}x{height} and normalized with "
-        "ImageNet's mean and std. If the weights were trained with others, put the file next to them.",
-        err=True,
-    )
+    click.echo(f"tf-segformer: {name} has no {CONFIG_NAME}: {defaults_note(processor.target_size)}", err=True)
     return processor
 
 

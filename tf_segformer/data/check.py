@@ -242,11 +242,13 @@ def _warnings(
 
 def _counted_from_one(dataset: LabelledDataset, class_pixels: np.ndarray, values_beyond: set[int]) -> int | None:
     """The last value of labels that may count from 1, None where nothing says so."""
-    if class_pixels[0] == 0 and values_beyond == {dataset.num_labels}:
+    if class_pixels[0]:
+        return None
+    if values_beyond == {dataset.num_labels}:
         return dataset.num_labels
     is_unnamed = _is_plain(dataset) and dataset.class_names[0] == "class 0"
     is_of_training = not dataset.name.endswith("/val")
-    all_others = class_pixels[0] == 0 and class_pixels[1:].all() and not values_beyond and dataset.num_labels > 1
+    all_others = class_pixels[1:].all() and not values_beyond and dataset.num_labels > 1
     return dataset.num_labels - 1 if is_unnamed and is_of_training and all_others else None
 
 

@@ -182,8 +182,7 @@ class SegmentationPredictor:
 
     def _segment_in_threads(self, images: Iterator[InputImage]) -> Iterator[SegmentationResult]:
         """The results of images in order, several in work at once."""
-        other = copy.copy(self)
-        other.engine = self.engine.for_many or self.engine
+        other = self.replace(engine=self.engine.for_many or self.engine)
 
         def segment(image: InputImage) -> SegmentationResult:
             return next(other._segment_batch([image], self.processor.target_size, on_gpu=False))
@@ -284,10 +283,8 @@ class SegmentationPredictor:
                     logits = iter(with_background(self._logits(present, shape, processor)) if present else ())
                     yield from (blank(*shape) if crop is None else next(logits) for crop in crops)
 
-        aligned = (
-            self.blend != "mean" and self.engine.fixed_size is None
-        )  # other networks take windows of one size only
-        multiple = TOTAL_STRIDE if aligned else 1
+        # "mean" is mmsegmentation's, and a network of one fixed size takes no larger windows
+        multiple = TOTAL_STRIDE if self.blend != "mean" and self.engine.fixed_size is None else 1
         return SlidingWindowLogits(size, self.window, self.stride, predict, self.blend, multiple)
 
     def replace(self, **attributes: Any) -> SegmentationPredictor:
