@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.reference import image_size
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tf_segformer.errors import DatasetError
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 from tf_segformer.evaluation.evaluate import evaluate
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 from tf_segformer.evaluation.report import metrics_to_json, write_report
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.predictor import SegmentationPredictor

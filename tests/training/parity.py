@@ -20,7 +20,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 
 PEAK_RATE, WEIGHT_DECAY, HEAD_FACTOR, WARMUP = 6e-5, 0.01, 10.0, 5
 _BIAS_BEFORE_NORM = re.compile(r"decode_head.(linear_c|linear_projections).*bias$")  # transformers 4, 5; Keras

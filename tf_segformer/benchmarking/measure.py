@@ -16,7 +16,7 @@ from PIL import Image
 from tf_segformer.benchmarking.forms import FORMS, Form, write_form
 from tf_segformer.benchmarking.turns import time_in_turns
 from tf_segformer.benchmarking.worker import Worker, WorkerError
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 
 Sample = tuple[np.ndarray, np.ndarray | None]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tf_segformer.cli.data_options import data_options
-from tf_segformer.cli.loading import import_keras, load_predictable
+from tf_segformer.cli.loading import load_predictable
 from tf_segformer.cli.options import (
     engine_option,
     hub_options,
@@ -82,7 +82,6 @@ def evaluate(
         raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    import_keras()  # which the metrics need: now, so that its native code prints no notes and the time is without it
     compare = ComparisonWriter(output, comparisons, data.class_names)
     start = time.perf_counter()
     metrics = evaluation.evaluate(predictor, data, limit=limit, on_result=compare)

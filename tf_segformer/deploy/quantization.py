@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 from tf_segformer.evaluation.evaluate import LabelledExamples, evaluate
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
 from tf_segformer.imaging.postprocess import class_map_from_logits, with_background
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.engines import Engine, open_engine

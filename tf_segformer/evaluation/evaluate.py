@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tf_segformer.errors import DatasetError
-from tf_segformer.evaluation.metrics import confusion_matrix, metrics_from_confusion
+from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_confusion
 from tf_segformer.inference.engines import Engine
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.results import SegmentationResult

@@ -32,7 +32,7 @@ def metrics_to_json(metrics: Mapping[str, Any], class_names: Sequence[str]) -> d
 
     Example:
         >>> import numpy as np
-        >>> from tf_segformer.evaluation.metrics import metrics_from_confusion
+        >>> from tf_segformer.evaluation.confusion import metrics_from_confusion
         >>> confusion = np.array([[3, 1], [0, 0]])
         >>> metrics = {**metrics_from_confusion(confusion), "confusion_matrix": confusion}
         >>> metrics_to_json(metrics, ["sky", "road"])["classes"][1]

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from tf_segformer.data.examples import IGNORE_INDEX, LabelledDataset, LabelledImage
+from tf_segformer.evaluation.confusion import metrics_from_confusion
 from tf_segformer.evaluation.evaluate import evaluate
-from tf_segformer.evaluation.metrics import metrics_from_confusion
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.inference.images import InputImage, read_images
 from tf_segformer.inference.predictor import Box, SegmentationPredictor
