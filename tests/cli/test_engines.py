@@ -17,14 +17,18 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "tf_segformer" / "engines"
 
 
-def test_a_checkpoint_runs_in_an_engine_and_is_exported_once(run, checkpoint, image, tmp_path, cache):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(
+    ("engine", "module"),
+    [("onnxruntime", "onnxruntime"), pytest.param("litert", "ai_edge_litert", marks=pytest.mark.slow)],
+)
+def test_a_checkpoint_runs_in_an_engine_and_is_exported_once(run, checkpoint, image, tmp_path, cache, engine, module):
+    pytest.importorskip(module)
     photo = image(tmp_path / "photo.png")
     arguments = ("predict", photo, "-o", tmp_path / "out", "--json", "-m")
     expected = json.loads(run(*arguments, checkpoint()).out)
-    first = run(*arguments, checkpoint(), "--engine", "onnxruntime")
+    first = run(*arguments, checkpoint(), "--engine", engine)
     assert first.code == 0 and first.err.count("\n") == 1 and f"wrote {cache}" in first.err
-    second = run(*arguments, checkpoint(), "--engine", "onnxruntime")
+    second = run(*arguments, checkpoint(), "--engine", engine)
     assert (second.code, second.err) == (0, "")
     for outcome in (first, second):
         assert json.loads(outcome.out)["class_fractions"] == pytest.approx(expected["class_fractions"], abs=1e-3)
@@ -33,7 +37,7 @@ def test_a_checkpoint_runs_in_an_engine_and_is_exported_once(run, checkpoint, im
     shutil.copytree(checkpoint(), other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}))
-    assert set(json.loads(run(*arguments, other, "--engine", "onnxruntime").out)["class_fractions"]) <= {"a", "b", "c"}
+    assert set(json.loads(run(*arguments, other, "--engine", engine).out)["class_fractions"]) <= {"a", "b", "c"}
     assert len(list(cache.iterdir())) == 2
 
 

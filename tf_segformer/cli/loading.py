@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tf_segformer.inference.engines import Engine
     from tf_segformer.modeling.models import PretrainedModel
 
+_ENGINES_THAT_PRINT = ("tensorflow", "litert")
+
 
 def load_model(
     name: str, hub: HubOptions = DEFAULT_HUB, precision: str = "float32", token_merging: float | None = None
@@ -129,8 +131,6 @@ def _open_exported(name: str, precision: str, engine_name: str | None) -> Predic
     if not is_exported(name):
         return None
     engine = _open_engine(name, engine_name, precision)
-    if engine.name == "tensorflow":
-        import_keras()  # without the notes of native code
     processor = _load_processor(find_file(exported_files(name)[0].parent, [CONFIG_NAME]), name)
     return Predictable(engine, processor, engine.task)
 
@@ -207,11 +207,15 @@ def _open_engine(path: str | Path, name: str | None, precision: str) -> Engine:
     from tf_segformer.inference.engines import AUTO, open_engine
 
     try:
-        return open_engine(path, name or AUTO, precision)
+        engine = open_engine(path, name or AUTO, precision)
     except CheckpointError:
         raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if engine.name in _ENGINES_THAT_PRINT:
+        with _native_stderr_dropped():
+            _ = engine.session  # loaded here, without the notes of its native code
+    return engine
 
 
 def _check_backend(engine: str | None) -> None:

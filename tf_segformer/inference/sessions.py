@@ -171,6 +171,7 @@ def litert_session(path: Path, channels: int, precision: str) -> Session:
     """Runs a LiteRT file, quantizing and dequantizing where its input and output are whole numbers."""
     interpreter = import_extra("ai_edge_litert.interpreter", "litert", f"{path}: running it in LiteRT")
     network = interpreter.Interpreter(str(path), num_threads=cores())  # by default it takes one
+    network.allocate_tensors()  # of some size: a file that does not run is an error now
     (given,), (wanted,) = network.get_input_details(), network.get_output_details()
     shape = tuple(None if side < 0 else int(side) for side in given["shape_signature"])
     allocated: list[tuple[int, ...]] = []
