@@ -33,6 +33,12 @@ def test_a_checkpoint_runs_in_an_engine_and_is_exported_once(run, checkpoint, im
     for outcome in (first, second):
         assert json.loads(outcome.out)["class_fractions"] == pytest.approx(expected["class_fractions"], abs=1e-3)
     assert [path.suffix for path in cache.iterdir()] == [""] and len(list(cache.iterdir())) == 1
+    (model,) = cache.glob("*/model.*")
+    model.write_bytes(b"damaged")
+    damaged = run(*arguments, checkpoint(), "--engine", engine)
+    assert damaged.code == 2 and damaged.err.count("\n") == 1 and f"{model}: {engine} cannot load it" in damaged.err
+    model.unlink()
+    assert run(*arguments, checkpoint(), "--engine", engine).err == first.err
     other = tmp_path / "other"
     shutil.copytree(checkpoint(), other)
     config = json.loads((other / "config.json").read_text())

@@ -267,6 +267,18 @@ def test_what_is_not_there_or_not_installed_is_one_line(tmp_path, monkeypatch):
         open_engine(tmp_path, "openvino")
 
 
+@pytest.mark.parametrize(
+    ("engine", "file"),
+    [("openvino", "model.onnx"), ("openvino", "model.xml"), ("onnxruntime", "model.onnx"), ("litert", "model.tflite")],
+)
+def test_a_damaged_file_is_one_line(tmp_path, engine, file):
+    pytest.importorskip({"litert": "ai_edge_litert"}.get(engine, engine))
+    (tmp_path / file).write_bytes(b"damaged" * 100)
+    message = rf"{file}: {engine} cannot load it \(.*\w.*\); remove it and export again$"
+    with pytest.raises(CheckpointError, match=message):
+        SegmentationPredictor(open_engine(tmp_path, engine), PROCESSOR)(image(40, 40))
+
+
 def test_auto_takes_the_fastest_that_is_installed(monkeypatch):
     monkeypatch.setattr(engines, "_sees_gpu", lambda: False)
     monkeypatch.setattr(engines, "is_installed", lambda name: True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ def cached_export(checkpoint: OpenCheckpoint, engine: str, processor: SegformerI
     format_name = _FORMATS[engine]
     folder = cache_folder() / f"{_hash(checkpoint, processor)}-{format_name}"
     if not exported_files(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # its model was removed, for being damaged
         import_keras()
         model = tf_segformer.load_model(checkpoint)
         options = {"size": None} if format_name == "litert" else {}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_segformer.configuration import CONFIG_NAME, SegformerConfig
-from tf_segformer.errors import CheckpointError
+from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.hub import WEIGHT_FILES, find_file
 from tf_segformer.inference import sessions
 
@@ -181,7 +181,18 @@ def open_engine(model: Any, engine: str = AUTO, precision: str = "float32") -> E
     described = path.with_name(CONFIG_NAME)
     config = SegformerConfig.from_pretrained(described) if described.is_file() else None
     channels = 3 if config is None else config.num_channels
-    return Engine(name, lambda: _KINDS[name].start(path, channels, precision), config, path)
+    return Engine(name, lambda: _start(name, path, channels, precision), config, path)
+
+
+def _start(name: str, path: Path, channels: int, precision: str) -> sessions.Session:
+    """Loads an exported file; what a framework has against it is one line."""
+    try:
+        return _KINDS[name].start(path, channels, precision)
+    except (SegformerError, ImportError, MemoryError, Warning):
+        raise
+    except Exception as error:  # each framework has classes of its own
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: {name} cannot load it ({reason}); remove it and export again") from error
 
 
 def exported_files(path: str | PathLike) -> list[Path]:
