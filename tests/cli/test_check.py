@@ -39,7 +39,9 @@ def test_a_folder_that_cannot_be_trained_ends_with_2_and_says_why(run, scenes):
     assert outcome.code == 2
     report = json.loads(outcome.out)
     assert set(report) == {"kind", "class_names", "splits", "channels", "dtype", "problems", "warnings"}
-    assert "no images for the split 'train'" in report["problems"][0]["examples"][0]
+    (problem,) = report["problems"]
+    assert set(problem) == {"kind", "count", "examples", "remedy"}  # as those of a dataset that was found
+    assert "no images for the split 'train'" in problem["examples"][0]
 
 
 def test_a_map_merges_classes(run, scenes, tmp_path):

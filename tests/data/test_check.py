@@ -45,6 +45,8 @@ def test_masks_of_zero_and_255_are_an_error_until_somebody_says_which_class_255_
         assert report.class_names == ("background", "crack")
         assert report.ignored_pixels == 0
         assert report.class_fractions["crack"] > 0.2
+    with pytest.raises(DatasetError, match=r"255 is ignored in the kind 'folder'.*--kind binary"):
+        find_dataset("folder", folder)  # the folder alone decides where nobody names the kind
     found = find_dataset(root=folder)
     assert (found.name, found.class_names) == ("binary/train", ("background", "object"))
 
@@ -88,7 +90,7 @@ def test_images_turned_by_exif_are_named(folder):
     exif[0x0112] = 6
     replace_image(path, np.zeros((64, 64, 3), np.uint8), exif=exif)
     report = check_dataset(find_dataset("folder", folder, "train", NAMES))
-    assert any("1 images with an EXIF orientation" in each and "000.png" in each for each in report.warnings)
+    assert any("1 image with an EXIF orientation" in each and "000.png" in each for each in report.warnings)
     replace_image(path, np.zeros((48, 64, 3), np.uint8), exif=exif)
     Image.new("L", (48, 64)).save(folder / "train/labels/000.png")  # as the image is seen
     with pytest.raises(DatasetError, match="save the image upright, as its EXIF orientation says"):
@@ -98,7 +100,7 @@ def test_images_turned_by_exif_are_named(folder):
 @pytest.mark.parametrize(
     ("array", "suffix", "words"),
     [
-        (np.full((64, 64), 900, np.uint16), "png", "1 16-bit images of values below 16384"),
+        (np.full((64, 64), 900, np.uint16), "png", "1 image of 16 bits with values below 16384"),
         (np.full((64, 64), 900, np.uint16), "tif", "scale the values to 0..255"),
         (np.full((64, 64, 4), 7, np.uint8), "tif", "a band after the first three"),
         (np.full((64, 64, 2), 7, np.uint8), "png", "a band after the first three"),
@@ -135,7 +137,7 @@ def test_labels_from_one_without_names_are_suspected_and_named_by_a_map(folder):
     relabel(folder, lambda labels: labels + 1)
     report = check_dataset(folder)
     (warning,) = report.splits["train"].warnings
-    assert warning.startswith("class 0 (class 0) is never labelled, but 4 is: do these labels count from 1?")
+    assert warning.startswith("class 0 is never labelled, but 4 is: do these labels count from 1?")
     assert "(--map)" in warning
     mapped = check_dataset(folder, class_of_value={name: value for value, name in enumerate(NAMES, 1)})
     assert mapped.splits["train"].class_names == tuple(NAMES)

@@ -194,6 +194,8 @@ def test_patterns_find_files_that_no_layout_has(tmp_path):
     assert check_dataset(train).images == 4
     undivided = {key: value.replace("{split}_", "") for key, value in PATTERNS.items()}
     assert find_dataset(root=tmp_path, split="val", val_fraction=0.5, **undivided).size == 4
+    with pytest.raises(DatasetError, match=r"no file matches images='a/\{name\}\.png' \(--images\)"):
+        find_dataset(root=tmp_path, images="a/{name}.png", labels="b/{name}.png")
     with pytest.raises(ValueError, match="need each other"):
         find_dataset(root=tmp_path, images="{name}.png")
     with pytest.raises(ValueError, match="must be a path below"):
@@ -308,7 +310,7 @@ def test_classes_are_merged_by_value_and_by_name_and_others_are_ignored(tmp_path
     assert dataset.class_names == ("flat", "vehicle")
     assert next(iter(dataset)).read_labels().tolist() == [[0, 0, 1, 255, 0]]
     for wrong, message in (
-        ({"flat": ["raod"]}, "there is no class 'raod'"),
+        ({"flat": ["raod"]}, r"\(--map\): there is no class 'raod'"),
         ({"flat": [300]}, "300 is no label value"),
         ({"a": ["road"], "b": [7]}, "7 belongs to 'a' and to 'b'"),
         ({}, "must be an object"),

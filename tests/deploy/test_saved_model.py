@@ -215,7 +215,8 @@ def test_labels_and_colors_travel_along(exported):
 def test_colors_of_the_checkpoint_travel_along(small_config, tmp_path):
     colors = [[9, 8, 7], [255, 0, 1], [2, 3, 4], [5, 6, 7], [0, 0, 0]]
     small_config.extra["palette"] = colors
-    version = export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path)
+    with pytest.warns(UserWarning, match="no processor is given: images are resized to 512x512.*pass `processor`"):
+        version = export_saved_model(SegformerForSemanticSegmentation(small_config), tmp_path)
     entries = json.loads((version / "assets" / "labels.json").read_text(encoding="utf-8"))
     assert [each["color"] for each in entries] == colors
     answer = signatures(version)["serving_default"](image_bytes=tf.constant(IMAGES[:1]))

@@ -35,7 +35,7 @@ COMMANDS = {
 
 OUT_OF_MEMORY = (
     "out of memory: take a smaller --batch-size; predict and evaluate need less with --mode slide and a small "
-    "--window, train with --precision bfloat16 or --remat"
+    "--window, train with --precision bfloat16 or --rematerialize"
 )
 
 

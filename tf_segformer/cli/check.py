@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tf_segformer.cli.data_options import data_options, open_with_options
+from tf_segformer.data.reports import Problem
 from tf_segformer.errors import DatasetError
 
 
@@ -72,7 +74,7 @@ def check(
 
 def _nothing_found(reason: str) -> dict[str, Any]:
     """The report of a folder in which there is no dataset."""
-    problem = {"kind": "no dataset", "count": 1, "examples": [reason]}
+    problem = asdict(Problem("no dataset", 1, (reason,)))
     return {
         "kind": None, "class_names": [], "splits": {}, "channels": None, "dtype": None, "problems": [problem],
         "warnings": [],

@@ -22,6 +22,7 @@ from tf_segformer.errors import DatasetError
 _AT_ONCE = 256  # examples handed to the threads; those of shards hold their bytes
 _RARE = 0.01  # of the pixels
 _LARGEST_WEIGHT = 10.0
+_FIRST = "class 0"  # where nobody named it
 _MASK = "label 255 is the only value besides 0"
 _SAME = "training and validation are the same images"
 _DIVIDE = (
@@ -223,13 +224,14 @@ def _warnings(
     for doubt, remedy in REMEDIES.items():
         doubtful = [name for name, each in zip(names, findings, strict=True) if doubt in each.doubts]
         if doubtful:
-            yield f"{len(doubtful):,} {doubt}, such as {doubtful[0]}: {remedy}"
+            yield f"{counted(len(doubtful), 'image')} {doubt}, such as {doubtful[0]}: {remedy}"
     values_beyond = set().union(*(each.values_beyond for each in findings))
     all_counted = all(each.labels_were_read for each in findings)
     last = _counted_from_one(dataset, class_pixels, values_beyond)
     if all_counted and last is not None:
+        first = "class 0" if dataset.class_names[0] == _FIRST else f"class 0 ({dataset.class_names[0]})"
         yield (
-            f"class 0 ({dataset.class_names[0]}) is never labelled, but {last} is: do these labels count from 1? "
+            f"{first} is never labelled, but {last} is: do these labels count from 1? "
             "Classes count from 0: name the value of each class, class_of_value={'NAME': 1, ...} (--map), or save the "
             f"labels less one, with {IGNORE_INDEX} for pixels of no class"
         )
@@ -246,7 +248,7 @@ def _counted_from_one(dataset: LabelledDataset, class_pixels: np.ndarray, values
         return None
     if values_beyond == {dataset.num_labels}:
         return dataset.num_labels
-    is_unnamed = _is_plain(dataset) and dataset.class_names[0] == "class 0"
+    is_unnamed = _is_plain(dataset) and dataset.class_names[0] == _FIRST
     is_of_training = not dataset.name.endswith("/val")
     all_others = class_pixels[1:].all() and not values_beyond and dataset.num_labels > 1
     return dataset.num_labels - 1 if is_unnamed and is_of_training and all_others else None

@@ -17,6 +17,7 @@ from tf_segformer.imaging.arrays import open_label_values
 ClassMap = Mapping[str, "int | str | Sequence[int | str]"]
 OBJECT_NAMES = ("background", "object")
 BINARY = np.where(np.arange(256) == 0, 0, 1)
+_MAP = "class_of_value (--map)"  # in Python and on the command line
 _MOST_UNSEEN = 32  # class indices that may be missing among label values without a name
 _FILES_LOOKED_AT = 1000
 
@@ -44,16 +45,18 @@ def merge_classes(
         (('flat', 'sky'), [0, 1, 0, 255])
     """
     if not isinstance(classes, Mapping) or not classes:
-        raise ValueError("class_of_value must be an object from each new class name to label values or class names")
+        raise ValueError(
+            "class_of_value (--map) must be an object from each new class name to label values or class names"
+        )
     table = np.full(256, IGNORE_INDEX)
     taken: dict[int, str] = {}
     for index, (name, members) in enumerate(classes.items()):
         if not isinstance(members, (int, str, Sequence)):
-            raise ValueError(f"class_of_value: {name!r} must have a label value, a class name, or a list of these")
+            raise ValueError(f"{_MAP}: {name!r} must have a label value, a class name, or a list of these")
         for member in [members] if isinstance(members, (int, str)) else members:
             for value in _values_of(member, class_names, class_of_value):
                 if taken.setdefault(value, name) != name:
-                    raise ValueError(f"class_of_value: {member!r} belongs to {taken[value]!r} and to {name!r}")
+                    raise ValueError(f"{_MAP}: {member!r} belongs to {taken[value]!r} and to {name!r}")
                 table[value] = index
     return tuple(classes), table
 
@@ -63,10 +66,10 @@ def _values_of(member: int | str, class_names: Sequence[str], class_of_value: np
     if isinstance(member, str):
         if member not in class_names:
             known = ", ".join(class_names) or "none, so give label values"
-            raise ValueError(f"class_of_value: there is no class {member!r}; the old classes are {known}")
+            raise ValueError(f"{_MAP}: there is no class {member!r}; the old classes are {known}")
         return np.flatnonzero(class_of_value == list(class_names).index(member)).tolist()
     if isinstance(member, bool) or not isinstance(member, int) or not 0 <= member <= 255:
-        raise ValueError(f"class_of_value: {member!r} is no label value from 0 to 255 and no class name")
+        raise ValueError(f"{_MAP}: {member!r} is no label value from 0 to 255 and no class name")
     return [member]
 
 
@@ -93,18 +96,19 @@ def values_in(examples: Iterable[Example], read: Callable[[Path], np.ndarray] = 
     return found
 
 
-def infer_classes(root: Path, layout: Layout) -> tuple[str, Layout]:
+def infer_classes(root: Path, layout: Layout, *, as_values: bool = False) -> tuple[str, Layout]:
     """Classes of label files that no file names: background and object of a mask, or a number per class.
 
     Args:
         root: The dataset's folder, for messages.
         layout: Its pairs.
+        as_values: Whether somebody said that the values are classes: then 255 is ignored, also next to 0 alone.
 
     Returns:
         The kind, "binary" or "folder", and the layout with class names.
 
     Raises:
-        DatasetError: The values are too far apart to be class indices, or there are none.
+        DatasetError: The values are too far apart to be class indices, or there are none, or none but 0 counts.
 
     Example:
         >>> kind, layout = infer_classes(
@@ -115,7 +119,12 @@ def infer_classes(root: Path, layout: Layout) -> tuple[str, Layout]:
     """
     values = values_in(example for examples in layout.splits.values() for example in examples)
     counted = values - {IGNORE_INDEX}
-    if values and values <= {0, IGNORE_INDEX}:
+    if as_values and values == {0, IGNORE_INDEX}:
+        raise DatasetError(
+            f"{root}: the labels hold 0 and {IGNORE_INDEX} alone, and {IGNORE_INDEX} is ignored in the kind 'folder': "
+            "if it is the object, kind='binary' (--kind binary); else name the classes (class_names, --class-names)"
+        )
+    if not as_values and values and values <= {0, IGNORE_INDEX}:
         return "binary", replace(layout, class_names=OBJECT_NAMES, class_of_value=BINARY)
     if not counted:
         raise DatasetError(f"{root}: no label file with class values can be read; give class_names (--class-names)")

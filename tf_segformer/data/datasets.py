@@ -301,7 +301,10 @@ def _layout_of_patterns(root: Path, images: str | None, labels: str | None) -> L
     """The pairs of two patterns."""
     if images is None or labels is None:
         raise ValueError("images and labels are two patterns that need each other")
-    return Layout(find_by_patterns(root, images, labels), class_names_in(root))
+    splits = find_by_patterns(root, images, labels)
+    if not any(splits.values()):
+        raise DatasetError(f"{root}: no file matches images={images!r} (--images)")
+    return Layout(splits, class_names_in(root))
 
 
 def _with_classes(
@@ -327,7 +330,7 @@ def _with_classes(
         return kind, infer_classes(root, layout)[1]
     is_file_of_values = layout.read_values is None and layout.palette is None
     if kind == "folder" and not names and not mapped:
-        return infer_classes(root, layout)
+        return infer_classes(root, layout, as_values=not detected)
     if kind == "folder" and detected and not mapped and is_file_of_values and len(names) == 2:
         examples = (example for examples in layout.splits.values() for example in examples)
         if values_in(examples) == {0, IGNORE_INDEX}:

@@ -19,15 +19,15 @@ BEYOND, SIZE, TURNED = (
     "labels of another size than their image",
     "labels of the image as EXIF turns it",
 )
-DARK = f"16-bit images of values below {FULL_16_BITS}, whose upper byte, which is what is used, is nearly black"
-ALPHA = "images with a band after the first three (or the first), which is taken for transparency and dropped"
-EXIF = "images with an EXIF orientation, which is not applied"
+DARK = f"of 16 bits with values below {FULL_16_BITS}, whose upper byte, which is what is used, is nearly black"
+ALPHA = "with a band after the first three (or the first), which is taken for transparency and dropped"
+EXIF = "with an EXIF orientation, which is not applied"
 REMEDIES = {
     DARK: "scale the values to 0..255 and save them as 8 bits",
     ALPHA: "save the bands that count as an RGB image, or all of them as .npy",
     EXIF: "if the labels are those of the turned images, save the images upright (PIL.ImageOps.exif_transpose)",
 }
-"""What is allowed, but often a mistake, and what to do about it."""
+"""Images that are allowed, but often a mistake, and what to do about them."""
 
 _ORIENTATION = 0x0112  # EXIF
 _SWAPPED = range(5, 9)  # orientations that exchange width and height

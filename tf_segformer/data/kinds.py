@@ -41,7 +41,7 @@ def find_folder(root: Path) -> Layout:
 
 _PAIRS = (
     "{train,val}/images/ and {train,val}/labels/, images/{train,val}/ and labels/{train,val}/, or images/ and labels/, "
-    "with labels of the images' names, or with a suffix or prefix such as _mask"
+    "with labels of the images' names, or with a suffix or prefix such as _mask; else patterns (--images, --labels)"
 )
 
 KINDS: dict[str, DatasetKind] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tf_segformer.deploy.signatures import (
     segmentation_signatures,
     tensor_signature,
 )
+from tf_segformer.imaging.fields import defaults_note
 from tf_segformer.imaging.labels import colors_of, names_of_classes
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.io import atomic_write
@@ -69,8 +71,8 @@ def export_saved_model(
     Args:
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         folder: Where to write; the model goes to `folder/VERSION`, which must not exist.
-        processor: How images are prepared; None is the default processor. Must resize, since images of a batch
-            differ in size; that of bands beyond 8-bit RGB need not, see above.
+        processor: How images are prepared; None is the default processor, with a warning. Must resize, since images of
+            a batch differ in size; that of bands beyond 8-bit RGB need not, see above.
         version: Number of the version, at least 1; a server takes the largest.
         weights_dtype: "float32", or "float16" or "bfloat16" for half the size; computations keep the model's type.
         max_pixels: Images of more pixels are invalid by their header, before they are decoded.
@@ -89,13 +91,13 @@ def export_saved_model(
         >>> from tf_segformer import SegformerConfig
         >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     sorted(tf.saved_model.load(export_saved_model(model, folder)).signatures)
+        ...     version = export_saved_model(model, folder, SegformerImageProcessor(size=256))
+        ...     sorted(tf.saved_model.load(version).signatures)
         ['class_map', 'logits', 'serving_default', 'serving_strict', 'tensor']
     """
     for name, value in (("version", version), ("max_pixels", max_pixels), ("top_k", top_k)):
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, but is {value!r}")
-    processor = SegformerImageProcessor() if processor is None else processor
     target = Path(folder) / str(int(version))
     if target.exists():
         raise FileExistsError(f"{target} exists: choose another version, or remove it first")
@@ -104,10 +106,11 @@ def export_saved_model(
 
 
 def _write(
-    model: Any, target: Path, processor: SegformerImageProcessor, weights_dtype: str, max_pixels: int, top_k: int
+    model: Any, target: Path, processor: SegformerImageProcessor | None, weights_dtype: str, max_pixels: int, top_k: int
 ) -> Path:
     """Traces the signatures for the device of the context and saves them."""
     network = InferenceNetwork(model, weights_dtype)
+    processor = _default_processor(model) if processor is None else processor
     labels = tuple(names_of_classes(model.config.id2label).values())
     palette = colors_of(model.config, labels)
     signatures = {"tensor": tensor_signature(network, model.config.num_channels)}
@@ -127,6 +130,15 @@ def _write(
         tf.saved_model.save(network, str(partial), signatures=signatures)
         write_description(partial, model, processor, format="saved_model", precision=weights_dtype)
     return target
+
+
+def _default_processor(model: Any) -> SegformerImageProcessor:
+    """ImageNet's, which is a guess wherever the graph prepares images."""
+    processor = SegformerImageProcessor()
+    if model.config.num_channels == 3:  # of other channels, `tensor` alone is written
+        note = defaults_note(processor.target_size, "pass `processor`")
+        warnings.warn(f"no processor is given: {note}", stacklevel=4)
+    return processor
 
 
 def _signatures_of_bands(network: Any, model: Any, processor: SegformerImageProcessor, tensor: Any) -> dict[str, Any]:

@@ -21,11 +21,11 @@ NORMALIZATIONS = ("per_image",)
 Range = tuple[float, float]
 
 
-def defaults_note(size: tuple[int, int]) -> str:
+def defaults_note(size: tuple[int, int], remedy: str = "put the file next to them") -> str:
     """What it means that the default processor of this (height, width) stands in for a checkpoint's own."""
     return (
         f"images are resized to {size[1]}x{size[0]} and normalized with ImageNet's mean and std. If the weights were "
-        "trained with others, put the file next to them."
+        f"trained with others, {remedy}."
     )
 
 
