@@ -105,13 +105,13 @@ def benchmark(
                 if form == forms[0]:
                     raise
                 rows[form.key] = Row(form.key, skipped=" ".join(str(error).split()))
-        progress(f"timing {len(running)} forms in turns, {runs} times")
+        progress(f"timing {len(running)} forms in turns, runs of each: {runs}")
         seconds = time_in_turns({key: worker.run for key, worker in running.items()}, runs)
         for key, worker in running.items():
             rows[key] = replace(
                 rows[key], ms=1000 * statistics.median(seconds[key]), peak_bytes=worker.ask(do="run")["peak"]
             )
-            progress(f"{key}: {len(labels)} images")
+            progress(f"{key}: comparing its class maps")
             (root / key).mkdir()
             worker.ask(do="segment", images=str(root / "images"), class_maps=str(root / key))
             classes = max(model.config.num_labels, 2)

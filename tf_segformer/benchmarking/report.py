@@ -11,7 +11,7 @@ from typing import Any
 from tf_segformer.benchmarking.measure import Row
 from tf_segformer.io import atomic_write
 
-_COLUMNS = ("form", "MB", "load s", "ms", "ratio", "peak MB", "alike", "mIoU")  # as wide as a terminal
+_COLUMNS = ("form", "MB", "load s", "ms", "ratio", "peak MB", "agreement", "mIoU")  # as wide as a terminal
 
 
 def table_of(rows: Sequence[Row], title: str) -> Any:
@@ -118,7 +118,7 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> Path:
 
 
 def _note(row: Row) -> str:
-    quality = f"{_percent(row.agreement)} % alike" if row.miou is None else f"mIoU {_percent(row.miou)}"
+    quality = f"agreement {_percent(row.agreement)} %" if row.miou is None else f"mIoU {_percent(row.miou)} %"
     return f"{_number(row.ms, 1)} ms, {_number(_scaled(row.bytes), 1)} MB, {quality}"
 
 

@@ -12,7 +12,7 @@ import click
 
 from tf_segformer.cli.data_options import data_options
 from tf_segformer.cli.inputs import expand_inputs
-from tf_segformer.cli.loading import load_model, load_processor
+from tf_segformer.cli.loading import load_model, load_processor, native_stderr_dropped
 from tf_segformer.cli.options import hub_options, read_numbers, token_merging_option
 from tf_segformer.errors import CheckpointError, DatasetError
 from tf_segformer.hub import HubOptions
@@ -81,11 +81,11 @@ def benchmark(
 
     samples = None if data is None else _samples(data, loaded, processor, limit, split, data_options)
     sides = (size, size) if isinstance(size, int) else size
-    note = Console(stderr=True).print
+    options: dict[str, Any] = {"size": sides, "batch_size": batch_size, "runs": runs}
     try:
-        rows = measure.benchmark(
-            loaded, processor, samples, forms=chosen, size=sides, batch_size=batch_size, runs=runs, progress=note
-        )
+        with native_stderr_dropped() as stderr:  # TensorFlow's converters print notes
+            note = Console(file=stderr, soft_wrap=True).print
+            rows = measure.benchmark(loaded, processor, samples, forms=chosen, progress=note, **options)
     except WorkerError as error:
         raise CheckpointError(f"{model}: {error}") from error
     height, width = sides or processor.target_size
@@ -124,7 +124,7 @@ def _samples(
         paths, problems = expand_inputs([data])
         if problems or not all(path.is_file() for path in paths):
             raise
-        click.echo(f"tf-segformer: {error}: its images are taken without labels", err=True)
+        click.echo(f"tf-segformer: mIoU is not measured, for want of labels: {error}", err=True)
         channels = model.config.num_channels
         return ((open_for(processor, path, channels), None) for path in paths[:limit])
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.core import ParameterSource
 
 import tf_segformer
 from tf_segformer.cli.inputs import expand_inputs
-from tf_segformer.cli.loading import load_model, load_processor
+from tf_segformer.cli.loading import load_model, load_processor, native_stderr_dropped
 from tf_segformer.cli.options import hub_options, precision_option, read_numbers, token_merging_option
 from tf_segformer.data.splits import find_dataset_of_model
 from tf_segformer.deploy.formats import DATA_FORMATS, MAX_SERVED_PIXELS, ONNX_OPSETS, PRECISIONS
@@ -143,7 +144,8 @@ def export(
         "web": {"runtime": runtime},
     }
     try:
-        written = getattr(tf_segformer, f"export_{format_name}")(loaded, folder, processor, **options[format_name])
+        with _without_notes(format_name):
+            written = getattr(tf_segformer, f"export_{format_name}")(loaded, folder, processor, **options[format_name])
     except SegformerError:
         raise
     except ValueError as error:  # a processor that cannot run in a graph
@@ -153,7 +155,7 @@ def export(
     else:
         click.echo(f"wrote {written} ({_megabytes(written):.1f} MB)")
     if images is not None or dataset is not None:
-        _measure(written, loaded, images, dataset, processor)
+        _measure(format_name, written, loaded, images, dataset, processor)
 
 
 def _check_options(
@@ -173,12 +175,20 @@ def _check_options(
         raise click.UsageError("--precision int8 needs a fixed --size")
 
 
-def _measure(written: Path, model: Any, images: _Calibration | None, dataset: Any, processor: Any) -> None:
+def _without_notes(format_name: str) -> contextlib.AbstractContextManager:
+    """LiteRT's converter and interpreter print notes to stderr."""
+    return native_stderr_dropped() if format_name == "litert" else contextlib.nullcontext()
+
+
+def _measure(
+    format_name: str, written: Path, model: Any, images: _Calibration | None, dataset: Any, processor: Any
+) -> None:
     """Compares what was written with the checkpoint and prints what is found."""
     from tf_segformer.deploy.quantization import measure_export
 
     try:
-        measured = measure_export(written, model, images or (), dataset, processor)
+        with _without_notes(format_name):
+            measured = measure_export(written, model, images or (), dataset, processor)
     except ImportError as error:  # the engine is not needed to export
         click.echo(f"tf-segformer: not measured: {error}", err=True)
         return

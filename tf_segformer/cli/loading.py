@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
@@ -213,7 +213,7 @@ def _open_engine(path: str | Path, name: str | None, precision: str) -> Engine:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if engine.name in _ENGINES_THAT_PRINT:
-        with _native_stderr_dropped():
+        with native_stderr_dropped():
             _ = engine.session  # loaded here, without the notes of its native code
     return engine
 
@@ -231,7 +231,7 @@ def import_keras(*others: str) -> None:
 
     TensorFlow 2.20 and newer write notes on oneDNN and CUDA to file descriptor 2 whatever TF_CPP_MIN_LOG_LEVEL says.
     """
-    with _native_stderr_dropped():
+    with native_stderr_dropped():
         import keras
 
         keras.backend.backend()
@@ -240,13 +240,15 @@ def import_keras(*others: str) -> None:
 
 
 @contextlib.contextmanager
-def _native_stderr_dropped() -> Iterator[None]:
-    """Points file descriptor 2 elsewhere; Python's own exceptions still arrive."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+def native_stderr_dropped() -> Iterator[TextIO]:
+    """Points file descriptor 2 elsewhere; Python's own exceptions still arrive.
+
+    Yields:
+        What writes to where it pointed.
+    """
+    with open(os.dup(2), "w", encoding="utf-8", errors="replace") as kept, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        try:
+            yield kept
+        finally:
+            os.dup2(kept.fileno(), 2)
