@@ -184,12 +184,31 @@ def test_a_mosaic_is_read_through_its_vrt(run, checkpoint, tmp_path):
     )
     outcome = run("predict", whole, mosaic, "-m", checkpoint(), "-o", tmp_path / "out", "--save", "mask", *WINDOWS)
     assert outcome.code == 0, outcome.err
+    assert [line.partition(":")[0] for line in outcome.out.splitlines()[:2]] == [str(whole), str(mosaic)]
+    assert outcome.out.splitlines()[2:] == [f"wrote 2 files to {tmp_path / 'out'}"]
     with (
         rasterio.open(tmp_path / "out" / "whole_mask.tif") as one,
         rasterio.open(tmp_path / "out" / "mosaic_mask.tif") as other,
     ):
         assert one.transform == other.transform
         np.testing.assert_array_equal(one.read(1), other.read(1))
+    (tmp_path / "right.tif").unlink()
+    outcome = run("predict", mosaic, "-m", checkpoint(), "-o", tmp_path / "hole", *WINDOWS)
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "mosaic.vrt: cannot be read at rows 0 to" in outcome.err
+    assert "right.tif: No such file" in outcome.err
+
+
+def test_rasters_of_the_same_options_share_a_predictor(checkpoint, tmp_path):
+    """Each had a graph of its own, which takes seconds to trace."""
+    from tf_segformer.cli.predict import _predictors_of_scenes
+
+    model = SegformerForSemanticSegmentation.from_pretrained(checkpoint())
+    options = dict.fromkeys(("mode", "window", "stride", "blend"))
+    make = _predictors_of_scenes(model, SegformerImageProcessor(), options)
+    first, second = (make("raster", _write_raster(tmp_path / name, _pixels(60, 60))) for name in ("a.tif", "b.tif"))
+    assert first is second
+    assert make("raster", _write_raster(tmp_path / "large.tif", np.zeros((1, 3000, 3), np.uint8))).mode == "slide"
 
 
 @pytest.mark.slow

@@ -22,10 +22,11 @@ def predictor():
     return SegmentationPredictor(model, SegformerImageProcessor(), "slide", window=32, blend="cosine")
 
 
-def _write_raster(path, **place):
+def _write_raster(path, pixels=None, **place):
     rasterio = pytest.importorskip("rasterio")
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48), dtype=np.uint8)
-    options = {"driver": "GTiff", "height": 40, "width": 48, "count": 3, "dtype": "uint8"}
+    if pixels is None:
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48), dtype=np.uint8)
+    options = {"driver": "GTiff", "height": 40, "width": 48, "count": len(pixels), "dtype": pixels.dtype}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         rpcs = place.pop("rpcs", None)
@@ -180,6 +181,31 @@ def test_a_color_table_gives_its_colors_to_a_model_of_rgb_alone(tmp_path, predic
     gray = SegmentationPredictor(model, SegformerImageProcessor(image_mean=[0.4], image_std=[0.2]), "whole")
     with pytest.raises(ImageError, match="band 1 has a color table, but the model takes 1 bands"):
         segment_raster(gray, tmp_path / "scene.tif", tmp_path / "gray.tif")
+
+
+def test_values_that_mean_something_else_to_the_model_are_rejected(tmp_path, predictor):
+    pixels = np.random.default_rng(0).random((3, 40, 48)).astype(np.float32)
+    scene = _write_raster(tmp_path / "scene.tif", pixels, crs="EPSG:32633")
+    with pytest.raises(ImageError, match=r"scene\.tif: values reach .* \(float32\), but .* is for 8-bit images"):
+        segment_raster(predictor, scene, tmp_path / "classes.tif")
+    counts = SegformerImageProcessor(value_type="uint16", value_range=(0, 900))
+    with pytest.raises(ImageError, match=r"scene\.tif: The image holds float32, but the model was trained on uint16"):
+        segment_raster(predictor.replace(processor=counts), scene, tmp_path / "classes.tif")
+    of_fractions = predictor.replace(processor=SegformerImageProcessor(value_type="float32", value_range=(0, 1)))
+    segment_raster(of_fractions, scene, tmp_path / "classes.tif")
+    _write_raster(scene, 255 * pixels * (pixels > 0.999), crs="EPSG:32633")  # most windows are all 0
+    segment_raster(predictor, scene, tmp_path / "classes.tif")
+
+
+def test_polygons_of_a_raster_without_a_crs_have_none_and_say_so(tmp_path, predictor):
+    rasterio = pytest.importorskip("rasterio")
+    pyogrio = pytest.importorskip("pyogrio.raw")
+    scene = _write_raster(tmp_path / "scene.tif", transform=rasterio.Affine(2, 0, 0, 0, -2, 0))
+    with pytest.warns(UserWarning, match=r"scene\.tif: has no CRS") as caught:
+        segment_raster(predictor, scene, tmp_path / "classes.tif", vector=tmp_path / "scene.gpkg")
+    assert len(caught) == 1
+    meta, _, _, (_, _, areas) = pyogrio.read(tmp_path / "scene.gpkg")
+    assert (meta["crs"], areas.sum()) == (None, 40 * 48 * 4)
 
 
 def test_other_modes_and_flips_are_rejected(tmp_path, predictor):

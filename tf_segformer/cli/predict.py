@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,11 +142,11 @@ def predict(
             if plain:
                 predictor = make_predictor(segmenter, processor, return_logits="logits" in save, **options)
                 done, failed = _segment(predictor, plain, folder, as_json)
-            for path, kind in scenes.items():
+            if scenes:
                 named = options | {"mode": options["mode"] if _is_given(context, "mode") else None}
-                make = partial(_predictor_of_scene, kind, path, segmenter, processor, named)
-                ended_well = _segment_scene(kind, make, path, folder, of_raster, as_json)
-                done, failed = done + ended_well, failed + (not ended_well)
+                make = _predictors_of_scenes(segmenter, processor, named)
+                finished = _segment_scenes(scenes, make, folder, of_raster, len(images) == 1, as_json)
+                done, failed = done + finished, failed + len(scenes) - finished
     if failed or problems:
         sys.exit(PARTLY_FAILED if done else UNUSABLE)
 
@@ -159,7 +159,7 @@ def _check_raster_options(
     others = [path for path in [*plain, *scenes] if scenes.get(path) != "raster"]
     if given and others:
         raise click.UsageError(
-            f"{given[0]} is for rasters, and {others[0]} is none (a TIFF without a place needs none)"
+            f"{given[0]} is for rasters, and {others[0]} is none (a TIFF without a place is an image)"
         )
     if scenes and server is not None:
         raise click.UsageError(f"{next(iter(scenes))}: rasters and videos need a model in this process, not --server")
@@ -175,30 +175,38 @@ def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
 
 
-def _predictor_of_scene(
-    kind: str, path: Path, segmenter: Any, processor: Any, options: dict[str, Any]
-) -> SegmentationPredictor:
+def _predictors_of_scenes(
+    segmenter: Any, processor: Any, options: dict[str, Any]
+) -> Callable[[str, Path], SegmentationPredictor]:
+    """Gives the predictor of a raster or video; those with the same options share one, whose graph is traced once."""
     takes_any_size = open_engine(segmenter).fixed_size is None
-    return make_predictor(segmenter, processor, **scene_options(kind, path, options, takes_any_size))
+    make = cache(partial(make_predictor, segmenter, processor))
+    return lambda kind, path: make(**scene_options(kind, path, options, takes_any_size))
 
 
-def _segment_scene(
-    kind: str,
-    make: Callable[[], SegmentationPredictor],
-    path: Path,
+def _segment_scenes(
+    scenes: dict[Path, str],
+    make: Callable[[str, Path], SegmentationPredictor],
     folder: OutputFolder,
     options: RasterOptions,
+    alone: bool,
     as_json: bool,
-) -> bool:
-    """Writes and reports one raster or video; whether it could be done."""
-    try:
-        reject_logits(folder.kinds)
-        result, paths = segment_scene(kind, make(), path, folder, options)
-    except (ImageError, ImportError) as error:
-        _report_error(error)
-        return False
-    _report(result, paths, alone=True, as_json=as_json)
-    return True
+) -> int:
+    """Writes and reports every raster and video; returns how many could be done."""
+    done = written = 0
+    for path, kind in scenes.items():
+        try:
+            reject_logits(folder.kinds)
+            result, paths = segment_scene(kind, make(kind, path), path, folder, options)
+        except (ImageError, ImportError) as error:
+            _report_error(error)
+            continue
+        _report(result, paths, alone=alone, as_json=as_json)
+        done += 1
+        written += len(paths)
+    if done and not alone and not as_json:
+        click.echo(f"wrote {written} files to {folder.folder}")
+    return done
 
 
 def _segment(

@@ -159,7 +159,7 @@ def _open_video(path: str | PathLike) -> Iterator[Any]:
     try:
         container = av.open(fspath(path))
     except av.FFmpegError as error:
-        raise ImageError(f"{path}: no video that can be read ({error}).") from error
+        raise ImageError(f"{path}: no video that can be read ({error.strerror}).") from error
     with container:
         if not container.streams.video:
             raise ImageError(f"{path}: there is no video in this file.")
@@ -173,7 +173,7 @@ def _decode(container: Any, path: str | PathLike) -> Iterator[Any]:
     try:
         yield from container.decode(video=0)
     except av.FFmpegError as error:
-        raise ImageError(f"{path}: damaged video ({error}).") from error
+        raise ImageError(f"{path}: damaged video ({error.strerror}).") from error
 
 
 def _upright(frame: Any, layout: str) -> np.ndarray:

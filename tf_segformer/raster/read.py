@@ -145,10 +145,9 @@ def choose_bands(dataset: Any, bands: Sequence[int] | None, channels: int) -> li
     if missing:
         raise ImageError(f"{dataset.name}: there is no band {missing[0]}, only 1 to {dataset.count}.")
     if len(chosen) != channels and not (len(chosen) == 1 and channels == 3):
-        raise ImageError(
-            f"{dataset.name}: the model takes {channels} bands, not {len(chosen)}: name the ones it was trained on, "
-            f"such as --bands {','.join(map(str, range(1, channels + 1)))} (bands=...)."
-        )
+        example = f", such as --bands {','.join(map(str, range(1, channels + 1)))} (bands=...)"
+        remedy = f": name the ones it was trained on{example}" if dataset.count >= channels else ""
+        raise ImageError(f"{dataset.name}: the model takes {channels} bands, not {len(chosen)}{remedy}.")
     if channels != 3 and _has_color_table(dataset, chosen[0]):
         raise ImageError(
             f"{dataset.name}: band {chosen[0]} has a color table, but the model takes {channels} bands, not RGB: name "
@@ -185,7 +184,8 @@ def read_window(
         pixels = np.moveaxis(stored, 0, -1)  # (height, width, C)
         valid = dataset.dataset_mask(window=window, out_shape=shape) > 0
     except RasterioIOError as error:
-        raise ImageError(f"{dataset.name}: cannot be read at rows {top} to {top + height} ({error}).") from error
+        reason = error.__cause__ or error  # "See previous exception for details", which names the file
+        raise ImageError(f"{dataset.name}: cannot be read at rows {top} to {top + height} ({reason}).") from error
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=-1)
     if list(bands) != [bands[0]] * 3 or not _has_color_table(dataset, bands[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike, fspath
@@ -14,6 +15,7 @@ from tf_segformer.errors import ImageError
 from tf_segformer.imaging.labels import colors_of
 from tf_segformer.imaging.postprocess import softmax
 from tf_segformer.imaging.processor import SegformerImageProcessor
+from tf_segformer.imaging.values import as_values
 from tf_segformer.inference.predictor import Box, SegmentationPredictor
 from tf_segformer.inference.results import WrittenResult
 from tf_segformer.inference.windows import row_chunks
@@ -25,6 +27,10 @@ WHOLE_SIDE = 2048
 """Largest side in pixels of a raster that `predict` segments in one forward pass: B0 takes less than 2 GB for it."""
 
 _MOST_PIXELS = WHOLE_SIDE**2  # of the reduced view that gives a raster's statistics
+_FOR_8_BITS = (
+    "but the model's preprocessor_config.json is for 8-bit images (0 to 255): use a model trained on such bands, or "
+    "scale the raster to 8 bits first."
+)
 
 _Rows = Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]
 """First row and the one after the last, the classes of these rows, and their confidence where it is asked for."""
@@ -110,7 +116,14 @@ def segment_raster(
                 f"{path}: polygons need a transform, and only ground control points or RPC say where this raster lies: "
                 f"warp it first, such as gdalwarp -tps {path} warped.tif (-rpc for RPC)."
             )
+        if vector is not None and source.crs is None:
+            warnings.warn(
+                f"{path}: has no CRS, nor will its polygons have one: coordinates and areas are in units of its "
+                "transform, which readers of GeoJSON take for degrees",
+                stacklevel=2,
+            )
         chosen = choose_bands(source, bands, predictor.engine.num_channels)
+        _check_type(predictor.processor, source, chosen)
 
         labels, rows = _ROWS[predictor.mode](predictor, source, chosen, confidence is not None)
         names = list(labels.values())
@@ -182,16 +195,36 @@ def _read_checked(
 
 
 def _with_statistics(processor: SegformerImageProcessor, source: Any, bands: Sequence[int]) -> SegformerImageProcessor:
-    """The processor for all windows: percentiles, mean and deviation, where it takes each image's own, of the raster.
-
-    Large rasters are seen reduced: every n-th row and column.
-    """
+    """The processor for all windows: where it takes each image's own statistics, with those of the raster."""
     if processor.value_percentiles is None and processor.normalization is None:
         return processor
+    pixels, valid = _reduced(source, bands)
+    return processor.with_statistics_of(pixels[valid][None]) if valid.any() else processor
+
+
+def _reduced(source: Any, bands: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and validity of the whole raster, of a large one every n-th row and column."""
     step = max(1.0, math.sqrt(source.width * source.height / _MOST_PIXELS))
     shape = (max(1, round(source.height / step)), max(1, round(source.width / step)))
-    pixels, valid = read_window(source, bands, (0, 0, *source.shape), shape)
-    return processor.with_statistics_of(pixels[valid][None]) if valid.any() else processor
+    return read_window(source, bands, (0, 0, *source.shape), shape)
+
+
+def _check_type(processor: SegformerImageProcessor, source: Any, bands: Sequence[int]) -> None:
+    """Rejects values that mean something else than those that the model was trained on.
+
+    Raises:
+        ImageError: Another type than the processor's, or fractions of 1 where it divides by 255.
+    """
+    found = np.dtype(source.dtypes[bands[0] - 1])
+    if processor.keeps_values:
+        try:
+            as_values(np.zeros(1, found), processor.value_type)
+        except ValueError as error:
+            raise ImageError(f"{source.name}: {error}") from error
+    elif found.kind == "f" and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255):
+        pixels, valid = _reduced(source, bands)
+        if valid.any() and 0 < pixels[valid].max() <= 1:
+            raise ImageError(f"{source.name}: values reach {pixels[valid].max():g} ({found}), {_FOR_8_BITS}")
 
 
 def _valid_rows(source: Any, bands: Sequence[int], first: int, last: int) -> np.ndarray:
@@ -219,7 +252,4 @@ def _check_values(processor: SegformerImageProcessor, pixels: np.ndarray, name: 
         divided = (divided - np.array(processor.image_mean)) / np.array(processor.image_std)
     prepared = processor([brightest[None, None]], input_data_format="channels_last", do_resize=False)
     if np.allclose(prepared["pixel_values"].ravel(), divided, rtol=1e-4):
-        raise ImageError(
-            f"{name}: values reach {largest} ({pixels.dtype}), but the model's preprocessor_config.json is for 8-bit "
-            "images (0 to 255): use a model trained on such bands, or scale the raster to 8 bits first."
-        )
+        raise ImageError(f"{name}: values reach {largest} ({pixels.dtype}), {_FOR_8_BITS}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -52,7 +53,12 @@ def write_polygons(raster: str | PathLike, path: str | PathLike, labels: dict[in
             classes.append(int(value))
             areas.append(_area(geometry, crs))
     driver = DRIVERS[path.suffix.lower()]
-    with atomic_write(path) as partial, TemporaryDirectory(dir=partial.parent) as folder:
+    with (
+        atomic_write(path) as partial,
+        TemporaryDirectory(dir=partial.parent) as folder,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # whoever calls this says it of the raster
         temporary = Path(folder, path.name)  # GDAL takes other suffixes of a GeoPackage for an error
         pyogrio.raw.write(
             str(temporary),
