@@ -18,6 +18,7 @@ from tf_segformer.data.pipeline import training_dataset
 from tf_segformer.data.splits import open_splits
 from tf_segformer.errors import CheckpointError, SegformerError
 from tf_segformer.hub import DEFAULT_HUB, HubOptions, find_file
+from tf_segformer.imaging.fields import defaults_note
 from tf_segformer.imaging.processor import CONFIG_NAME, SegformerImageProcessor
 from tf_segformer.io import read_text
 from tf_segformer.modeling.models import SegformerForSemanticSegmentation
@@ -357,11 +358,8 @@ def _make_processor(
     if checkpoint is None:
         return SegformerImageProcessor(**fields)
     if find_file(checkpoint, [CONFIG_NAME], hub) is None:
-        warnings.warn(
-            f"{checkpoint} has no {CONFIG_NAME}: images are normalized with ImageNet's mean and std. If the weights "
-            "were trained with others, pass `processor`, or put the file next to the weights.",
-            stacklevel=3,
-        )
+        note = defaults_note(None, "pass `processor`, or put the file next to them")
+        warnings.warn(f"{checkpoint} has no {CONFIG_NAME}: {note}", stacklevel=3)
         return SegformerImageProcessor(**fields)
     return SegformerImageProcessor.from_pretrained(checkpoint, **vars(hub), **fields)
 
