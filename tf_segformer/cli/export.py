@@ -193,7 +193,10 @@ def _measure(
         click.echo(f"tf-segformer: not measured: {error}", err=True)
         return
     if "agreement" in measured:
-        click.echo(f"the same class in {100 * measured['agreement']:.2f} % of places on {measured['images']} images")
+        click.echo(
+            f"the same class in {100 * measured['agreement']:.2f} % of places on {measured['images']} images, "
+            f"in {measured['engine']}"
+        )
     if "mIoU" in measured:
         click.echo(f"mIoU {100 * measured['mIoU']:.2f} %, before {100 * measured['mIoU_before']:.2f} %")
 

@@ -16,7 +16,7 @@ from tf_segformer.evaluation.confusion import confusion_matrix, metrics_from_con
 from tf_segformer.evaluation.evaluate import LabelledExamples, evaluate
 from tf_segformer.imaging.postprocess import class_map_from_logits, with_background
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.inference.engines import Engine, open_engine
+from tf_segformer.inference.engines import AUTO, Engine, open_engine
 from tf_segformer.inference.predictor import SegmentationPredictor
 from tf_segformer.inference.sessions import EXPORT_NAME
 from tf_segformer.io import read_json, write_json
@@ -25,6 +25,7 @@ from tf_segformer.requirements import import_extra
 MAX_DROP = 0.001
 """The mIoU that accuracy-aware quantization may cost; layers that cost more stay in float."""
 
+_ENGINE_OF_SUFFIX = {".onnx": "onnxruntime"}  # where several read a file, the one that its layers were chosen in
 _Example = tuple[np.ndarray, np.ndarray]  # pixel values (1, H, W, C) and labels (H, W)
 
 
@@ -103,6 +104,8 @@ def measure_export(
 ) -> dict[str, Any]:
     """Compares an exported model with the one it was made of, and adds what was found to its export.json.
 
+    ONNX files are run in onnxruntime, also where OpenVINO is installed, which reads them, too.
+
     Args:
         exported: What an export function returned.
         model: The Keras model.
@@ -114,7 +117,8 @@ def measure_export(
         "images" and "agreement", the fraction of logits with the same largest class, where there are images; "mIoU" and
         "mIoU_before" where there is a dataset; "engine".
     """
-    engine, before = open_engine(exported), open_engine(model)
+    engine = open_engine(exported, _ENGINE_OF_SUFFIX.get(exported.suffix, AUTO))
+    before = open_engine(model)
     measured: dict[str, Any] = {"engine": engine.name}
     equal = [float(np.mean(_classes(engine, x) == _classes(before, x))) for x in calibration]
     if equal:

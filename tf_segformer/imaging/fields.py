@@ -22,9 +22,10 @@ Range = tuple[float, float]
 
 
 def defaults_note(size: tuple[int, int] | None, remedy: str = "put the file next to them") -> str:
-    """What it means that the default processor of this (height, width), or without resizing, replaces a checkpoint's."""
+    """What it means that the default processor stands in for a checkpoint's own; size None: without resizing."""
     resized = "" if size is None else f"resized to {size[1]}x{size[0]} and "
-    return f"images are {resized}normalized with ImageNet's mean and std. If the weights were trained with others, {remedy}."
+    ranges = f"images are {resized}normalized with ImageNet's mean and std."
+    return f"{ranges} If the weights were trained with others, {remedy}."
 
 
 def as_size(size: Any) -> dict[str, int]:
