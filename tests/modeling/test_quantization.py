@@ -20,6 +20,7 @@ from tf_segformer.deploy.network import check_task
 from tf_segformer.errors import CheckpointError
 from tf_segformer.inference.forward import forward_function
 from tf_segformer.modeling.quantization import dense_layers
+from tf_segformer.transformers import TFSegformerForImageClassification, TFSegformerForSemanticSegmentation
 
 TOLERANCE = {"int8": 0.06, "int4": 0.25, "float8": 0.2}  # of the largest logit, for random weights
 
@@ -96,6 +97,18 @@ def test_mmsegmentation_s_head_and_a_classifier_are_quantized(pixel_values, tmp_
         assert 0 < np.abs(logits - expected).max() < TOLERANCE["int8"] * np.abs(expected).max()
         model.save(tmp_path / "model.keras")
         np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(pixel_values), logits)
+
+
+@pytest.mark.parametrize("kind", [TFSegformerForSemanticSegmentation, TFSegformerForImageClassification])
+def test_the_models_of_transformers_programs_are_quantized_and_come_back(kind, pixel_values, tmp_path):
+    model, images = kind(CONFIG), pixel_values.transpose(0, 3, 1, 2)
+    expected = model(images).logits.numpy()
+    model.quantize("int8")
+    logits = model(images).logits.numpy()
+    assert 0 < np.abs(logits - expected).max() < TOLERANCE["int8"] * np.abs(expected).max()
+    assert len(quantized(model)) == 6 * sum(CONFIG.depths)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(images).logits, logits)
 
 
 def test_what_holds_float_weights_alone_rejects_a_quantized_model(model, tmp_path):

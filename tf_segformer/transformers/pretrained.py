@@ -26,6 +26,7 @@ from tf_segformer.hub import HubOptions
 from tf_segformer.io import atomic_write
 from tf_segformer.modeling.inputs import check_pixel_values
 from tf_segformer.modeling.pretrained import PretrainedMixin
+from tf_segformer.modeling.quantization import layer_filter, quantize_again, quantized_layers
 from tf_segformer.ops.tracing import export_mode
 from tf_segformer.transformers.processing import SegformerConfig
 
@@ -234,9 +235,22 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         with contextlib.nullcontext() if format == "tf_saved_model" else export_mode():
             super().export(filepath, format, **{"input_signature": signature, **options})
 
+    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
+        """Quantizes the dense layers, in place, as the package's own models do: all but the classifier.
+
+        Args:
+            mode: "int8", "int4" or "float8".
+            config: A `keras.quantizers.QuantizationConfig` instead.
+            filters: Which dense layers, as for every Keras model.
+            **options: Further options of Keras.
+        """
+        super().quantize(mode, config=config, filters=layer_filter(self, filters), **options)
+
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON."""
+        """The constructor's arguments, ready for JSON, and which layers are quantized where some are."""
+        quantization = quantized_layers(self)
         return {
+            **({"quantization": quantization} if quantization else {}),
             "config": self.config.to_dict(),
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
@@ -247,7 +261,10 @@ class PretrainedModel(PretrainedMixin, keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
         """Builds the model that `get_config` described."""
         arguments = dict(config)
-        return cls(SegformerConfig.from_dict(arguments.pop("config")), **arguments)
+        quantization = arguments.pop("quantization", {})
+        model = cls(SegformerConfig.from_dict(arguments.pop("config")), **arguments)
+        quantize_again(model, quantization)
+        return model
 
 
 def _is_keras_weights(path: str | os.PathLike) -> bool:
