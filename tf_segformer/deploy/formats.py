@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import tf_segformer
@@ -65,7 +66,8 @@ def write_description(folder: Path, model: Any, processor: SegformerImageProcess
     Args:
         folder: Where the model is.
         model: The model that was exported: config.json has its architecture, class names and colors.
-        processor: Where given, preprocessor_config.json says how images become pixel values.
+        processor: Where given, preprocessor_config.json says how images become pixel values; of a model of one size, to
+            which size.
         **facts: What export.json says: the format, the precision, the size, what was measured.
     """
     config = model.config
@@ -74,5 +76,6 @@ def write_description(folder: Path, model: Any, processor: SegformerImageProcess
     extra = {**config.extra, "architectures": [f"SegformerFor{task}"], "palette": colors}
     config.replace(extra=extra).save_pretrained(folder)
     if processor is not None:
-        processor.save_pretrained(folder)
+        size = facts.get("size")
+        (processor if size is None else replace(processor, size=size)).save_pretrained(folder)
     write_json(folder / EXPORT_NAME, {"tf_segformer": tf_segformer.__version__, **facts})

@@ -93,9 +93,10 @@ def test_onnx_merges_the_tokens_that_keras_merges(small_config, onnxruntime, tmp
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_onnx_of_a_fixed_size_has_no_shape_to_compute(segformers, onnxruntime, task, tmp_path):
     onnx = pytest.importorskip("onnx")
-    model = segformers(task).model
+    model, processor = segformers(task)
     for size in ((65, 97), (9, 20)):
-        path = export_onnx(model, tmp_path, size=size)
+        path = export_onnx(model, tmp_path, processor, size=size)
+        assert SegformerImageProcessor.from_pretrained(tmp_path).target_size == size != processor.target_size
         pixel_values = random_pixel_values(1, *size)
         assert_same_logits(run_onnx(onnxruntime, path, pixel_values), model(pixel_values))
         graph = onnx.load(path).graph
