@@ -58,7 +58,7 @@ def test_a_raster_gives_a_class_raster_in_its_place(run, checkpoint, tmp_path):
         np.testing.assert_array_equal(mask.read(1), expected.class_map)
     assert "<Category>sky</Category>" in (tmp_path / "out" / "scene_mask.tif.aux.xml").read_text()
     with rasterio.open(tmp_path / "out" / "scene_confidence.tif") as confidence:
-        np.testing.assert_allclose(confidence.read(1), expected.confidence, atol=1e-6)
+        np.testing.assert_array_equal(confidence.read(1), expected.confidence)
     printed = json.loads(outcome.out)
     assert printed["crs"] == "EPSG:32633"
     assert printed["class_fractions"] == pytest.approx(
@@ -91,7 +91,7 @@ def test_a_small_raster_is_segmented_as_a_whole_and_a_larger_one_through_windows
         with rasterio.open(tmp_path / f"{name}_mask.tif") as mask:
             np.testing.assert_array_equal(mask.read(1), expected.class_map)
         with rasterio.open(tmp_path / f"{name}_confidence.tif") as confidence:
-            np.testing.assert_allclose(confidence.read(1), expected.confidence, atol=1e-6)
+            np.testing.assert_array_equal(confidence.read(1), expected.confidence)
 
 
 @pytest.mark.slow
