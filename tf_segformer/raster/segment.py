@@ -24,7 +24,7 @@ from tf_segformer.raster.vector import require_vector, write_polygons
 from tf_segformer.raster.write import class_raster, confidence_raster
 
 WHOLE_SIDE = 2048
-"""Largest side in pixels of a raster that `predict` segments in one forward pass: B0 takes less than 2 GB for it."""
+"""Largest side in pixels of a raster that `predict` segments in one forward pass: B0 takes 2.1 GB for it, B5 3.0."""
 
 _MOST_PIXELS = WHOLE_SIDE**2  # of the reduced view that gives a raster's statistics
 _FOR_8_BITS = (
