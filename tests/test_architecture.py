@@ -77,7 +77,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
-BUDGET = {"tf_segformer": 31_240, "tf_segformer/modeling": 1_655, "benchmarks": 3_390}
+BUDGET = {"tf_segformer": 31_240, "tf_segformer/modeling": 1_660, "benchmarks": 3_390}
 
 
 def count_lines(path: Path) -> int:

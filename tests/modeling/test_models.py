@@ -154,7 +154,8 @@ def test_outputs_that_were_not_asked_for_are_not_given(small_config, pixel_value
 def test_a_saved_model_comes_back_the_same(small_config, pixel_values, model_class, tmp_path):
     model = model_class(small_config, output_hidden_states=True, name="kept")
     model.save(tmp_path / "model.keras")
-    copies = [keras.models.load_model(tmp_path / "model.keras"), copy.deepcopy(model)]
+    model.save(tmp_path / "model.h5")
+    copies = [*(keras.models.load_model(tmp_path / f"model.{each}") for each in ("keras", "h5")), copy.deepcopy(model)]
     for again in copies:
         assert type(again) is model_class and again.name == "kept" and again.config == small_config
         flat, expected = (keras.tree.flatten(each(pixel_values)) for each in (again, model))

@@ -8,6 +8,12 @@ from typing import Any
 import keras
 
 
+def registered(cls: type) -> type:
+    """Makes a class known to Keras, also without the name of the package, by which h5 files call it."""
+    keras.saving.get_custom_objects()[cls.__name__] = cls
+    return keras.saving.register_keras_serializable(package="tf_segformer")(cls)
+
+
 class ConfiguredLayer(keras.layers.Layer):
     """A layer that gives the `arguments` of its constructor as its configuration; subclasses set them."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from tf_segformer.configuration import SegformerConfig
+from tf_segformer.modeling.base import registered
 from tf_segformer.modeling.decode_head import DECODE_HEAD_CLASSES
 from tf_segformer.modeling.inputs import PixelLabelsMixin, check_config, check_pixel_values
 from tf_segformer.modeling.layers import OverlapPatchEmbedding, TransformerBlock
@@ -128,7 +129,7 @@ class PretrainedModel(PretrainedMixin, keras.Model):
         return model
 
 
-@keras.saving.register_keras_serializable(package="tf_segformer")
+@registered
 class SegformerModel(PretrainedModel):
     """The hierarchical Mix Transformer encoder.
 
@@ -316,7 +317,7 @@ class _TaskModel(PretrainedModel):
         raise NotImplementedError
 
 
-@keras.saving.register_keras_serializable(package="tf_segformer")
+@registered
 class SegformerForImageClassification(_TaskModel):
     """The encoder with a linear classifier on the mean of its last map.
 
@@ -348,7 +349,7 @@ def classification_head(config: SegformerConfig) -> keras.layers.Dense:
     return keras.layers.Dense(config.num_labels, kernel_initializer=initializer, dtype="float32", name="classifier")
 
 
-@keras.saving.register_keras_serializable(package="tf_segformer")
+@registered
 class SegformerForSemanticSegmentation(PixelLabelsMixin, _TaskModel):
     """The encoder with the all-MLP decode head.
 

@@ -11,9 +11,10 @@ from keras import ops
 
 from tf_segformer.configuration import SegformerConfig as NativeConfig
 from tf_segformer.modeling import decode_head, models
+from tf_segformer.modeling.base import registered
 from tf_segformer.modeling.inputs import PixelLabelsMixin
 from tf_segformer.training.losses import SegmentationLoss
-from tf_segformer.transformers.pretrained import PretrainedModel, registered
+from tf_segformer.transformers.pretrained import PretrainedModel
 from tf_segformer.transformers.processing import EncoderOutput, ModelOutput, SegformerConfig, TaskOutput
 
 _OWN_LOSS = ("auto", "auto_with_warning", "passthrough")

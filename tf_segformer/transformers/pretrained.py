@@ -52,12 +52,6 @@ _SUBLAYERS = (
 )
 
 
-def registered(cls: type) -> type:
-    """Makes a class known to Keras, also without the name of the package, by which h5 files call it."""
-    keras.saving.get_custom_objects()[cls.__name__] = cls
-    return keras.saving.register_keras_serializable(package="tf_segformer")(cls)
-
-
 class PretrainedModel(PretrainedMixin, keras.Model):
     """What the models share: how they are called, loaded and saved."""
 
