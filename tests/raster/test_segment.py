@@ -191,6 +191,10 @@ def test_values_that_mean_something_else_to_the_model_are_rejected(tmp_path, pre
     counts = SegformerImageProcessor(value_type="uint16", value_range=(0, 900))
     with pytest.raises(ImageError, match=r"scene\.tif: The image holds float32, but the model was trained on uint16"):
         segment_raster(predictor.replace(processor=counts), scene, tmp_path / "classes.tif")
+    np.save(tmp_path / "scene.npy", np.moveaxis(pixels, 0, -1))
+    results = predictor.replace(processor=counts)([tmp_path / "scene.npy"], on_error="skip")
+    assert list(results) == []  # and the images after it are segmented
+    assert "scene.npy: The image holds float32" in str(results.failures[0].error)
     of_fractions = predictor.replace(processor=SegformerImageProcessor(value_type="float32", value_range=(0, 1)))
     segment_raster(of_fractions, scene, tmp_path / "classes.tif")
     _write_raster(scene, 255 * pixels * (pixels > 0.999), crs="EPSG:32633")  # most windows are all 0

@@ -13,6 +13,7 @@ from PIL import Image
 from tf_segformer.imaging import transforms
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.imaging.stored import open_for
+from tf_segformer.imaging.values import as_values
 from tf_segformer.inference.results import Failure
 
 ON_ERROR = ("raise", "skip")
@@ -93,7 +94,12 @@ def _pixels(image: Any, channels: int, processor: SegformerImageProcessor) -> np
 
 
 def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: Any) -> None:
-    """Rejects whole numbers above 255 that the processor would divide by 255."""
+    """Rejects values of a type that the processor does not take, and those above 255 that it would divide by 255."""
+    if processor.keeps_values:
+        try:
+            as_values(array if array.dtype.kind == "f" else array[:0], processor.value_type)  # floats may be NaN
+        except ValueError as error:
+            raise ValueError(f"{_name_of(image)}: {error}") from error
     is_for_8_bits = (
         not processor.keeps_values and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)
     )
