@@ -73,7 +73,7 @@ def test_a_swapped_order_of_the_fuse_kernel_of_keras_hub_would_be_seen(tmp_path)
     assert np.abs(np.asarray(model(image)) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
 @pytest.mark.parametrize(
     ("model_class", "head"),
     [
@@ -88,7 +88,7 @@ def test_files_of_keras_are_read_bit_for_bit(tmp_path, small_config, suffix, mod
     model = model_class(config)
     randomize(model)
     path = tmp_path / f"model{suffix}"
-    (model.save if suffix == ".keras" else model.save_weights)(path)
+    (model.save_weights if suffix == ".weights.h5" else model.save)(path)
     checkpoint = read_checkpoint(path)
     read = map_names(checkpoint).tensors
     for name, tensor in model_tensors(model).items():

@@ -255,12 +255,16 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "keras": Family(
         "Keras (tf_segformer)",
-        # A SavedModel has the names of the variables themselves.
+        # A SavedModel has the names of the variables themselves, an h5 file of `model.save` those under a layer's.
         {**_KERAS, **{module.replace("/", "."): module for module in _KERAS.values()}},
-        prefixes=("segformer_model.", ""),
+        prefixes=("segformer_model.", "segformer.", ""),
         prefixed_under=("decode_head/", "classifier/"),
         layout="keras",
-        rewrites=((r"(?:segformer|mmseg)_(decode_head\..*)", r"\1"), (_FIRST_OF_KERAS, r"\1_0\2")),
+        rewrites=(
+            (r"(\w+)\.(\1\..*)", r"\2"),
+            (r"(?:segformer|mmseg)_(decode_head\..*)", r"\1"),
+            (_FIRST_OF_KERAS, r"\1_0\2"),
+        ),
     ),
     "keras-hub": Family(
         "keras-hub",
