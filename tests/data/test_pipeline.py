@@ -241,6 +241,15 @@ def test_shards_are_not_written_among_other_files(dataset, tmp_path):
         write_tfrecords(dataset, tmp_path)
 
 
+@pytest.mark.parametrize("calls", [None, 1])
+def test_tf_data_tunes_only_what_is_left_open(dataset, calls):
+    """Its tuning thread misses the end of an iterator now and then, and holds the program back for up to a minute."""
+    processor = SegformerImageProcessor(do_resize=False)
+    training = training_dataset(dataset, Augmentation((32, 32)), 2, processor=processor, parallel_calls=calls)
+    validation = validation_dataset(dataset, processor=processor, parallel_calls=calls)
+    assert [each.options().autotune.enabled for each in (training, validation)] == [calls is None] * 2
+
+
 EXIT = """
 import sys, time
 from pathlib import Path

@@ -77,7 +77,7 @@ def training_dataset(
     if parts > 1:
         examples = examples.filter(lambda number, *_: number % batch_size // size == part)
     examples = examples.map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(size, drop_remainder=True).prefetch(2)
+    return _tuned(examples.batch(size, drop_remainder=True).prefetch(2), parallel_calls)
 
 
 def validation_dataset(
@@ -110,7 +110,7 @@ def validation_dataset(
         return preprocess(image, processor), _with_ignore_index(_classes_only(labels, dataset), ignore_index)
 
     examples = dataset.records().map(prepare, num_parallel_calls=parallel_calls or tf.data.AUTOTUNE)
-    return examples.batch(1).prefetch(2)
+    return _tuned(examples.batch(1).prefetch(2), parallel_calls)
 
 
 def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int = IGNORE_INDEX) -> tuple[Any, Any]:
@@ -135,6 +135,13 @@ def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int = IGNO
     image = tf.pad(image, [[0, below], [0, right], [0, 0]])
     labels = tf.pad(labels, [[0, below], [0, right]], constant_values=ignore_index)
     return tf.ensure_shape(image, (*size, channels)), tf.ensure_shape(labels, size)
+
+
+def _tuned(examples: tf.data.Dataset, parallel_calls: int | None) -> tf.data.Dataset:
+    """Without tf.data's tuning where the number of calls is fixed: its thread can keep an ended iterator for a minute."""
+    options = tf.data.Options()
+    options.autotune.enabled = parallel_calls is None
+    return examples.with_options(options)
 
 
 def _with_ignore_index(labels: Any, ignore_index: int) -> Any:

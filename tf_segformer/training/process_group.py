@@ -15,7 +15,7 @@ from tf_segformer.errors import SegformerError
 from tf_segformer.training.distributed import count_processes
 
 HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as dead
-SHUTDOWN_TIMEOUT = 45  # seconds in which all leave; they wait for each other, and a busy machine takes more than 15
+SHUTDOWN_TIMEOUT = 120  # seconds in which all leave; tf.data's tuning thread can hold one back for 60
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # JAX reads all
 
 
