@@ -231,7 +231,7 @@ def _run_python(code: str, **environment: str) -> str:
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
     return completed.stdout

@@ -345,7 +345,7 @@ def _counts_on(backend: str) -> list[int]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=900,
     )
     return json.loads(completed.stdout)
 

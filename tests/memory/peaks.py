@@ -150,7 +150,7 @@ def large_image() -> tuple[Run, Run]:
         return [np.ones((height // 4, width // 4, 400), np.float32) for _, _, height, width in boxes]
 
     def class_map() -> object:
-        logits = windows.SlidingWindowLogits((2000, 1024), (1024, 1024), (976, 1024), predict)
+        logits = windows.SlidingWindowLogits((1500, 768), (768, 768), (732, 768), predict)
         return windows.class_map_from_views([(logits, False)])
 
     return class_map, with_value(windows.ResizedLogits, "free_before", lambda self, row: None, lambda: class_map)
@@ -181,7 +181,7 @@ def validation_of_a_large_image() -> tuple[Run, Run]:
 
     validation.MOST_PIXELS, validation._WINDOW, validation._STRIDE = 256 * 256, 256, 192
     windows.CHUNK_BYTES = 2**22  # so that the network is what counts
-    side = 2048
+    side = 1024
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=4)
     model = SegformerForSemanticSegmentation(config)
     model.compile(loss=losses.SegmentationLoss())

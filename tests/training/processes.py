@@ -16,7 +16,6 @@ from tests.training.scenes import NAMES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT = 900
-XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"  # compiles twice as fast
 RECIPE_FILE = f"""
 from tf_segformer.data.augmentation import Augmentation
 from tf_segformer.training.recipes import Phase, Recipe
@@ -32,7 +31,7 @@ def environment(folder: Path, devices: int) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "KERAS_"))},
         "PYTHONPATH": places,
         "PYTHONUNBUFFERED": "1",
-        "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -55,7 +55,7 @@ np.testing.assert_allclose(two, one, rtol=1e-5)
 @pytest.mark.slow
 def test_two_devices_give_the_losses_of_one():
     """In a process of its own: the logical devices must exist before TensorFlow is used."""
-    result = subprocess.run([sys.executable, "-c", SCRIPT], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", SCRIPT], cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -79,6 +79,6 @@ print(best)
 @pytest.mark.slow
 def test_a_run_with_phases_and_averages_works_on_two_devices(tmp_path):
     command = [sys.executable, "-c", RUN_SCRIPT, str(tmp_path)]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "run/last/model.safetensors").is_file()

@@ -55,7 +55,7 @@ def uninterrupted(scenes, tmp_path_factory):
     """The folder of a run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     process = start_command(folder, scenes)
-    _, message = process.communicate(timeout=300)
+    _, message = process.communicate(timeout=900)
     assert process.returncode == 0, message
     return folder / "run"
 
@@ -65,7 +65,7 @@ def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, t
     killed = start_command(tmp_path, scenes)
     wait_for(tmp_path / "run/state.npz", killed)
     os.kill(killed.pid, kill)
-    _, message = killed.communicate(timeout=300)
+    _, message = killed.communicate(timeout=900)
     if kill == signal.SIGKILL:
         assert killed.returncode == -signal.SIGKILL
     else:
@@ -74,7 +74,7 @@ def test_killed_and_resumed_run_ends_bit_equal_to_an_uninterrupted_one(scenes, t
     meta = json.loads(str(np.load(tmp_path / "run/state.npz")["__meta__"]))
     assert 0 < meta["step"] < 24, "the run was not interrupted"
     resumed = start_command(tmp_path, scenes, "--resume")
-    _, message = resumed.communicate(timeout=300)
+    _, message = resumed.communicate(timeout=900)
     assert resumed.returncode == 0, message
     one, other = np.load(uninterrupted / "state.npz"), np.load(tmp_path / "run/state.npz")
     assert set(one.files) == set(other.files)

@@ -25,10 +25,8 @@ ALL_OPTIONS = replace(
     validate_every=2,
 )
 RUNS = """
-import json, os
+import json
 from pathlib import Path
-from tests.training.processes import XLA_FLAGS
-os.environ["XLA_FLAGS"] = XLA_FLAGS
 from tests.training.test_runs_on_jax import losses_of_run
 from tf_segformer.errors import SegformerError
 folder = Path({folder!r})
