@@ -138,7 +138,7 @@ def pad(image: Any, labels: Any, size: tuple[int, int], ignore_index: int = IGNO
 
 
 def _tuned(examples: tf.data.Dataset, parallel_calls: int | None) -> tf.data.Dataset:
-    """Without tf.data's tuning where the number of calls is fixed: its thread can keep an ended iterator for a minute."""
+    """Without tf.data's tuning where the calls are fixed: its thread can keep an ended iterator for a minute."""
     options = tf.data.Options()
     options.autotune.enabled = parallel_calls is None
     return examples.with_options(options)
