@@ -80,17 +80,17 @@ def _pixels(image: Any, channels: int, processor: SegformerImageProcessor) -> np
     """An image of any kind as (H, W, C)."""
     if isinstance(image, (str, PathLike, bytes, Image.Image)):
         array = open_for(processor, image, channels)
-        _check_range(array, processor, image)
-        return _with_channels(array, channels, image)
-    array = transforms.to_array(image)
-    if array.size == 0:
-        raise ValueError(f"the image is empty: its shape is {array.shape}")
+    else:
+        array = transforms.to_array(image)
+        if array.size == 0:
+            raise ValueError(f"the image is empty: its shape is {array.shape}")
+        if array.ndim == 2:
+            array = array[..., None]
+        elif array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
+            array = transforms.change_layout(array, transforms.CHANNELS_FIRST, transforms.CHANNELS_LAST)
+    array = _with_channels(array, channels, image)
     _check_range(array, processor, image)
-    if array.ndim == 2:
-        array = array[..., None]
-    elif array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
-        array = transforms.change_layout(array, transforms.CHANNELS_FIRST, transforms.CHANNELS_LAST)
-    return _with_channels(array, channels, image)
+    return array
 
 
 def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: Any) -> None:
@@ -99,7 +99,9 @@ def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: A
         try:
             as_values(array if array.dtype.kind == "f" else array[:0], processor.value_type)  # floats may be NaN
         except ValueError as error:
-            raise ValueError(f"{_name_of(image)}: {error}") from error
+            if not isinstance(image, (str, PathLike)):
+                raise
+            raise ValueError(f"{fspath(image)}: {error}") from error
     is_for_8_bits = (
         not processor.keeps_values and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)
     )
