@@ -229,7 +229,7 @@ def _warnings(
     all_counted = all(each.labels_were_read for each in findings)
     last = _counted_from_one(dataset, class_pixels, values_beyond)
     if all_counted and last is not None:
-        first = "class 0" if dataset.class_names[0] == _FIRST else f"class 0 ({dataset.class_names[0]})"
+        first = _FIRST if dataset.class_names[0] == _FIRST else f"{_FIRST} ({dataset.class_names[0]})"
         yield (
             f"{first} is never labelled, but {last} is: do these labels count from 1? "
             "Classes count from 0: name the value of each class, class_of_value={'NAME': 1, ...} (--map), or save the "

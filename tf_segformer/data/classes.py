@@ -45,9 +45,7 @@ def merge_classes(
         (('flat', 'sky'), [0, 1, 0, 255])
     """
     if not isinstance(classes, Mapping) or not classes:
-        raise ValueError(
-            "class_of_value (--map) must be an object from each new class name to label values or class names"
-        )
+        raise ValueError(f"{_MAP} must be an object from each new class name to label values or class names")
     table = np.full(256, IGNORE_INDEX)
     taken: dict[int, str] = {}
     for index, (name, members) in enumerate(classes.items()):
