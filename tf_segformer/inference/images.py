@@ -102,10 +102,7 @@ def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: A
             if not isinstance(image, (str, PathLike)):
                 raise
             raise ValueError(f"{fspath(image)}: {error}") from error
-    is_for_8_bits = (
-        not processor.keeps_values and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)
-    )
-    if is_for_8_bits and array.dtype.kind in "iu" and array.max() > 255:
+    if processor.is_for_8_bits and array.dtype.kind in "iu" and array.max() > 255:
         raise ValueError(
             f"{_name_of(image)}: values reach {array.max()} ({array.dtype}), but the processor is for 8-bit "
             "images: give it a value_range or value_percentiles if the model was trained on such values, or scale them"

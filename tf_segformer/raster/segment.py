@@ -221,7 +221,7 @@ def _check_type(processor: SegformerImageProcessor, source: Any, bands: Sequence
             as_values(np.zeros(1, found), processor.value_type)
         except ValueError as error:
             raise ImageError(f"{source.name}: {error}") from error
-    elif found.kind == "f" and processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255):
+    elif found.kind == "f" and processor.is_for_8_bits:
         pixels, valid = _reduced(source, bands)
         if valid.any() and 0 < pixels[valid].max() <= 1:
             raise ImageError(f"{source.name}: values reach {pixels[valid].max():g} ({found}), {_FOR_8_BITS}")
@@ -243,13 +243,5 @@ def _check_values(processor: SegformerImageProcessor, pixels: np.ndarray, name: 
     Raises:
         ImageError: The processor only divides by 255.
     """
-    largest = pixels.max()
-    if largest <= 255 or not (processor.do_rescale and np.isclose(processor.rescale_factor, 1 / 255)):
-        return
-    brightest = pixels[pixels.max(axis=1).argmax()]  # (C,)
-    divided = brightest / 255.0
-    if processor.do_normalize:
-        divided = (divided - np.array(processor.image_mean)) / np.array(processor.image_std)
-    prepared = processor([brightest[None, None]], input_data_format="channels_last", do_resize=False)
-    if np.allclose(prepared["pixel_values"].ravel(), divided, rtol=1e-4):
+    if processor.is_for_8_bits and (largest := pixels.max()) > 255:
         raise ImageError(f"{name}: values reach {largest} ({pixels.dtype}), {_FOR_8_BITS}")
