@@ -94,6 +94,16 @@ def test_logits_are_those_of_keras_at_any_size(engine, model, shape):
     np.testing.assert_allclose(logits, model(x), atol=ATOL, rtol=0)
 
 
+def test_logits_stay_as_they_are_while_somebody_holds_them(engine):
+    images = [factor * pixel_values(1, 32, 48) for factor in (1, 2, 3)]
+    expected = [engine(x).copy() for x in images]
+    held = [engine(x) for x in images]
+    first_rows = engine(images[0])[:, :2]  # a view of some is enough to hold them all
+    engine(images[1])
+    np.testing.assert_allclose(held, expected, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(first_rows, expected[0][:, :2], atol=ATOL, rtol=0)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,10 +148,15 @@ def _openvino_run(
 
     def run(x: np.ndarray) -> np.ndarray:
         key, fitting = network_for(x.shape)
-        requests = of_thread.__dict__.setdefault("requests", {})  # a request serves one thread at a time
-        if key not in requests:
-            requests[key] = fitting.create_infer_request()
-        return requests[key].infer(x, share_inputs=True)[0]
+        # A request serves one thread at a time, and writes all its logits to one place: those that somebody still holds
+        # keep theirs, and the next ones get a request of their own. A copy took a tenth of the time at 2048x2048.
+        requests = of_thread.__dict__.setdefault("requests", {})
+        request, logits_of = requests.get(key, (None, None))
+        if request is None or logits_of() is not None:
+            request = fitting.create_infer_request()
+        logits = request.infer(x, share_inputs=True, share_outputs=True)[0]
+        requests[key] = request, weakref.ref(logits)
+        return logits
 
     return run
 
