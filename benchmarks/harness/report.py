@@ -90,19 +90,21 @@ def machine(versions: Iterable[Mapping[str, str]], hidden: Sequence[str] = ()) -
         for name, version in each.items():
             all_versions.setdefault(name, set()).add(version)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    named = ", ".join(f"{name} {' and '.join(sorted(each))}" for name, each in sorted(all_versions.items()))
+    named = "".join(f", {name} {' and '.join(sorted(each))}" for name, each in sorted(all_versions.items()))
     unseen = f" Hidden from all: {', '.join(hidden)}." if hidden else ""
     return (
         f"{_processor()}, {cores} cores, {_memory_gibibytes():.0f} GiB, {platform.system()}, load at the end "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {named}.{unseen}"
+        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}{named}.{unseen}"
     )
 
 
 def _cell(value: object) -> str:
-    """A value with four significant digits; empty where there is none."""
+    """A value with four significant digits, or all of those before the point; empty where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _number(value: object) -> object:

@@ -29,6 +29,7 @@ def inference(name: str, precision: str = "f32") -> Callable[[Case], Engine]:
             "INFERENCE_PRECISION_HINT": precision,  # or it may choose bfloat16 by itself
         }
         compiled = core.compile_model(model, "CPU", settings)
-        return make(case, lambda pixel_values: compiled(pixel_values)[0])
+        # The logits are not copied for Python: that is not the network's work.
+        return make(case, lambda pixel_values: compiled(pixel_values, share_outputs=True)[0])
 
     return load

@@ -188,6 +188,10 @@ def test_turns_are_taken_one_after_the_other():
     seconds = time_in_turns({name: lambda name=name: run(name) for name in "abc"}, rounds=2, warmup=1, pause=0)
     assert "".join(calls) == "abcabcabc"
     assert seconds == {"a": [4, 7], "b": [5, 8], "c": [6, 9]}
+    calls.clear()
+    seconds = time_in_turns({name: lambda name=name: run(name) for name in "ab"}, 2, warmup=0, pause=0, calls=3)
+    assert "".join(calls) == "aaabbbaaabbb"
+    assert seconds == {"a": [3, 9], "b": [6, 12]}, "the last call of a turn counts"
 
 
 def test_statistics():

@@ -12,7 +12,7 @@ PAUSE = 0.1
 
 
 def time_in_turns(
-    runs: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 2, pause: float = PAUSE
+    runs: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 2, pause: float = PAUSE, calls: int = 1
 ) -> dict[str, list[float]]:
     """Runs all in turns, A B C A B C, so that what disturbs the machine disturbs all alike.
 
@@ -20,7 +20,9 @@ def time_in_turns(
         runs: What to time, by name; each does its work once and returns its own seconds, so that pipes do not count.
         rounds: Turns that count.
         warmup: Turns before them.
-        pause: Seconds of rest before each call.
+        pause: Seconds of rest before each turn of one.
+        calls: How often a turn runs it without rest; the last counts. The first after others ran finds their data in
+            the caches and its own threads asleep.
 
     Returns:
         Seconds of each round by name, in order: the i-th of all were taken one after the other.
@@ -33,7 +35,8 @@ def time_in_turns(
     for turn in range(warmup + rounds):
         for name, run in runs.items():
             time.sleep(pause)
-            taken = run()
+            for _ in range(calls):
+                taken = run()
             if turn >= warmup:
                 seconds[name].append(taken)
     return seconds
