@@ -105,11 +105,6 @@ class SegformerImageProcessor:
         return any(getattr(self, name) not in (None, "uint8") for name in checked.BAND_FIELDS)
 
     @property
-    def is_for_8_bits(self) -> bool:
-        """Whether it divides values by 255 and no more, so that those of wider types would come out far too large."""
-        return not self.keeps_values and self.do_rescale and bool(np.isclose(self.rescale_factor, 1 / 255))
-
-    @property
     def num_bands(self) -> int | None:
         """Number of bands that the fields are for; None where one number is for all."""
         return next(iter(checked.band_counts(self).values()), None)

@@ -62,6 +62,11 @@ def type_of(array: np.ndarray) -> str:
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 
+def is_for_8_bits(processor: Any) -> bool:
+    """Whether a `SegformerImageProcessor` only divides by 255, so that values of wider types come out too large."""
+    return not processor.keeps_values and processor.do_rescale and bool(np.isclose(processor.rescale_factor, 1 / 255))
+
+
 def percentile_range(array: np.ndarray, percentiles: Any) -> np.ndarray:
     """The values of each band below which percentages of its pixels lie, interpolated linearly.
 
