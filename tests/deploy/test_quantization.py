@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import keras
 import numpy as np
@@ -96,6 +97,22 @@ def test_weights_of_onnx_are_stored_in_8_bits_by_channel(model, tmp_path):
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
 
 
+@pytest.mark.parametrize("options", [{}, {"data_format": "channels_first"}, {"size": (32, 48)}], ids=str)
+def test_onnxruntime_computes_all_layers_in_8_bits(model, tmp_path, options):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    path = export_onnx(model, tmp_path, PROCESSOR, precision="int8", calibration=calibration(), **options)
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    graph = onnx.load(settings.optimized_model_filepath).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    blocks = sum(CONFIG.depths)
+    assert kinds["Conv"] == kinds["FusedConv"] == 0
+    assert kinds["MatMul"] == blocks  # probabilities, which would be zeros in 8 bits, times values
+    assert kinds["QLinearConv"] + kinds["MatMulIntegerToFloat"] == layers_in_8_bits(tmp_path) + blocks  # scores
+
+
 @pytest.fixture(scope="module")
 def costly(model):
     """The same function, with a layer that 8 bits ruin: one channel of its input is 3000 times the others."""
@@ -130,8 +147,8 @@ def test_layers_that_cost_accuracy_stay_in_float(costly, dataset, tmp_path, monk
         lost[name] = measured["mIoU_before"] - measured["mIoU"]
         layers[name] = layers_in_8_bits(tmp_path / name)
     assert lost["all"] > 0.02 >= lost["aware"]
-    if export is export_onnx:  # all others stay in 8 bits
-        assert 0.7 * layers["all"] < layers["aware"] < layers["all"]
+    if export is export_onnx:  # most others stay in 8 bits; of NNCF's order those before the costly one do not
+        assert 0.6 * layers["all"] < layers["aware"] < layers["all"]
 
 
 def test_what_was_measured_is_in_the_folder(model, dataset, tmp_path):

@@ -34,6 +34,7 @@ def quantize_network(
     calibration: Iterable[np.ndarray],
     prepare: Callable[[Any], Callable[[np.ndarray], np.ndarray]],
     examples: Iterable[_Example] = (),
+    by_channel: bool = True,
 ) -> Any:
     """Puts 8-bit weights and activations into a network: per channel, with ranges from images, biases corrected.
 
@@ -43,6 +44,7 @@ def quantize_network(
         prepare: From the network, as NNCF gives it for inference, to a function from pixel values to logits.
         examples: Pixel values and label maps. Where there are any, layers stay in float until the network loses at
             most `MAX_DROP` of mIoU on them.
+        by_channel: Whether the input of a depthwise convolution may have a scale for each channel, as weights have.
 
     Returns:
         The quantized network.
@@ -57,21 +59,25 @@ def quantize_network(
     os.environ.setdefault("NNCF_CI", "1")  # or it reports each call to its makers
     nncf = import_extra("nncf", "openvino", "int8")
     nncf.set_log_level(logging.ERROR)
+    from nncf.quantization.advanced_parameters import QuantizationParameters
 
     def as_input(pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         return {"pixel_values": pixel_values}
 
     options = {"subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER}
+    by_tensor = None if by_channel else QuantizationParameters(per_channel=False)
+    ranges = nncf.AdvancedQuantizationParameters(activations_quantization_params=by_tensor)
     dataset = nncf.Dataset(images, as_input)
     with _progress_on_terminals():
         if not examples:
-            return nncf.quantize(network, dataset, **options)
+            return nncf.quantize(network, dataset, advanced_parameters=ranges, **options)
         return nncf.quantize_with_accuracy_control(
             network,
             dataset,
             nncf.Dataset(examples, lambda example: as_input(example[0])),
             lambda given, data: _mean_iou(prepare(given), data),
             max_drop=MAX_DROP,
+            advanced_quantization_parameters=ranges,
             **options,
         )
 

@@ -79,7 +79,7 @@ def export_onnx(
     import_extra("onnx", "onnx", "export to ONNX")
     from tf_segformer.deploy.onnx.network import build_onnx
 
-    network = build_onnx(model, opset, data_format, "float32" if precision == "int8" else precision, size)
+    network = build_onnx(model, opset, data_format, precision, size)
     if calibration is not None:
         network = _quantized(network, calibration, data, processor, size, data_format == "channels_first")
     facts = {"format": "onnx", "precision": precision, "size": size, "data_format": data_format, "opset": opset}
@@ -108,6 +108,7 @@ def _quantized(
     network: Any, calibration: Iterable[np.ndarray], data: Any, processor: Any, size: Any, channels_first: bool
 ) -> Any:
     """The network in 8 bits."""
+    from tf_segformer.deploy.onnx.eight_bits import convolution_ranges, in_eight_bits
     from tf_segformer.deploy.quantization import labelled_examples, quantize_network
 
     def given(x: np.ndarray) -> np.ndarray:
@@ -115,7 +116,7 @@ def _quantized(
 
     def prepare(prepared: Any) -> Callable[[np.ndarray], np.ndarray]:
         onnxruntime = import_extra("onnxruntime", "onnx", "int8")
-        content = _with_unsigned_input(prepared).SerializeToString()
+        content = in_eight_bits(prepared, ranges).SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
         def run(x: np.ndarray) -> np.ndarray:
@@ -124,25 +125,7 @@ def _quantized(
 
         return run
 
+    images = [given(np.asarray(each, np.float32)) for each in calibration]
+    ranges = convolution_ranges(network, images)
     examples = ((given(x), labels) for x, labels in labelled_examples(data, processor, size))
-    return _with_unsigned_input(quantize_network(network, map(given, calibration), prepare, examples))
-
-
-def _with_unsigned_input(network: Any) -> Any:
-    """The same network with its input as 0 to 255: OpenVINO (2026.4) convolves one of -128 to 127 wrongly on AVX2."""
-    onnx = import_extra("onnx", "onnx", "int8")
-    unsigned = onnx.ModelProto()
-    unsigned.CopyFrom(network)
-    constants = {each.name: each for each in unsigned.graph.initializer}
-    types = {each.name: each.type.tensor_type for each in unsigned.graph.value_info}
-    for node in unsigned.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] != "pixel_values":
-            continue
-        zero_point = constants[node.input[2]]
-        values = onnx.numpy_helper.to_array(zero_point)
-        if values.dtype == np.int8:
-            shifted = (values.astype(np.int16) + 128).astype(np.uint8)
-            zero_point.CopyFrom(onnx.numpy_helper.from_array(shifted, zero_point.name))
-            if node.output[0] in types:
-                types[node.output[0]].elem_type = onnx.TensorProto.UINT8
-    return unsigned
+    return in_eight_bits(quantize_network(network, images, prepare, examples, by_channel=False), ranges)

@@ -51,22 +51,24 @@ def build_onnx(
         model: A `SegformerForSemanticSegmentation` or `SegformerForImageClassification`.
         opset: Version of the operators, 13 to 18.
         data_format: "channels_last" or "channels_first", of pixel values and of a segmenter's logits.
-        precision: "float32" or "float16", of the weights and of all that is computed.
+        precision: "float32" or "float16", of the weights and of all that is computed; "int8" is float32 in the layout
+            in which a quantized network is fastest.
         size: (height, width) of the one image that the network takes, so that every shape in it is a constant; None
             leaves batch, height and width open.
 
     Returns:
         The model.
     """
-    graph, config = OnnxGraph(opset, precision), model.config
+    graph, config = OnnxGraph(opset, "float32" if precision == "int8" else precision), model.config
     channels_last = data_format == "channels_last"
-    x = graph.cast("pixel_values", precision) if precision != "float32" else "pixel_values"
+    x = graph.cast("pixel_values", precision) if precision == "float16" else "pixel_values"
     x = graph("Transpose", x, perm=_TO_CHANNELS_FIRST) if channels_last else x
     maps = _encoder(graph, model.segformer, x, size)
     if isinstance(model, SegformerForSemanticSegmentation):
-        logits = _HEADS[type(model.decode_head)](graph, model.decode_head, maps)
-        if channels_last:
-            logits = graph("Transpose", logits, perm=_TO_CHANNELS_LAST)
+        hidden = _HEADS[type(model.decode_head)](graph, model.decode_head, maps)
+        # A product of 8-bit numbers may give float32 logits, a convolution of them gives 8-bit ones.
+        classify = _classify_tokens if precision == "int8" else _classify_map
+        logits = classify(graph, hidden, model.decode_head.classifier, channels_last)
         sides = ("logits_height", "logits_width") if size is None else maps[0].size.tolist()
         output_shape = _shape(size, sides, config.num_labels, channels_last)
     else:
@@ -74,10 +76,10 @@ def build_onnx(
         classifier = model.get_layer("classifier")
         logits = graph("Gemm", pooled, classifier.kernel, classifier.bias)
         output_shape = [_batch(size), config.num_labels]
-    if precision == "float32":
-        graph("Identity", logits, output="logits")
-    else:
+    if precision == "float16":
         graph.cast(logits, "float32", output="logits")
+    else:
+        graph("Identity", logits, output="logits")
     input_shape = _shape(size, size or ("height", "width"), config.num_channels, channels_last)
     return graph.model({"pixel_values": input_shape}, {"logits": output_shape})
 
@@ -175,19 +177,18 @@ def _feed_forward(graph: OnnxGraph, tokens: str, size: Any, layer: Any) -> str:
 
 
 def _decode_head(graph: OnnxGraph, head: SegformerDecodeHead, maps: list[FeatureMap]) -> str:
-    """The paper's head with its linear maps and batch norm multiplied out: logits (B, K, H, W)."""
+    """The paper's head up to its classifier, with its linear maps and batch norm multiplied out: (B, D, H, W)."""
     kernels, bias = head.composed_weights(fold_batch_norm=True)
     biases = [None] * (len(maps) - 1) + [bias]  # upsampling does not change a constant map: add it to the smallest
     projected = [
         _pointwise(graph, each.x, as_array(kernel), bias)
         for each, kernel, bias in zip(maps, kernels, biases, strict=True)
     ]
-    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
-    return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
+    return graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
 
 
 def _mmseg_decode_head(graph: OnnxGraph, head: MmsegDecodeHead, maps: list[FeatureMap]) -> str:
-    """mmsegmentation's head, whose projections are activated; its batch norms are multiplied into them."""
+    """mmsegmentation's head likewise, whose projections are activated; batch norms are multiplied into them."""
     fusion_scale, fusion_shift = map(as_array, scale_and_shift(head.fusion_norm))
     blocks = np.split(as_array(head.fusion.kernel) * fusion_scale, len(maps))
     shifts = [None] * (len(maps) - 1) + [fusion_shift]
@@ -198,14 +199,25 @@ def _mmseg_decode_head(graph: OnnxGraph, head: MmsegDecodeHead, maps: list[Featu
         scale, shift = map(as_array, scale_and_shift(norm))
         x = graph("Relu", _pointwise(graph, each.x, as_array(convolution.kernel) * scale, shift))
         projected.append(_pointwise(graph, x, block, fused_shift))
-    hidden = graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
-    return _pointwise(graph, hidden, as_array(head.classifier.kernel), head.classifier.bias)
+    return graph("Relu", _upsample_and_add(graph, projected, maps[0].size, head.classifier.kernel.shape[-2]))
 
 
 _HEADS: dict[type, Callable[[OnnxGraph, Any, list[FeatureMap]], str]] = {
     SegformerDecodeHead: _decode_head,
     MmsegDecodeHead: _mmseg_decode_head,
 }
+
+
+def _classify_map(graph: OnnxGraph, hidden: str, classifier: Any, channels_last: bool) -> str:
+    """Logits by a convolution of (B, D, H, W), which float32 is fastest in."""
+    logits = _pointwise(graph, hidden, as_array(classifier.kernel), classifier.bias)
+    return graph("Transpose", logits, perm=_TO_CHANNELS_LAST) if channels_last else logits
+
+
+def _classify_tokens(graph: OnnxGraph, hidden: str, classifier: Any, channels_last: bool) -> str:
+    """The same logits by a dense layer."""
+    logits = _dense(graph, graph("Transpose", hidden, perm=_TO_CHANNELS_LAST), classifier)
+    return logits if channels_last else graph("Transpose", logits, perm=_TO_CHANNELS_FIRST)
 
 
 def _upsample_and_add(graph: OnnxGraph, maps: list[str], size: Any, channels: int) -> str:
