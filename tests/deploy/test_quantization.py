@@ -127,6 +127,14 @@ def costly(model):
     return costly
 
 
+def inputs_of_float_layers(folder) -> set[str]:
+    """The operators whose results the dense layers with float weights of a folder's ONNX file take."""
+    onnx = pytest.importorskip("onnx")
+    nodes = [node for path in folder.glob("*.onnx") for node in onnx.load(path).graph.node]
+    maker = {name: each.op_type for each in nodes for name in each.output}
+    return {maker[each.input[0]] for each in nodes if each.op_type == "MatMul" and each.input[1] not in maker}
+
+
 def layers_in_8_bits(folder) -> int:
     """How many convolutions and dense layers of a folder's ONNX file have quantized weights; 0 without one."""
     onnx = pytest.importorskip("onnx")
@@ -139,15 +147,19 @@ def layers_in_8_bits(folder) -> int:
 @pytest.mark.parametrize(("export", "engine"), [(export_openvino, "openvino"), (export_onnx, "onnxruntime")])
 def test_layers_that_cost_accuracy_stay_in_float(costly, dataset, tmp_path, monkeypatch, export, engine):
     monkeypatch.setattr(quantization, "MAX_DROP", 0.02)  # of a random network, whose classes lie close together
-    lost, layers = {}, {}
+    lost, agreement, layers = {}, {}, {}
     for name, data in (("all", None), ("aware", dataset)):
         path = export(costly, tmp_path / name, PROCESSOR, precision="int8", calibration=calibration(), data=data)
-        measured = measure_export(path, costly, data=dataset)
+        measured = measure_export(path, costly, calibration(), dataset)
         assert measured["engine"] == engine
+        agreement[name] = measured["agreement"]
         lost[name] = measured["mIoU_before"] - measured["mIoU"]
         layers[name] = layers_in_8_bits(tmp_path / name)
     assert lost["all"] > 0.02 >= lost["aware"]
+    assert agreement["all"] < 0.95 < agreement["aware"]
     if export is export_onnx:  # most others stay in 8 bits; of NNCF's order those before the costly one do not
+        taken = inputs_of_float_layers(tmp_path / "aware")  # as in the float network, and not scaled for 8 bits
+        assert taken and taken <= {"LayerNormalization", "Reshape", "Transpose"}
         assert 0.6 * layers["all"] < layers["aware"] < layers["all"]
 
 

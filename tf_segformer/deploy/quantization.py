@@ -66,18 +66,20 @@ def quantize_network(
 
     options = {"subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER}
     by_tensor = None if by_channel else QuantizationParameters(per_channel=False)
-    ranges = nncf.AdvancedQuantizationParameters(activations_quantization_params=by_tensor)
+    advanced = nncf.AdvancedQuantizationParameters(activations_quantization_params=by_tensor)
+    if examples:  # NNCF (3.4) would put a layer's weights back as they were, but leave its input smoothed
+        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     dataset = nncf.Dataset(images, as_input)
     with _progress_on_terminals():
         if not examples:
-            return nncf.quantize(network, dataset, advanced_parameters=ranges, **options)
+            return nncf.quantize(network, dataset, advanced_parameters=advanced, **options)
         return nncf.quantize_with_accuracy_control(
             network,
             dataset,
             nncf.Dataset(examples, lambda example: as_input(example[0])),
             lambda given, data: _mean_iou(prepare(given), data),
             max_drop=MAX_DROP,
-            advanced_quantization_parameters=ranges,
+            advanced_quantization_parameters=advanced,
             **options,
         )
 
