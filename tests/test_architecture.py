@@ -78,7 +78,7 @@ def test_the_table_of_the_documentation_has_the_same_dependencies():
 # A file is read in one sitting. Whoever needs more lines raises the number in the same commit and says why.
 LONGEST_FILE = 400
 # 31,240 and 3,390 before ONNX files whose convolutions onnxruntime computes in 8 bits, and turns of several calls.
-BUDGET = {"tf_segformer": 31_320, "tf_segformer/modeling": 1_660, "benchmarks": 3_395}
+BUDGET = {"tf_segformer": 31_330, "tf_segformer/modeling": 1_660, "benchmarks": 3_395}
 
 
 def count_lines(path: Path) -> int:

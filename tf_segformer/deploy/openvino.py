@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,11 @@ def export_openvino(
     if calibration is not None:
         from tf_segformer.deploy.quantization import labelled_examples, quantize_network
 
-        examples = labelled_examples(data, processor, size)
-        network = quantize_network(network, calibration, lambda compiled: lambda x: compiled(x)[0], examples)
+        def prepare(given: Any) -> Callable[[np.ndarray], np.ndarray]:
+            compiled = openvino.compile_model(given, "CPU") if isinstance(given, openvino.Model) else given
+            return lambda x: compiled(x)[0]
+
+        network = quantize_network(network, calibration, prepare, labelled_examples(data, processor, size))
     with atomic_update(folder) as partial:
         openvino.save_model(network, partial / "model.xml", compress_to_fp16=precision in ("float16", "bfloat16"))
         stored = sum(each.stat().st_size for each in partial.iterdir())

@@ -41,7 +41,8 @@ def quantize_network(
     Args:
         network: `openvino.Model` or `onnx.ModelProto` with the one input "pixel_values".
         calibration: Pixel values (1, H, W, C) float32 of typical images, about a hundred.
-        prepare: From the network, as NNCF gives it for inference, to a function from pixel values to logits.
+        prepare: From the network, as it is here or as NNCF gives it for inference (in OpenVINO it is compiled then), to
+            a function from pixel values to logits.
         examples: Pixel values and label maps. Where there are any, layers stay in float until the network loses at
             most `MAX_DROP` of mIoU on them.
         by_channel: Whether the input of a depthwise convolution may have a scale for each channel, as weights have.
@@ -67,12 +68,16 @@ def quantize_network(
     options = {"subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER}
     by_tensor = None if by_channel else QuantizationParameters(per_channel=False)
     advanced = nncf.AdvancedQuantizationParameters(activations_quantization_params=by_tensor)
-    if examples:  # NNCF (3.4) would put a layer's weights back as they were, but leave its input smoothed
-        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     dataset = nncf.Dataset(images, as_input)
     with _progress_on_terminals():
+        quantized = nncf.quantize(network, dataset, advanced_parameters=advanced, **options)
         if not examples:
-            return nncf.quantize(network, dataset, advanced_parameters=advanced, **options)
+            return quantized
+        before, after = (_mean_iou(prepare(each), examples)[0] for each in (network, quantized))
+        if before - after <= MAX_DROP:
+            return quantized
+        # NNCF (3.4) puts a layer's weights back as they were before they were smoothed, but leaves its input scaled
+        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
         return nncf.quantize_with_accuracy_control(
             network,
             dataset,
