@@ -15,7 +15,7 @@ import numpy as np
 from tf_segformer.requirements import import_extra
 
 Ranges = Mapping[str, tuple[float, float]]
-"""The least and the largest value of tensors, by name; 0 lies between."""
+"""The least and the largest value of tensors, by name, as the mean over images; 0 lies between."""
 
 
 def convolution_ranges(network: Any, images: Iterable[np.ndarray]) -> Ranges:
@@ -26,7 +26,7 @@ def convolution_ranges(network: Any, images: Iterable[np.ndarray]) -> Ranges:
         images: Pixel values as it takes them.
 
     Returns:
-        The range of every convolution's output.
+        The range of every convolution's output: means over the images, so that one of them does not coarsen all.
     """
     onnx, onnxruntime = (import_extra(name, "onnx", "int8") for name in ("onnx", "onnxruntime"))
     measuring = _copy(network)
@@ -38,10 +38,9 @@ def convolution_ranges(network: Any, images: Iterable[np.ndarray]) -> Ranges:
         graph.node.append(onnx.helper.make_node(reduce, [name], [end], keepdims=0))
         graph.output.append(onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, []))
     session = onnxruntime.InferenceSession(measuring.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = [np.zeros((len(names), 2), np.float32)]
-    found += [np.reshape(session.run(ends, {"pixel_values": each}), (-1, 2)) for each in images]
-    low, high = np.min(found, axis=0)[:, 0], np.max(found, axis=0)[:, 1]
-    return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+    found = [np.reshape(session.run(ends, {"pixel_values": each}), (-1, 2)) for each in images]
+    low, high = np.mean(found or [np.zeros((len(names), 2))], axis=0).T
+    return dict(zip(names, zip(np.minimum(low, 0).tolist(), np.maximum(high, 0).tolist(), strict=True), strict=True))
 
 
 def in_eight_bits(network: Any, ranges: Ranges) -> Any:
