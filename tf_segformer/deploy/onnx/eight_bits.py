@@ -7,7 +7,7 @@ and take longer than those of the float network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def convolution_ranges(network: Any, images: Iterable[np.ndarray]) -> Ranges:
 
 
 def in_eight_bits(network: Any, ranges: Ranges) -> Any:
-    """Quantizes the outputs of all convolutions that are computed on 8-bit weights, but for the logits.
+    """Quantizes the outputs of all convolutions that have 8-bit weights.
 
     Args:
         network: `onnx.ModelProto` as NNCF quantized it, or in part: its other convolutions stay as they are.
@@ -58,16 +58,14 @@ def in_eight_bits(network: Any, ranges: Ranges) -> Any:
     graph = changed.graph
     _make_unsigned(onnx, graph)
     _keep_from_gemm(graph)
-    maker = {name: node for node in graph.node for name in node.output}
+    computed = {name for node in graph.node for name in node.output}
     quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    logits = set(_before(maker, graph.output[0].name))
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type == "Conv" and maker.get(node.input[1]) is not None:  # its weights are dequantized
-            name = node.output[0]
-            if name not in quantized and name not in logits:
-                nodes += _quantize(onnx, graph, node, ranges[name])
+        on_eight_bits = node.op_type == "Conv" and node.input[1] in computed  # its weights are dequantized
+        if on_eight_bits and node.output[0] not in quantized:
+            nodes += _quantize(onnx, graph, node, ranges[node.output[0]])
     ordered = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
@@ -78,14 +76,6 @@ def _copy(message: Any) -> Any:
     copied = type(message)()
     copied.CopyFrom(message)
     return copied
-
-
-def _before(maker: Mapping[str, Any], name: str) -> Iterator[str]:
-    """A tensor and those that it only passes on: of the logits the last convolution's output."""
-    yield name
-    while (node := maker.get(name)) is not None and node.op_type in ("Identity", "Transpose"):
-        name = node.input[0]
-        yield name
 
 
 def _make_unsigned(onnx: Any, graph: Any) -> None:
