@@ -197,6 +197,7 @@ def test_a_record_of_a_petabyte_is_no_reason_to_ask_for_memory(shards, tmp_path)
         (_serialized({"image": b"GIF89a", "labels": _as_png(np.zeros((2, 2)))}), "neither a JPEG nor a PNG"),
         (_serialized({"image": _as_png(np.zeros((2, 2)))}), "a record without image, labels"),
     ],
+    ids=["absurd-length", "labels-are-gif", "image-is-gif", "no-labels"],
 )
 def test_a_broken_record_is_an_error_of_its_batch(shards, features, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):

@@ -258,7 +258,7 @@ def _serialized(features: dict[str, bytes]) -> bytes:
     as_bytes = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in features.items()
     }
-    return tf.train.Example(features=tf.train.Features(feature=as_bytes)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=as_bytes)).SerializeToString(deterministic=True)
 
 
 def _encoded_image(dataset: SegmentationDataset, path: Path) -> bytes:
