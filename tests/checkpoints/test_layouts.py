@@ -79,7 +79,8 @@ LAYOUTS = {
 def unpack(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Writes the files of a layout into a folder; gives the image and the package's output."""
     with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:
-        archive.extractall(folder)  # files of this repository; Python 3.11.3 knows no filter
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+        archive.extractall(folder)
     with np.load(io.BytesIO((folder / "expected.npz").read_bytes())) as expected:
         return expected["image"], expected["output"]
 
