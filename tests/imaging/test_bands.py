@@ -11,6 +11,7 @@ from PIL import Image
 from tf_segformer import SegformerImageProcessor
 from tf_segformer.imaging.bands import pillow_bands
 from tf_segformer.imaging.processor import IMAGENET_MEAN, IMAGENET_STD
+from tf_segformer.imaging.values import divides_by_255
 
 FIVE = {"image_mean": [0.1, 0.2, 0.3, 0.4, 0.5], "image_std": [0.5, 0.4, 0.3, 0.2, 0.1]}
 TYPES = {"uint16": (0, 65535), "int16": (-3000, 12000), "float32": (-1.5, 2.5)}
@@ -151,3 +152,20 @@ def test_alpha_is_no_band_of_a_model_of_rgb():
     assert processor(image)["pixel_values"].shape == (1, 20, 30, 3)
     processor = SegformerImageProcessor(do_resize=False, image_mean=[0.5] * 4, image_std=[0.2] * 4)
     assert processor(image)["pixel_values"].shape == (1, 20, 30, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"value_type": "uint16"}, True),  # as of a file to which nobody gave a range
+        ({"rescale_factor": 1 / 65535}, False),
+        ({"do_rescale": False}, False),
+        ({"value_range": (0, 4000)}, False),
+        ({"value_percentiles": (2, 98)}, False),
+        ({"normalization": "per_image"}, False),
+    ],
+    ids=str,
+)
+def test_who_divides_by_255_and_no_more_is_for_8_bits(fields, expected):
+    assert divides_by_255(SegformerImageProcessor(**fields)) is expected

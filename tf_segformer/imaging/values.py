@@ -62,9 +62,10 @@ def type_of(array: np.ndarray) -> str:
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 
-def is_for_8_bits(processor: Any) -> bool:
-    """Whether a `SegformerImageProcessor` only divides by 255, so that values of wider types come out too large."""
-    return not processor.keeps_values and processor.do_rescale and bool(np.isclose(processor.rescale_factor, 1 / 255))
+def divides_by_255(processor: Any) -> bool:
+    """Whether a `SegformerImageProcessor` scales values as those of 8 bits, so that wider ones come out too large."""
+    others = (processor.value_range, processor.value_percentiles, processor.normalization)
+    return processor.do_rescale and bool(np.isclose(processor.rescale_factor, 1 / 255)) and others == (None,) * 3
 
 
 def percentile_range(array: np.ndarray, percentiles: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 from tf_segformer.imaging import transforms
 from tf_segformer.imaging.processor import SegformerImageProcessor
 from tf_segformer.imaging.stored import open_for
-from tf_segformer.imaging.values import as_values, is_for_8_bits
+from tf_segformer.imaging.values import as_values, divides_by_255
 from tf_segformer.inference.results import Failure
 
 ON_ERROR = ("raise", "skip")
@@ -102,7 +102,7 @@ def _check_range(array: np.ndarray, processor: SegformerImageProcessor, image: A
             if not isinstance(image, (str, PathLike)):
                 raise
             raise ValueError(f"{fspath(image)}: {error}") from error
-    if is_for_8_bits(processor) and array.dtype.kind in "iu" and array.max() > 255:
+    elif divides_by_255(processor) and array.dtype.kind in "iu" and array.max() > 255:
         raise ValueError(
             f"{_name_of(image)}: values reach {array.max()} ({array.dtype}), but the processor is for 8-bit "
             "images: give it a value_range or value_percentiles if the model was trained on such values, or scale them"

@@ -15,7 +15,7 @@ from tf_segformer.errors import ImageError
 from tf_segformer.imaging.labels import colors_of
 from tf_segformer.imaging.postprocess import softmax
 from tf_segformer.imaging.processor import SegformerImageProcessor
-from tf_segformer.imaging.values import as_values, is_for_8_bits
+from tf_segformer.imaging.values import as_values, divides_by_255
 from tf_segformer.inference.predictor import Box, SegmentationPredictor
 from tf_segformer.inference.results import WrittenResult
 from tf_segformer.inference.windows import row_chunks
@@ -221,7 +221,7 @@ def _check_type(processor: SegformerImageProcessor, source: Any, bands: Sequence
             as_values(np.zeros(1, found), processor.value_type)
         except ValueError as error:
             raise ImageError(f"{source.name}: {error}") from error
-    elif found.kind == "f" and is_for_8_bits(processor):
+    elif found.kind == "f" and divides_by_255(processor):
         pixels, valid = _reduced(source, bands)
         if valid.any() and 0 < pixels[valid].max() <= 1:
             raise ImageError(f"{source.name}: values reach {pixels[valid].max():g} ({found}), {_FOR_8_BITS}")
@@ -243,5 +243,5 @@ def _check_values(processor: SegformerImageProcessor, pixels: np.ndarray, name: 
     Raises:
         ImageError: The processor only divides by 255.
     """
-    if is_for_8_bits(processor) and (largest := pixels.max()) > 255:
+    if divides_by_255(processor) and (largest := pixels.max()) > 255:
         raise ImageError(f"{name}: values reach {largest} ({pixels.dtype}), {_FOR_8_BITS}")
